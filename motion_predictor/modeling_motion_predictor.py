@@ -1,0 +1,433 @@
+"""SimVP as the motion predictor of DynaDrag (arXiv 2601.00542, Sec. 3.2.1 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import nn
+from torch.nn.functional import interpolate
+
+from .conditioning import (
+    DELTA_CONVENTIONS,
+    DELTA_PAINTS,
+    check_inside,
+    check_point_pairs,
+    rasterize_points,
+    scale_points,
+)
+
+
+@dataclass
+class MotionPredictorOutput(BaseOutput):
+    """
+    Output of [`MotionPredictorModel`].
+
+    Args:
+        flow (`torch.Tensor` of shape `(batch_size, 2, height, width)`):
+            How far each pixel moves in one step, in pixels of the network's resolution: u to the right, v down.
+    """
+
+    flow: torch.Tensor
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution, GroupNorm, LeakyReLU; with stride 2 it halves the size, or doubles it if `transposed`."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, transposed: bool = False):
+        super().__init__()
+        convolution = nn.ConvTranspose2d if transposed else nn.Conv2d
+        self.conv = convolution(in_channels, out_channels, kernel_size=3, stride=stride, padding=1)
+        self.norm = nn.GroupNorm(2, out_channels)
+        self.act = nn.LeakyReLU(0.2)
+
+    def forward(self, hidden_states: torch.Tensor, output_size: torch.Size | None = None) -> torch.Tensor:
+        if output_size is None:
+            hidden_states = self.conv(hidden_states)
+        else:
+            hidden_states = self.conv(hidden_states, output_size=output_size)
+        return self.act(self.norm(hidden_states))
+
+
+class GroupConvBlock(nn.Module):
+    """Grouped convolution, GroupNorm, LeakyReLU; in one group where the channels cannot be divided."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int):
+        super().__init__()
+        groups = groups if in_channels % groups == 0 else 1
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups)
+        self.norm = nn.GroupNorm(groups, out_channels)
+        self.act = nn.LeakyReLU(0.2)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.act(self.norm(self.conv(hidden_states)))
+
+
+class InceptionBlock(nn.Module):
+    """1x1 bottleneck, then the sum of grouped convolutions of several kernel sizes."""
+
+    def __init__(
+        self, in_channels: int, bottleneck_channels: int, out_channels: int, kernels: tuple[int, ...], groups: int
+    ):
+        super().__init__()
+        self.bottleneck = nn.Conv2d(in_channels, bottleneck_channels, kernel_size=1)
+        self.branches = nn.ModuleList(
+            [GroupConvBlock(bottleneck_channels, out_channels, kernel, groups) for kernel in kernels]
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.bottleneck(hidden_states)
+        output = self.branches[0](hidden_states)
+        for branch in self.branches[1:]:
+            output = output + branch(hidden_states)
+        return output
+
+
+class MotionEncoder(nn.Module):
+    """Convolutions of stride 1, 2, 1, 2, ...: hidden states, the first block's output, and the sizes on the way."""
+
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+
+    def __init__(self, in_channels: int, hidden_channels: int, num_blocks: int):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.blocks = nn.ModuleList(
+            [
+                ConvBlock(in_channels if index == 0 else hidden_channels, hidden_channels, stride=1 + index % 2)
+                for index in range(num_blocks)
+            ]
+        )
+
+    def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[torch.Size]]:
+        outputs, sizes = [], []
+        hidden_states = sample
+        for block in self.blocks:
+            sizes.append(hidden_states.shape[-2:])
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states)
+            else:
+                hidden_states = block(hidden_states)
+            outputs.append(hidden_states)
+        return hidden_states, outputs[0], sizes
+
+
+class MotionTranslator(nn.Module):
+    """Inception blocks down and up again, each on the way up seeing its mirror's output on the way down."""
+
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+
+    def __init__(self, in_channels: int, hidden_channels: int, num_blocks: int, kernels: tuple[int, ...], groups: int):
+        super().__init__()
+        self.gradient_checkpointing = False
+        bottleneck_channels = hidden_channels // 2
+        self.down_blocks = nn.ModuleList()
+        self.up_blocks = nn.ModuleList()
+        for index in range(num_blocks):
+            down_channels = in_channels if index == 0 else hidden_channels
+            up_channels = hidden_channels if index == 0 else 2 * hidden_channels
+            out_channels = in_channels if index == num_blocks - 1 else hidden_channels
+            self.down_blocks.append(
+                InceptionBlock(down_channels, bottleneck_channels, hidden_channels, kernels, groups)
+            )
+            self.up_blocks.append(InceptionBlock(up_channels, bottleneck_channels, out_channels, kernels, groups))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        skips: list[torch.Tensor] = []
+        for block in self.down_blocks:
+            hidden_states = self._run(block, hidden_states)
+            skips.append(hidden_states)
+        skips.pop()  # the deepest output is the hidden state itself
+        hidden_states = self._run(self.up_blocks[0], hidden_states)
+        for block in self.up_blocks[1:]:
+            hidden_states = self._run(block, torch.cat([hidden_states, skips.pop()], dim=1))
+        return hidden_states
+
+    def _run(self, block: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            return self._gradient_checkpointing_func(block, hidden_states)
+        return block(hidden_states)
+
+
+class MotionDecoder(nn.Module):
+    """The encoder's mirror; its last block also sees the encoder's first output, at full size."""
+
+    _gradient_checkpointing_func: Callable[..., torch.Tensor]
+
+    def __init__(self, hidden_channels: int, out_channels: int, num_blocks: int):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.blocks = nn.ModuleList(
+            [
+                ConvBlock(
+                    hidden_channels if index > 0 else 2 * hidden_channels,
+                    hidden_channels,
+                    stride=1 + index % 2,
+                    transposed=index % 2 == 1,
+                )
+                for index in reversed(range(num_blocks))
+            ]
+        )
+        self.readout = nn.Conv2d(hidden_channels, out_channels, kernel_size=1)
+
+    def forward(self, hidden_states: torch.Tensor, skip: torch.Tensor, sizes: list[torch.Size]) -> torch.Tensor:
+        for index, (block, size) in enumerate(zip(self.blocks, reversed(sizes), strict=True)):
+            if index == len(self.blocks) - 1:
+                hidden_states = torch.cat([hidden_states, skip], dim=1)
+            # The encoder's sizes tell an odd one from the even one above it, which halving has merged.
+            output_size = size if isinstance(block.conv, nn.ConvTranspose2d) else None
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states, output_size)
+            else:
+                hidden_states = block(hidden_states, output_size)
+        return self.readout(hidden_states)
+
+
+class MotionPredictorModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    r"""
+    The motion predictor of [DynaDrag](https://huggingface.co/papers/2601.00542): from a picture with handles and
+    targets to a flow field, whose values at the handles are their next steps.
+
+    The network is SimVP (CVPR 2022) for a single frame: a convolutional encoder, a translator of Inception blocks with
+    skips, and a decoder. It accepts any height and width. The default configuration is the paper's (13.82 M
+    parameters).
+
+    This model inherits from [`ModelMixin`]. Check the superclass documentation for its generic methods implemented for
+    all models (such as downloading or saving).
+
+    Parameters:
+        in_channels (`int`, *optional*, defaults to 6): Channels of the input: RGB, delta map and heatmap.
+        out_channels (`int`, *optional*, defaults to 2): Channels of the output: u to the right, v down.
+        hidden_channels_spatial (`int`, *optional*, defaults to 64): Channels of encoder and decoder; even.
+        hidden_channels_translator (`int`, *optional*, defaults to 256): Channels of the translator; even.
+        num_spatial_blocks (`int`, *optional*, defaults to 4):
+            Blocks of the encoder, and of the decoder; their strides are 1, 2, 1, 2, ...
+        num_translator_blocks (`int`, *optional*, defaults to 8):
+            Inception blocks on the way down, and on the way up, of the translator; at least 2.
+        inception_kernels (`tuple[int]`, *optional*, defaults to `(3, 5, 7, 11)`): Kernel sizes; odd.
+        inception_groups (`int`, *optional*, defaults to 8):
+            Groups of the translator's convolutions; must divide the channels of encoder and translator. Where it does
+            not divide half of the translator's, these convolutions are not grouped.
+        sample_size (`int`, *optional*, defaults to 256):
+            The short side, in pixels, of the pictures that the network was trained on: `predict_flow` resizes to it.
+            `None` runs the network at the picture's own size.
+        heatmap_radius (`float`, *optional*, defaults to 4.0): Radius of the discs round handles, in pixels.
+        delta_paint (`str`, *optional*, defaults to `"pixel"`):
+            Whether a delta is painted on the handle's `"pixel"` (the paper) or on its whole `"disc"`.
+        delta_convention (`str`, *optional*, defaults to `"handle_minus_target"`):
+            The sign of the delta map: `"handle_minus_target"` (the paper) or `"target_minus_handle"`.
+        delta_scale (`float`, *optional*, defaults to 1.0): Factor on the deltas, in pixels, at the input.
+        flow_scale (`float`, *optional*, defaults to 1.0): Factor on the network's output that gives pixels.
+
+    Example:
+
+    ```py
+    >>> import torch
+    >>> from motion_predictor import MotionPredictorModel
+
+    >>> model = MotionPredictorModel(
+    ...     hidden_channels_spatial=8, hidden_channels_translator=16, num_translator_blocks=2, sample_size=64
+    ... )
+    >>> image = torch.rand(1, 3, 96, 128)  # in [0, 1]
+    >>> handles, targets = torch.tensor([[40.0, 30.0]]), torch.tensor([[60.0, 30.0]])
+    >>> flow = model.predict_flow(image, handles, targets)  # untrained: its values mean nothing yet
+    >>> flow.shape
+    torch.Size([1, 2, 96, 128])
+
+    ```
+    """
+
+    _supports_gradient_checkpointing = True
+    # These join tensors inline, which a device map must keep on one device.
+    _no_split_modules: ClassVar = ["MotionEncoder", "MotionTranslator", "MotionDecoder"]  # type: ignore[misc, assignment]
+    _repeated_blocks: ClassVar = ["InceptionBlock"]  # type: ignore[misc]
+    _skip_layerwise_casting_patterns: ClassVar = ["norm"]  # type: ignore[misc, assignment]
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 6,
+        out_channels: int = 2,
+        hidden_channels_spatial: int = 64,
+        hidden_channels_translator: int = 256,
+        num_spatial_blocks: int = 4,
+        num_translator_blocks: int = 8,
+        inception_kernels: tuple[int, ...] = (3, 5, 7, 11),
+        inception_groups: int = 8,
+        sample_size: int | None = 256,
+        heatmap_radius: float = 4.0,
+        delta_paint: str = "pixel",
+        delta_convention: str = "handle_minus_target",
+        delta_scale: float = 1.0,
+        flow_scale: float = 1.0,
+    ):
+        super().__init__()
+        _check_channels(
+            in_channels, out_channels, hidden_channels_spatial, hidden_channels_translator, inception_groups
+        )
+        _check_blocks(num_spatial_blocks, num_translator_blocks, inception_kernels)
+        _check_conditioning(sample_size, heatmap_radius, delta_paint, delta_convention, delta_scale, flow_scale)
+
+        self.encoder = MotionEncoder(in_channels, hidden_channels_spatial, num_spatial_blocks)
+        self.translator = MotionTranslator(
+            hidden_channels_spatial,
+            hidden_channels_translator,
+            num_translator_blocks,
+            tuple(inception_kernels),
+            inception_groups,
+        )
+        self.decoder = MotionDecoder(hidden_channels_spatial, out_channels, num_spatial_blocks)
+
+    def forward(self, sample: torch.Tensor, return_dict: bool = True) -> MotionPredictorOutput | tuple[torch.Tensor]:
+        r"""
+        The [`MotionPredictorModel`] forward method.
+
+        Args:
+            sample (`torch.Tensor` of shape `(batch_size, 6, height, width)`):
+                RGB in [0, 1], delta map and heatmap, as `predict_flow` puts them together.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a [`MotionPredictorOutput`] or a plain tuple.
+
+        Returns:
+            [`MotionPredictorOutput`] or `tuple`: the flow in pixels of the network's resolution.
+        """
+        in_channels = self.config["in_channels"]
+        if sample.ndim != 4 or sample.shape[1] != in_channels:
+            raise ValueError(f"`sample` has shape {tuple(sample.shape)}: [B, {in_channels}, H, W] is accepted.")
+        hidden_states, skip, sizes = self.encoder(sample)
+        hidden_states = self.translator(hidden_states)
+        flow = self.decoder(hidden_states, skip, sizes) * self.config["flow_scale"]
+
+        if not return_dict:
+            return (flow,)
+        return MotionPredictorOutput(flow=flow)
+
+    @torch.no_grad()
+    def predict_flow(
+        self,
+        image: torch.Tensor,
+        handles: torch.Tensor,
+        targets: torch.Tensor,
+        valid: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        r"""
+        Predict the next step of every pixel of a picture, given where its handles are to go.
+
+        The picture is resized so that its short side is `sample_size`, the points with it, and the flow is carried
+        back; the network runs in its own precision and on its own device.
+
+        Args:
+            image (`torch.Tensor` of shape `(batch_size, 3, height, width)`): RGB in [0, 1].
+            handles (`torch.Tensor` of shape `(batch_size, num_points, 2)`, or `(num_points, 2)` for one picture):
+                (x, y) in pixels of `image`, integers at pixel centres, inside the picture.
+            targets (`torch.Tensor` of the shape of `handles`): where the handles are to go; same unit.
+            valid (`torch.Tensor` of shape `(batch_size, num_points)`, *optional*):
+                bool, False for the padding of a batch whose pictures have different numbers of points.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, 2, height, width)`: flow in pixels of `image` (u to the right, v
+            down), float32, on the device of `image`. `sample_flow` of `conditioning` reads it at the handles.
+        """
+        _check_image(image)
+        if handles.ndim == 2 and image.shape[0] == 1:
+            handles, targets = handles[None], targets[None] if targets.ndim == 2 else targets
+            valid = valid[None] if valid is not None and valid.ndim == 1 else valid
+        check_point_pairs(handles, targets, valid)
+        if handles.shape[0] != image.shape[0]:
+            raise ValueError(
+                f"`handles` has shape {tuple(handles.shape)}: [{image.shape[0]}, N, 2] is accepted, as `image` holds "
+                f"{image.shape[0]} pictures."
+            )
+        image_size = (image.shape[2], image.shape[3])
+        check_inside("handles", handles, image_size, valid)
+
+        height, width = self._network_size(*image_size)
+        delta_map, heatmap = rasterize_points(
+            scale_points(handles, image_size, (height, width)),
+            scale_points(targets, image_size, (height, width)),
+            height,
+            width,
+            radius=self.config["heatmap_radius"],
+            delta_paint=self.config["delta_paint"],
+            delta_convention=self.config["delta_convention"],
+            delta_scale=self.config["delta_scale"],
+            valid=valid,
+        )
+        pixels = _resize(image.float(), (height, width))
+        maps = (part.to(device=image.device) for part in (delta_map, heatmap))
+        sample = torch.cat([pixels, *maps], dim=1)  # [B, 6, h, w]
+
+        flow = self(sample.to(device=self.device, dtype=self.dtype)).flow
+        flow = flow.to(device=image.device, dtype=torch.float32)
+        if not torch.isfinite(flow).all():
+            raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")
+        per_axis = flow.new_tensor((image_size[1] / width, image_size[0] / height))
+        return _resize(flow, image_size) * per_axis[:, None, None]
+
+    def _network_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.config["sample_size"] is None:
+            return height, width
+        scale = self.config["sample_size"] / min(height, width)
+        return round(height * scale), round(width * scale)
+
+
+def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return interpolate(images, size=size, mode="bilinear", antialias=True)
+
+
+def _check_image(image: torch.Tensor) -> None:
+    if image.ndim != 4 or image.shape[1] != 3 or min(image.shape) < 1:
+        raise ValueError(f"`image` has shape {tuple(image.shape)}: [B, 3, H, W] is accepted.")
+    if not image.is_floating_point():
+        raise ValueError(f"`image` has dtype {image.dtype}: a floating-point dtype is accepted.")
+    low, high = image.min().item(), image.max().item()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"`image` has values from {low:.3f} to {high:.3f}: values in [0, 1] are accepted.")
+
+
+def _check_channels(in_channels: int, out_channels: int, spatial: int, translator: int, groups: int) -> None:
+    if in_channels < 1:
+        raise ValueError(f"`in_channels` is {in_channels}: a positive number is accepted.")
+    if out_channels < 1:
+        raise ValueError(f"`out_channels` is {out_channels}: a positive number is accepted.")
+    if groups < 1:
+        raise ValueError(f"`inception_groups` is {groups}: a positive number is accepted.")
+    for name, channels in (("hidden_channels_spatial", spatial), ("hidden_channels_translator", translator)):
+        if channels < 2 or channels % 2 or channels % groups:
+            raise ValueError(f"`{name}` is {channels}: an even multiple of `inception_groups`, {groups}, is accepted.")
+
+
+def _check_blocks(num_spatial_blocks: int, num_translator_blocks: int, kernels: tuple[int, ...]) -> None:
+    if num_spatial_blocks < 1:
+        raise ValueError(f"`num_spatial_blocks` is {num_spatial_blocks}: at least 1 is accepted.")
+    if num_translator_blocks < 2:
+        raise ValueError(f"`num_translator_blocks` is {num_translator_blocks}: at least 2 is accepted.")
+    if not kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+        raise ValueError(f"`inception_kernels` is {tuple(kernels)}: one or more odd, positive numbers are accepted.")
+
+
+def _check_conditioning(
+    sample_size: int | None,
+    heatmap_radius: float,
+    delta_paint: str,
+    delta_convention: str,
+    delta_scale: float,
+    flow_scale: float,
+) -> None:
+    if sample_size is not None and sample_size < 1:
+        raise ValueError(f"`sample_size` is {sample_size}: a positive number of pixels or None is accepted.")
+    if not heatmap_radius >= 0:
+        raise ValueError(f"`heatmap_radius` is {heatmap_radius}: a number that is not negative is accepted.")
+    if delta_paint not in DELTA_PAINTS:
+        raise ValueError(f"`delta_paint` is {delta_paint!r}: one of {DELTA_PAINTS} is accepted.")
+    if delta_convention not in DELTA_CONVENTIONS:
+        raise ValueError(f"`delta_convention` is {delta_convention!r}: one of {DELTA_CONVENTIONS} is accepted.")
+    for name, value in (("delta_scale", delta_scale), ("flow_scale", flow_scale)):
+        if not (value > 0 and value < float("inf")):
+            raise ValueError(f"`{name}` is {value}: a positive, finite number is accepted.")

@@ -1,0 +1,297 @@
+"""The motion predictor: its architecture as published, its habits as a diffusers model, and `predict_flow`."""
+
+import doctest
+import json
+
+import pytest
+import torch
+
+from motion_predictor import MotionPredictorModel, MotionPredictorOutput, modeling_motion_predictor
+from motion_predictor.conditioning import rasterize_points, sample_flow
+from motion_predictor.modeling_motion_predictor import InceptionBlock
+
+TINY = {
+    "hidden_channels_spatial": 8,
+    "hidden_channels_translator": 16,
+    "num_translator_blocks": 2,
+    "inception_kernels": (3, 5),
+    "inception_groups": 4,
+    "sample_size": 16,
+}
+
+
+def tiny_model(**changes):
+    torch.manual_seed(0)
+    return MotionPredictorModel(**{**TINY, **changes}).eval()
+
+
+class StubbedModel(MotionPredictorModel):
+    """A predictor whose network is a given function from the sample to the flow, and that keeps the sample."""
+
+    def answer_with(self, function):
+        self.function = function
+        return self
+
+    def forward(self, sample, return_dict=True):
+        self.sample = sample
+        return MotionPredictorOutput(flow=self.function(sample))
+
+
+def stubbed_model(function, **changes):
+    return StubbedModel(**{**TINY, **changes}).answer_with(function)
+
+
+def constant_flow(u, v):
+    return lambda sample: torch.tensor([u, v]).view(1, 2, 1, 1).expand(len(sample), 2, *sample.shape[-2:])
+
+
+def noise(*shape, seed=1):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_examples_in_the_docstrings_run():
+    results = doctest.testmod(modeling_motion_predictor)
+    assert results.attempted > 0 and results.failed == 0
+
+
+class TestNetwork:
+    def test_the_default_configuration_has_the_published_13_82_million_parameters(self):
+        with torch.device("meta"):
+            model = MotionPredictorModel()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        assert round(parameters / 1e6, 2) == 13.82
+
+    def test_the_strides_are_1_2_1_2_and_mirrored(self):
+        model = tiny_model()
+        assert [block.conv.stride[0] for block in model.encoder.blocks] == [1, 2, 1, 2]
+        assert [block.conv.stride[0] for block in model.decoder.blocks] == [2, 1, 2, 1]
+
+    @pytest.mark.parametrize("size", [(16, 16), (20, 32), (17, 19), (18, 21), (23, 30), (5, 7)])
+    def test_any_size_comes_out_as_it_went_in(self, size):
+        flow = tiny_model()(noise(2, 6, *size)).flow
+        assert flow.shape == (2, 2, *size)
+        assert torch.isfinite(flow).all()
+
+    @pytest.mark.parametrize("num_spatial_blocks", [1, 2, 3, 5])
+    def test_any_depth_of_the_encoder_is_mirrored(self, num_spatial_blocks):
+        flow = tiny_model(num_spatial_blocks=num_spatial_blocks)(noise(1, 6, 18, 25)).flow
+        assert flow.shape == (1, 2, 18, 25)
+
+    def test_at_multiples_of_four_the_decoder_doubles_as_with_an_output_padding_of_one(self):
+        block = tiny_model().decoder.blocks[0]
+        hidden = noise(1, 8, 6, 5)
+        plain = torch.nn.functional.conv_transpose2d(
+            hidden, block.conv.weight, block.conv.bias, stride=2, padding=1, output_padding=1
+        )
+        assert torch.equal(block.conv(hidden, output_size=(12, 10)), plain)
+
+    def test_an_inception_block_is_the_sum_of_its_branches_on_one_bottleneck(self):
+        torch.manual_seed(0)
+        block = InceptionBlock(6, 4, 8, kernels=(1, 3), groups=2)
+        hidden = noise(1, 6, 5, 5)
+        bottleneck = block.bottleneck(hidden)
+        assert torch.equal(block(hidden), block.branches[0](bottleneck) + block.branches[1](bottleneck))
+
+    def test_groups_that_do_not_divide_the_bottleneck_fall_back_to_one(self):
+        block = InceptionBlock(8, 6, 8, kernels=(3,), groups=4)
+        assert block.branches[0].conv.groups == 1
+        assert block(noise(1, 8, 4, 4)).shape == (1, 8, 4, 4)
+
+    def test_every_parameter_takes_part(self):
+        model = tiny_model()
+        model(noise(1, 6, 17, 18)).flow.square().sum().backward()
+        without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+        assert without == []
+
+    def test_the_flow_scale_multiplies_the_output(self):
+        plain, scaled = tiny_model(), tiny_model(flow_scale=2.5)
+        sample = noise(1, 6, 16, 16)
+        torch.testing.assert_close(scaled(sample).flow, 2.5 * plain(sample).flow)
+
+    def test_a_tuple_is_returned_on_request(self):
+        model, sample = tiny_model(), noise(1, 6, 16, 16)
+        (flow,) = model(sample, return_dict=False)
+        assert torch.equal(flow, model(sample).flow)
+
+    def test_pictures_of_a_batch_do_not_touch_each_other(self):
+        model, sample = tiny_model(), noise(3, 6, 16, 16)
+        alone = torch.cat([model(part).flow for part in sample.split(1)])
+        torch.testing.assert_close(model(sample).flow, alone, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("shape", [(6, 16, 16), (1, 5, 16, 16)])
+    def test_a_sample_of_another_shape_is_refused(self, shape):
+        with pytest.raises(ValueError, match="`sample` has shape"):
+            tiny_model()(torch.zeros(*shape))
+
+
+class TestDiffusersModel:
+    def test_what_was_saved_is_loaded_bit_for_bit(self, tmp_path):
+        model = tiny_model(delta_paint="disc", delta_scale=0.1, sample_size=None)
+        model.save_pretrained(tmp_path)
+        loaded = MotionPredictorModel.from_pretrained(tmp_path)
+        sample = noise(1, 6, 17, 16)
+        assert torch.equal(loaded(sample).flow, model(sample).flow)
+        kept = {name: loaded.config[name] for name in ("delta_paint", "delta_scale", "sample_size")}
+        assert kept == {"delta_paint": "disc", "delta_scale": 0.1, "sample_size": None}
+
+    def test_the_saved_configuration_names_every_argument(self, tmp_path):
+        tiny_model().save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert TINY.keys() <= saved.keys()
+        assert saved["_class_name"] == "MotionPredictorModel"
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_loads_and_predicts_nearly_the_same(self, tmp_path, dtype):
+        model = tiny_model()
+        model.save_pretrained(tmp_path)
+        half = MotionPredictorModel.from_pretrained(tmp_path, dtype=dtype)
+        assert {weight.dtype for weight in half.parameters()} == {dtype}
+        arguments = (noise(1, 3, 16, 16), torch.tensor([[4.0, 4.0]]), torch.tensor([[9.0, 4.0]]))
+        flow = half.predict_flow(*arguments)
+        assert flow.dtype == torch.float32
+        torch.testing.assert_close(flow, model.predict_flow(*arguments), rtol=0.1, atol=0.1)
+
+    def test_gradient_checkpointing_runs_blocks_again_and_leaves_the_gradients_as_they_are(self):
+        sample = noise(1, 6, 17, 18)
+
+        def gradients_and_calls(model):
+            calls = []
+            block = model.translator.down_blocks[0]
+            block.register_forward_pre_hook(lambda *_: calls.append(1))
+            model.train()(sample).flow.square().sum().backward()
+            return [weight.grad for weight in model.parameters()], len(calls)
+
+        checkpointed = tiny_model()
+        checkpointed.enable_gradient_checkpointing()
+        plain_gradients, plain_calls = gradients_and_calls(tiny_model())
+        gradients, calls = gradients_and_calls(checkpointed)
+        assert (plain_calls, calls) == (1, 2)
+        for left, right in zip(gradients, plain_gradients, strict=True):
+            torch.testing.assert_close(left, right)
+
+    def test_gradient_checkpointing_covers_every_block_and_rests_without_gradients(self):
+        model = tiny_model()
+        model.enable_gradient_checkpointing()
+        calls = []
+        blocks = [*model.encoder.blocks, *model.translator.down_blocks, *model.translator.up_blocks]
+        blocks += [*model.decoder.blocks]
+        for block in blocks:
+            block.register_forward_pre_hook(lambda *_: calls.append(1))
+        with torch.no_grad():
+            model(noise(1, 6, 16, 16))
+        assert len(calls) == len(blocks)
+        model(noise(1, 6, 16, 16)).flow.sum().backward()
+        assert len(calls) == 3 * len(blocks)
+
+    def test_layerwise_casting_keeps_the_norms_and_predicts(self):
+        model = tiny_model()
+        expected = model(noise(1, 6, 16, 16)).flow
+        model.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+        assert model.encoder.blocks[0].conv.weight.dtype == torch.bfloat16
+        assert model.encoder.blocks[0].norm.weight.dtype == torch.float32
+        torch.testing.assert_close(model(noise(1, 6, 16, 16)).flow, expected, rtol=0.1, atol=0.1)
+
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("in_channels", 0),
+            ("out_channels", 0),
+            ("hidden_channels_spatial", 6),
+            ("hidden_channels_translator", 0),
+            ("num_spatial_blocks", 0),
+            ("num_translator_blocks", 1),
+            ("inception_kernels", (3, 4)),
+            ("inception_kernels", ()),
+            ("inception_groups", 0),
+            ("sample_size", 0),
+            ("heatmap_radius", -1.0),
+            ("delta_paint", "square"),
+            ("delta_convention", "up"),
+            ("delta_scale", 0.0),
+            ("flow_scale", float("nan")),
+        ],
+    )
+    def test_a_configuration_that_cannot_work_is_refused_by_name(self, argument, value):
+        with pytest.raises(ValueError, match=f"`{argument}` is .* accepted"):
+            MotionPredictorModel(**{**TINY, argument: value})
+
+
+class TestPredictFlow:
+    HANDLES = torch.tensor([[10.0, 20.0], [50.0, 30.0]])
+    TARGETS = torch.tensor([[14.0, 20.0], [50.0, 10.0]])
+
+    def test_a_constant_flow_grows_with_the_picture_on_each_axis(self):
+        model = stubbed_model(constant_flow(1.0, -2.0))
+        flow = model.predict_flow(torch.rand(1, 3, 48, 65), self.HANDLES, self.TARGETS)
+        assert model.sample.shape[-2:] == (16, 22)  # 65 * 16 / 48 = 21.7
+        torch.testing.assert_close(flow[0, 0], torch.full((48, 65), 65 / 22))
+        torch.testing.assert_close(flow[0, 1], torch.full((48, 65), -2.0 * 48 / 16))
+
+    def test_a_flow_that_copies_the_delta_map_hands_each_handle_its_own_way(self):
+        def way(sample):
+            return -sample[:, 3:5]
+
+        model = stubbed_model(way, sample_size=None, delta_paint="disc", heatmap_radius=3)
+        flow = model.predict_flow(torch.rand(1, 3, 40, 60), self.HANDLES, self.TARGETS)
+        assert torch.equal(sample_flow(flow, self.HANDLES[None])[0], self.TARGETS - self.HANDLES)
+
+    def test_the_network_sees_the_picture_and_the_maps_at_its_own_size(self):
+        model = stubbed_model(constant_flow(0.0, 0.0), delta_scale=0.5, heatmap_radius=2)
+        model.predict_flow(torch.full((1, 3, 32, 64), 0.25), torch.tensor([[20.5, 8.5]]), torch.tensor([[28.5, 8.5]]))
+        delta_map, heatmap = rasterize_points(
+            torch.tensor([[[10.0, 4.0]]]), torch.tensor([[[14.0, 4.0]]]), 16, 32, radius=2, delta_scale=0.5
+        )
+        expected = torch.cat([torch.full((1, 3, 16, 32), 0.25), delta_map, heatmap], dim=1)
+        torch.testing.assert_close(model.sample, expected)
+
+    def test_at_the_trained_size_nothing_is_resized(self):
+        model, image = stubbed_model(lambda sample: sample[:, :2]), noise(1, 3, 16, 16)
+        flow = model.predict_flow(image, torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+        assert torch.equal(flow, image[:, :2])
+
+    def test_one_picture_takes_points_without_a_batch_dimension(self):
+        model, image = tiny_model(), noise(1, 3, 40, 60)
+        unbatched = model.predict_flow(image, self.HANDLES, self.TARGETS)
+        assert torch.equal(unbatched, model.predict_flow(image, self.HANDLES[None], self.TARGETS[None]))
+
+    def test_padding_by_valid_changes_nothing(self):
+        model, image = tiny_model(), noise(1, 3, 40, 60)
+        expected = model.predict_flow(image, self.HANDLES[:1], self.TARGETS[:1])
+        padded = model.predict_flow(image, self.HANDLES, self.TARGETS, valid=torch.tensor([True, False]))
+        assert torch.equal(padded, expected)
+
+    def test_the_points_make_a_difference(self):
+        model, image = tiny_model(), noise(1, 3, 40, 60)
+        flow = model.predict_flow(image, self.HANDLES, self.TARGETS)
+        assert not torch.equal(flow, model.predict_flow(image, self.HANDLES, self.HANDLES))
+
+    def test_no_gradient_is_recorded(self):
+        assert not tiny_model().predict_flow(noise(1, 3, 40, 60), self.HANDLES, self.TARGETS).requires_grad
+
+    def test_a_prediction_that_is_not_finite_is_an_error(self):
+        model = stubbed_model(constant_flow(float("nan"), 0.0))
+        with pytest.raises(ValueError, match="not finite"):
+            model.predict_flow(torch.rand(1, 3, 40, 60), self.HANDLES, self.TARGETS)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"image": torch.rand(3, 40, 60)}, "`image` has shape"),
+            ({"image": torch.rand(1, 1, 40, 60)}, "`image` has shape"),
+            ({"image": torch.rand(1, 3, 40, 60) * 2 - 1}, "`image` has values from"),
+            ({"image": torch.full((1, 3, 40, 60), float("nan"))}, "`image` has values from"),
+            ({"image": torch.zeros(1, 3, 40, 60, dtype=torch.uint8)}, "`image` has dtype"),
+            ({"handles": torch.zeros(1, 2, 3)}, "`handles` has shape"),
+            ({"targets": torch.zeros(3, 2)}, "`targets` has shape"),
+            ({"image": torch.rand(2, 3, 40, 60)}, "`handles` has shape"),
+            ({"handles": torch.tensor([[10.0, 20.0], [60.0, 30.0]])}, "`handles` has a point at"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_by_name(self, change, message):
+        arguments = {"image": torch.rand(1, 3, 40, 60), "handles": self.HANDLES, "targets": self.TARGETS} | change
+        with pytest.raises(ValueError, match=message):
+            tiny_model().predict_flow(**arguments)
+
+    def test_as_many_pictures_as_sets_of_points_are_accepted_only(self):
+        with pytest.raises(ValueError, match=r"`image` holds 2 pictures"):
+            tiny_model().predict_flow(torch.rand(2, 3, 40, 60), self.HANDLES[None], self.TARGETS[None])
