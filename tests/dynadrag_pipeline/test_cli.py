@@ -1,0 +1,473 @@
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dynadrag_pipeline
+from dynadrag_pipeline import cli
+from dynadrag_pipeline.cli import SETTINGS, main
+from dynadrag_pipeline.drag_instruction import DragInstruction, load_instruction
+from dynadrag_pipeline.pipeline_dynadrag import DynaDragPipeline
+from dynadrag_pipeline.pipeline_output import DragIteration, DynaDragPipelineOutput
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo"
+EDIT = ["--handle", "20,30", "--target", "40,30"]
+EDITED_COLOUR = (0, 200, 100)
+
+
+class FakePipeline:
+    """Stands in for the pipeline: records how it is loaded and called, and returns an edit of two iterations."""
+
+    def __init__(self) -> None:
+        self.loaded: list[tuple[str, torch.dtype]] = []
+        self.calls: list[dict] = []
+        self.moved_to: list[str] = []
+        self.progress: list[dict] = []
+        self.identity_lora: list[tuple[str, Path]] = []
+        self.load_error: BaseException | None = None
+        self.call_error: BaseException | None = None
+        self.loss = 0.25
+
+    def from_pretrained(self, model: str, dtype: torch.dtype) -> FakePipeline:
+        self.loaded.append((model, dtype))
+        if self.load_error:
+            raise self.load_error
+        return self
+
+    def to(self, device: str) -> FakePipeline:
+        self.moved_to.append(device)
+        return self
+
+    def set_progress_bar_config(self, **config: bool) -> None:
+        self.progress.append(config)
+
+    def save_identity_lora(self, directory: Path) -> None:
+        self.identity_lora.append(("save", directory))
+
+    def load_identity_lora(self, directory: Path) -> None:
+        self.identity_lora.append(("load", directory))
+
+    def __call__(
+        self, image, handles, targets, prompt="", max_iterations=25, supervision_lr=0.01, stop_distance=None, **options
+    ) -> DynaDragPipelineOutput:
+        given = {"max_iterations": max_iterations, "supervision_lr": supervision_lr, "stop_distance": stop_distance}
+        changed = {name: value for name, value in given.items() if value not in (25, 0.01, None)}
+        self.calls.append(
+            {"image": image, "handles": handles, "targets": targets, "prompt": prompt, **changed, **options}
+        )
+        if self.call_error:
+            raise self.call_error
+        start, end = torch.tensor(handles, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
+        way = torch.stack([start, start + (end - start) / 4, start + (end - start) / 2])
+        return DynaDragPipelineOutput(
+            images=[Image.new("RGB", image.size, EDITED_COLOUR)],
+            trajectories=way,
+            iterations=[self._iteration(way[step], way[step + 1]) for step in range(2)],
+            stop_reason="stalled",
+            motion_source="motion_predictor",
+        )
+
+    def _iteration(self, before: torch.Tensor, after: torch.Tensor) -> DragIteration:
+        every = torch.ones(len(before))
+        picture, flow = torch.full((3, 64, 64), float(after[0, 0]) / 64), torch.zeros(2, 64, 64)
+        return DragIteration(
+            before, after - before, after - before, every > 0, every, self.loss, 0.125, 1, picture, flow
+        )
+
+
+@pytest.fixture
+def pipeline(monkeypatch, tmp_path) -> FakePipeline:
+    fake = FakePipeline()
+    embedded = tmp_path / "embedded"
+    embedded.mkdir()
+    monkeypatch.setattr(dynadrag_pipeline, "EMBEDDED_CHECKPOINT", embedded)
+    monkeypatch.setattr(dynadrag_pipeline.DynaDragPipeline, "from_pretrained", fake.from_pretrained)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    return fake
+
+
+@pytest.fixture
+def portrait(tmp_path) -> Path:
+    path = tmp_path / "portrait.jpg"
+    Image.new("RGB", (96, 80), (90, 60, 30)).save(path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "results"
+
+
+def edit(portrait: Path, out: Path, *options: str) -> int:
+    return main(["edit", str(portrait), "--out", str(out), *options])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def the_error(capsys) -> str:
+    """What was printed on stderr, which must be one line that starts as errors do."""
+    text = capsys.readouterr().err
+    assert text.startswith("dynadrag: error: ")
+    assert text.count("\n") == 1
+    return text
+
+
+def test_edit_writes_picture_sheet_and_record(pipeline, portrait, out, capsys):
+    assert edit(portrait, out, *EDIT, "--handle", "50,10", "--target", "50,26") == 0
+    assert names(out) == ["portrait-edited.png", "portrait-sheet.png", "result.json"]
+    with Image.open(out / "portrait-edited.png") as picture:
+        assert (picture.size, picture.getpixel((5, 5))) == ((96, 80), EDITED_COLOUR)
+    with Image.open(out / "portrait-sheet.png") as sheet:
+        tile = (round(96 * 256 / 80), 256)
+        assert sheet.size == (2 * tile[0] + 3 * 16, 2 * (tile[1] + 32) + 16)
+
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert record["handles"] == [[20, 30], [50, 10]]
+    assert record["targets"] == [[40, 30], [50, 26]]
+    assert record["trajectories"] == [[[20, 30], [50, 10]], [[25, 30], [50, 14]], [[30, 30], [50, 18]]]
+    assert record["mean_remaining_distance"] == 9
+    assert (record["stop_reason"], record["motion_source"]) == ("stalled", "motion_predictor")
+    assert record["size"] == {"width": 96, "height": 80}
+    assert record["dynadrag_version"] == dynadrag_pipeline.__version__
+    assert record["iterations"][1] == {
+        "handles": [[25, 30], [50, 14]],
+        "predicted_step": [[5, 0], [0, 4]],
+        "step": [[5, 0], [0, 4]],
+        "valid": [True, True],
+        "similarities": [1, 1],
+        "loss_before": 0.25,
+        "loss_after": 0.125,
+        "wrong_way_count": 1,
+    }
+    assert len(record["iterations"]) == 2
+    assert 0 <= record["seconds"] < 60
+    printed = capsys.readouterr().out
+    for name in names(out):
+        assert str(out / name) in printed
+    assert "2 iterations by the motion predictor, ended: stalled; mean remaining distance 9.0 px" in printed
+
+
+def test_what_is_not_given_is_left_to_the_pipeline(pipeline, portrait, out):
+    assert edit(portrait, out, *EDIT) == 0
+    (call,) = pipeline.calls
+    assert set(call) == {"image", "handles", "targets", "prompt", "generator", "return_intermediates"}
+    assert call["handles"] == [(20, 30)]
+    assert call["targets"] == [(40, 30)]
+    assert call["prompt"] == ""
+    assert call["generator"].initial_seed() == 0
+    assert call["return_intermediates"] is True
+    assert pipeline.loaded == [(str(dynadrag_pipeline.EMBEDDED_CHECKPOINT), torch.float32)]
+    assert pipeline.moved_to == ["cpu"]
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert record["settings"] == {"max_iterations": 25, "supervision_lr": 0.01, "stop_distance": None}
+    assert record["model"] == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "keyword", "value"),
+    [
+        ("--max-iterations", "7", "max_iterations", 7),
+        ("--steps", "20", "num_inference_steps", 20),
+        ("--inversion-strength", "0.7", "inversion_strength", 0.7),
+        ("--supervision-lr", "0.02", "supervision_lr", 0.02),
+        ("--supervision-steps", "3", "supervision_steps", 3),
+        ("--dynamic-selection", "first", "dynamic_selection", "first"),
+        ("--dynamic-selection", "none", "dynamic_selection", None),
+        ("--motion-guard", "none", "motion_guard", "none"),
+        ("--kv-start-layer", "0", "kv_start_layer", 0),
+        ("--identity-lora-steps", "0", "identity_lora_steps", 0),
+        ("--identity-lora-rank", "4", "identity_lora_rank", 4),
+        ("--identity-lora-lr", "1e-3", "identity_lora_lr", 0.001),
+        ("--processing-resolution", "384", "processing_resolution", 384),
+        ("--stop-distance", "1.5", "stop_distance", 1.5),
+        ("--prompt", "a portrait", "prompt", "a portrait"),
+    ],
+)
+def test_options_reach_the_pipeline_by_its_own_names(pipeline, portrait, out, flag, text, keyword, value):
+    assert edit(portrait, out, *EDIT, flag, text) == 0
+    given = pipeline.calls[0][keyword]
+    assert given == value
+    assert type(given) is type(value)
+
+
+def test_every_setting_is_an_argument_of_the_pipeline_and_its_help_states_the_default():
+    parameters = inspect.signature(DynaDragPipeline.__call__).parameters
+    for setting in (setting for group in SETTINGS.values() for setting in group):
+        default = parameters[setting.name].default
+        if default is None:
+            assert not setting.default[0].isdigit() or setting.name == "stop_distance"
+        elif isinstance(setting.kind, tuple):
+            assert setting.default == default
+            assert setting.default in setting.kind
+        else:
+            assert setting.kind(setting.default) == default
+
+
+def test_seed_model_dtype_and_quiet(pipeline, portrait, out, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    options = ["--seed", "11", "--model", str(model), "--dtype", "bfloat16", "--quiet"]
+    assert edit(portrait, out, *EDIT, *options) == 0
+    assert pipeline.loaded == [(str(model), torch.bfloat16)]
+    assert pipeline.calls[0]["generator"].initial_seed() == 11
+    assert pipeline.progress == [{"disable": True}]
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert (record["seed"], record["model"], record["dtype"]) == (11, str(model), "bfloat16")
+
+
+def test_progress_bars_are_shown_unless_quiet(pipeline, portrait, out):
+    assert edit(portrait, out, *EDIT) == 0
+    assert {"disable": True} not in pipeline.progress
+
+
+def test_hub_id_is_not_taken_for_a_folder(pipeline, portrait, out):
+    assert edit(portrait, out, *EDIT, "--model", "owner/name") == 0
+    assert pipeline.loaded[0][0] == "owner/name"
+
+
+def test_picture_is_passed_as_opened_with_its_mask(pipeline, tmp_path, out):
+    path, mask = tmp_path / "lying.jpg", tmp_path / "mask.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 80)).save(path, exif=exif)
+    Image.new("L", (80, 96), 255).save(mask)
+    assert edit(path, out, *EDIT, "--mask", str(mask)) == 0
+    assert pipeline.calls[0]["image"].size == (96, 80)
+    assert pipeline.calls[0]["image"].getexif()[0x0112] == 6
+    assert pipeline.calls[0]["mask"].size == (80, 96)
+
+
+def test_instruction_file_and_prompt(pipeline, portrait, out, tmp_path):
+    file = tmp_path / "turn.json"
+    file.write_text(json.dumps({"points": [[20, 30], [40, 30], [5, 6], [7, 8]], "prompt": "a face"}))
+    assert edit(portrait, out, "--instruction", str(file)) == 0
+    assert edit(portrait, out, "--instruction", str(file), "--prompt", "a clown", "--force") == 0
+    assert pipeline.calls[0]["handles"] == [[20, 30], [5, 6]]
+    assert pipeline.calls[0]["targets"] == [[40, 30], [7, 8]]
+    assert [call["prompt"] for call in pipeline.calls] == ["a face", "a clown"]
+
+
+def test_gif_on_request(pipeline, portrait, out):
+    assert edit(portrait, out, *EDIT, "--gif") == 0
+    with Image.open(out / "portrait.gif") as gif:
+        assert gif.n_frames == 3
+
+
+def test_identity_lora_is_loaded_before_and_saved_after(pipeline, portrait, out, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    options = ["--load-identity-lora", str(old), "--save-identity-lora", str(new)]
+    assert edit(portrait, out, *EDIT, *options) == 0
+    assert pipeline.identity_lora == [("load", old), ("save", new)]
+
+
+@pytest.mark.parametrize("text", ["12,", "12", "a,b", "1,2,3", "", "-3,5", "3,-5", "nan,1", "1,inf", "-.5,2"])
+@pytest.mark.parametrize("flag", ["--handle", "--target"])
+def test_malformed_points(pipeline, portrait, out, capsys, flag, text):
+    with pytest.raises(SystemExit) as leave:
+        edit(portrait, out, *EDIT, flag, text)
+    assert leave.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {flag}: a point " in message
+    assert f"'{text}'" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "0 --handle and 0 --target"),
+        (["--handle", "1,2"], "1 --handle and 0 --target"),
+        ([*EDIT, "--target", "3,4"], "1 --handle and 2 --target"),
+        ([*EDIT, "--instruction", "turn.json"], "one or the other"),
+        (["--instruction", "not-there.json"], "not-there.json"),
+        ([*EDIT, "--mask", "no-mask.png"], "no-mask.png"),
+        ([*EDIT, "--model", "./no-model"], "no folder `./no-model`"),
+        ([*EDIT, "--load-identity-lora", "no-lora"], "no folder `no-lora`"),
+        ([*EDIT, "--device", "cuda"], "cuda is not available"),
+        ([*EDIT, "--identity-lora-steps", "0", "--save-identity-lora", "lora"], "without an identity LoRA"),
+        ([*EDIT, "--identity-lora-steps", "0", "--load-identity-lora", "lora"], "without an identity LoRA"),
+    ],
+)
+def test_bad_input_is_one_line_before_the_model_is_loaded(pipeline, portrait, out, capsys, options, said):
+    assert edit(portrait, out, *options) == 2
+    assert said in the_error(capsys)
+    assert not pipeline.loaded
+    assert not names(out)
+
+
+def test_unreadable_pictures(pipeline, portrait, out, tmp_path, capsys):
+    text, half = tmp_path / "text.png", tmp_path / "half.jpg"
+    text.write_text("not a picture")
+    noise = np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(half)
+    half.write_bytes(half.read_bytes()[:2000])
+    for path in (tmp_path / "missing.png", tmp_path, text, half):
+        assert edit(path, out, *EDIT) == 2
+        assert str(path) in the_error(capsys)
+    assert not pipeline.loaded
+
+
+def test_malformed_instruction(pipeline, portrait, out, tmp_path, capsys):
+    file = tmp_path / "turn.json"
+    file.write_text('{"points": [[1, 2]]}')
+    assert edit(portrait, out, "--instruction", str(file)) == 2
+    assert "even number" in the_error(capsys)
+
+
+def test_errors_of_the_pipeline_are_one_line(pipeline, portrait, out, capsys):
+    pipeline.call_error = ValueError("`handles` must lie inside the picture,\n got (200, 3).")
+    assert edit(portrait, out, *EDIT) == 2
+    assert "`handles` must lie inside the picture, got (200, 3)." in the_error(capsys)
+    assert not names(out)
+
+
+def test_out_of_memory_says_what_helps(pipeline, portrait, out, capsys):
+    pipeline.call_error = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    assert edit(portrait, out, *EDIT) == 2
+    assert "--dtype float16" in the_error(capsys)
+
+
+def test_a_model_that_does_not_load_is_one_line(pipeline, portrait, out, capsys):
+    pipeline.load_error = OSError("owner/name is not a model\nand more lines")
+    assert edit(portrait, out, *EDIT, "--model", "owner/name") == 2
+    assert "cannot load `owner/name`: owner/name is not a model and more lines" in the_error(capsys)
+
+
+def test_a_bug_is_not_dressed_up_as_bad_input(pipeline, portrait, out):
+    pipeline.call_error = RuntimeError("shapes do not match")
+    with pytest.raises(RuntimeError, match="shapes"):
+        edit(portrait, out, *EDIT)
+
+
+@pytest.mark.parametrize("name", ["portrait-edited.png", "portrait-sheet.png", "result.json"])
+def test_results_are_kept_without_force(pipeline, portrait, out, capsys, name):
+    out.mkdir()
+    (out / name).write_bytes(b"mine")
+    assert edit(portrait, out, *EDIT) == 2
+    message = the_error(capsys)
+    assert str(out / name) in message
+    assert "--force" in message
+    assert not pipeline.loaded
+    assert (out / name).read_bytes() == b"mine"
+    assert edit(portrait, out, *EDIT, "--force") == 0
+    assert (out / name).read_bytes() != b"mine"
+
+
+def test_a_saved_identity_lora_is_kept_without_force(pipeline, portrait, out, tmp_path, capsys):
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "weights").write_bytes(b"mine")
+    assert edit(portrait, out, *EDIT, "--save-identity-lora", str(lora)) == 2
+    assert str(lora) in the_error(capsys)
+    assert not pipeline.loaded
+
+
+def test_out_must_be_a_folder(pipeline, portrait, out, capsys):
+    out.write_text("a file")
+    assert edit(portrait, out, *EDIT) == 2
+    assert str(out) in the_error(capsys)
+    assert not pipeline.loaded
+
+
+def test_interrupted_during_the_edit(pipeline, portrait, out, capsys):
+    pipeline.call_error = KeyboardInterrupt()
+    assert edit(portrait, out, *EDIT) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not names(out)
+
+
+def test_interrupted_while_writing_says_what_is_there(pipeline, portrait, out, capsys, monkeypatch):
+    save = Image.Image.save
+
+    def save_until_the_sheet(picture, file, **options):
+        if picture.width > 96:
+            file.write(b"half")
+            raise KeyboardInterrupt
+        save(picture, file, **options)
+
+    monkeypatch.setattr(Image.Image, "save", save_until_the_sheet)
+    assert edit(portrait, out, *EDIT) == 130
+    assert names(out) == ["portrait-edited.png"]
+    said = capsys.readouterr().err
+    assert str(out / "portrait-edited.png") in said
+    assert "sheet" not in said
+
+
+def test_record_is_json_even_where_the_edit_diverged(pipeline, portrait, out):
+    pipeline.loss = float("nan")
+    assert edit(portrait, out, *EDIT) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert record["iterations"][0]["loss_before"] is None
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as leave:
+        main(["edit", "--help"])
+    assert leave.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for setting in (setting for group in SETTINGS.values() for setting in group):
+        assert setting.flag in text
+        assert " ".join(f"{setting.help} (default: {setting.default})".split()) in text.replace("- ", "-")
+    assert text.count("dynadrag edit p") == 2
+
+
+def test_examples_of_the_help_are_valid():
+    examples = cli.EDIT_EXAMPLES.replace("\\\n", " ").splitlines()
+    commands = [line.split()[1:] for line in examples if line.strip().startswith("dynadrag ")]
+    assert len(commands) == 2
+    for command in commands:
+        assert cli.build_parser().parse_args(command).image.stem in ("portrait", "photo")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as leave:
+        main(["--version"])
+    assert leave.value.code == 0
+    assert capsys.readouterr().out == f"dynadrag {dynadrag_pipeline.__version__}\n"
+
+
+def test_runs_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "dynadrag_pipeline", "edit", str(tmp_path / "missing.png"), *EDIT]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=DEMO.parents[1], timeout=120)
+    assert done.returncode == 2
+    assert "missing.png" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_demo_instructions_lie_on_the_demo_portraits():
+    files = sorted(DEMO.glob("*.json"))
+    assert len(files) == 4
+    for file in files:
+        instruction = load_instruction(file)
+        points = DragInstruction.from_user(instruction["handles"], instruction["targets"], None, (256, 256))
+        distance = (points.targets - points.handles).norm(dim=-1) / 256
+        assert (distance > 0.04).all()
+        assert (distance < 0.12).all()
+
+
+def test_demo_portraits(tmp_path):
+    pytest.importorskip("skimage")
+    pytest.importorskip("matplotlib")
+    spec = importlib.util.spec_from_file_location("demo_portraits", DEMO / "demo_portraits.py")
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    for name, path in demo.write_portraits(tmp_path / "demo").items():
+        with Image.open(path) as picture:
+            assert (path.name, picture.size, picture.mode) == (f"{name}.png", (256, 256), "RGB")
+            assert np.asarray(picture).std() > 40
