@@ -411,7 +411,8 @@ def _check_results(args: argparse.Namespace, files: dict[str, Path]) -> None:
 
 def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     import torch
-    from diffusers.utils import logging
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     from . import EMBEDDED_CHECKPOINT, DynaDragPipeline
 
@@ -419,7 +420,8 @@ def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     if _looks_like_folder(model) and not Path(model).expanduser().is_dir():
         raise CommandError(f"--model: there is no folder `{model}`.")
     if args.quiet:
-        logging.disable_progress_bar()
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
     try:
         folder = Path(model).expanduser()
         pipe = DynaDragPipeline.from_pretrained(

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 
 import dynadrag_pipeline
 from dynadrag_pipeline import cli
@@ -215,21 +217,27 @@ def test_every_setting_is_an_argument_of_the_pipeline_and_its_help_states_the_de
             assert setting.kind(setting.default) == default
 
 
-def test_seed_model_dtype_and_quiet(pipeline, portrait, out, tmp_path):
+def test_seed_model_and_dtype(pipeline, portrait, out, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
-    options = ["--seed", "11", "--model", str(model), "--dtype", "bfloat16", "--quiet"]
+    options = ["--seed", "11", "--model", str(model), "--dtype", "bfloat16"]
     assert edit(portrait, out, *EDIT, *options) == 0
     assert pipeline.loaded == [(str(model), torch.bfloat16)]
     assert pipeline.calls[0]["generator"].initial_seed() == 11
-    assert pipeline.progress == [{"disable": True}]
     record = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert (record["seed"], record["model"], record["dtype"]) == (11, str(model), "bfloat16")
 
 
-def test_progress_bars_are_shown_unless_quiet(pipeline, portrait, out):
+def test_progress_bars_are_shown_unless_quiet(pipeline, portrait, out, monkeypatch):
+    silenced = []
+    for library in (diffusers_logging, transformers_logging):
+        monkeypatch.setattr(library, "disable_progress_bar", lambda name=library.__name__: silenced.append(name))
     assert edit(portrait, out, *EDIT) == 0
     assert {"disable": True} not in pipeline.progress
+    assert not silenced
+    assert edit(portrait, out, *EDIT, "--quiet", "--force") == 0
+    assert pipeline.progress[-1] == {"disable": True}
+    assert len(silenced) == 2
 
 
 def test_hub_id_is_not_taken_for_a_folder(pipeline, portrait, out):
