@@ -143,10 +143,10 @@ class RandomMotion:
         self.head_weight = _head_weight(self.face_grid)
         present = (self._uniform(0, 1, 1, 6) < 0.6).float() * amplitude
         spread = torch.tensor([0.16, 0.26, 0.14, 0.05, 0.04, 0.06])  # pitch, yaw, roll in radians; shift; log scale
-        self.pose = self._normal(1, 6) * spread * present
+        self.pose = (self._normal(1, 6) * spread * present)[:, 0]
 
     def _head(self, share: float) -> torch.Tensor:
-        pose = self.pose[:, 0] * share
+        pose = self.pose * share  # [B, 6]
         turned = self.surface @ _rotation(pose[:, :3]).transpose(1, 2) * pose[:, 5].exp()[:, None, None]
         moved = (turned - self.surface)[..., :2] + pose[:, None, 3:5]
         return moved * self.head_weight

@@ -25,7 +25,8 @@ def points(*coordinates):
 
 def test_the_examples_in_the_docstrings_run():
     results = doctest.testmod(conditioning)
-    assert results.attempted > 0 and results.failed == 0
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 class TestScalePoints:
@@ -122,7 +123,8 @@ class TestRasterizePoints:
         batch = rasterize_points(handles, targets, 4, 5)
         for index in range(2):
             single = rasterize_points(handles[index : index + 1], targets[index : index + 1], 4, 5)
-            assert torch.equal(batch[0][index], single[0][0]) and torch.equal(batch[1][index], single[1][0])
+            assert torch.equal(batch[0][index], single[0][0])
+            assert torch.equal(batch[1][index], single[1][0])
 
     def test_mirroring_the_points_mirrors_the_maps(self):
         handles, targets = points((2, 3), (5, 1)), points((4, 4), (0, 2))

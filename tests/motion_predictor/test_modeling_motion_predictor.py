@@ -2,11 +2,14 @@
 
 import doctest
 import json
+import shutil
+import sys
 
 import pytest
 import torch
+from diffusers import AutoModel
 
-from motion_predictor import MotionPredictorModel, MotionPredictorOutput, modeling_motion_predictor
+from motion_predictor import MotionPredictorModel, MotionPredictorOutput, conditioning, modeling_motion_predictor
 from motion_predictor.conditioning import rasterize_points, sample_flow
 from motion_predictor.modeling_motion_predictor import InceptionBlock
 
@@ -51,7 +54,8 @@ def noise(*shape, seed=1):
 
 def test_the_examples_in_the_docstrings_run():
     results = doctest.testmod(modeling_motion_predictor)
-    assert results.attempted > 0 and results.failed == 0
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 class TestNetwork:
@@ -182,6 +186,19 @@ class TestDiffusersModel:
         assert len(calls) == len(blocks)
         model(noise(1, 6, 16, 16)).flow.sum().backward()
         assert len(calls) == 3 * len(blocks)
+
+    def test_its_two_files_beside_the_weights_are_all_that_remote_code_needs(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setattr(MotionPredictorModel, "_auto_class", "AutoModel")
+        model, folder = tiny_model(), tmp_path / "repository"
+        model.save_pretrained(folder)
+        for module in (modeling_motion_predictor, conditioning):
+            shutil.copy(module.__file__, folder)
+        loaded = AutoModel.from_pretrained(str(folder), trust_remote_code=True)
+        assert type(loaded) is not MotionPredictorModel
+        arguments = (noise(1, 3, 20, 33), torch.tensor([[4.0, 4.0]]), torch.tensor([[9.0, 4.0]]))
+        assert torch.equal(loaded.predict_flow(*arguments), model.predict_flow(*arguments))
 
     def test_layerwise_casting_keeps_the_norms_and_predicts(self):
         model = tiny_model()
