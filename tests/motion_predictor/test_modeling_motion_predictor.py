@@ -101,6 +101,26 @@ class TestNetwork:
         assert block.branches[0].conv.groups == 1
         assert block(noise(1, 8, 4, 4)).shape == (1, 8, 4, 4)
 
+    def test_the_skips_join_each_block_with_its_mirror(self):
+        model, seen = tiny_model(num_translator_blocks=3), {}
+
+        def keep(name):
+            return lambda module, inputs, output: seen.update({name: (inputs[0], output)})
+
+        translator = model.translator
+        for name, blocks in (("down", translator.down_blocks), ("up", translator.up_blocks)):
+            for index, block in enumerate(blocks):
+                block.register_forward_hook(keep(f"{name}{index}"))
+        model.encoder.blocks[0].register_forward_hook(keep("first"))
+        model.decoder.blocks[-1].register_forward_hook(keep("last"))
+        model(noise(1, 6, 16, 16))
+        inputs = {name: pair[0] for name, pair in seen.items()}
+        outputs = {name: pair[1] for name, pair in seen.items()}
+        assert torch.equal(inputs["up0"], outputs["down2"])
+        assert torch.equal(inputs["up1"], torch.cat([outputs["up0"], outputs["down1"]], dim=1))
+        assert torch.equal(inputs["up2"], torch.cat([outputs["up1"], outputs["down0"]], dim=1))
+        assert torch.equal(inputs["last"][:, 8:], outputs["first"])
+
     def test_every_parameter_takes_part(self):
         model = tiny_model()
         model(noise(1, 6, 17, 18)).flow.square().sum().backward()
@@ -252,11 +272,16 @@ class TestPredictFlow:
         flow = model.predict_flow(torch.rand(1, 3, 40, 60), self.HANDLES, self.TARGETS)
         assert torch.equal(sample_flow(flow, self.HANDLES[None])[0], self.TARGETS - self.HANDLES)
 
-    def test_the_network_sees_the_picture_and_the_maps_at_its_own_size(self):
-        model = stubbed_model(constant_flow(0.0, 0.0), delta_scale=0.5, heatmap_radius=2)
+    def test_the_network_sees_the_picture_and_the_maps_at_its_own_size_as_configured(self):
+        maps = {
+            "delta_scale": 0.5,
+            "delta_paint": "disc",
+            "delta_convention": "target_minus_handle",
+        }
+        model = stubbed_model(constant_flow(0.0, 0.0), heatmap_radius=2, **maps)
         model.predict_flow(torch.full((1, 3, 32, 64), 0.25), torch.tensor([[20.5, 8.5]]), torch.tensor([[28.5, 8.5]]))
         delta_map, heatmap = rasterize_points(
-            torch.tensor([[[10.0, 4.0]]]), torch.tensor([[[14.0, 4.0]]]), 16, 32, radius=2, delta_scale=0.5
+            torch.tensor([[[10.0, 4.0]]]), torch.tensor([[[14.0, 4.0]]]), 16, 32, radius=2, **maps
         )
         expected = torch.cat([torch.full((1, 3, 16, 32), 0.25), delta_map, heatmap], dim=1)
         torch.testing.assert_close(model.sample, expected)
