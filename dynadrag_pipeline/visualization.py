@@ -6,16 +6,15 @@ centres. Nothing here changes the picture that it is given.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from .atomic_file import atomic_file
 from .picture import Picture, to_picture_tensor
 
 if TYPE_CHECKING:
@@ -226,27 +225,6 @@ def save_gif(
     durations = [frame_ms] * (len(frames) - 1) + [1000]
     with atomic_file(path) as file:
         frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file for writing that takes its name only when the block ends without an exception.
-
-    Until then it has a temporary name in the same folder. If the block fails, it is removed, and an older file at
-    `path` stays as it was.
-
-    Example:
-        >>> with atomic_file("result.json") as file:  # doctest: +SKIP
-        ...     file.write(b"{}")
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Canvas:

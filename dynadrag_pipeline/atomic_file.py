@@ -1,0 +1,30 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a binary file for writing that takes its name only when the block ends without an exception.
+
+    Until then it has a temporary name in the same folder. If the block fails, it is removed, and an older file at
+    `path` stays as it was.
+
+    Example:
+        >>> with atomic_file("result.json") as file:  # doctest: +SKIP
+        ...     file.write(b"{}")
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
