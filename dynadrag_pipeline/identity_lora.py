@@ -1,0 +1,279 @@
+"""A LoRA per picture, so that the denoiser knows the one picture it is to edit (Sec. 3.1, Sec. 4.2).
+
+The adapter lives in the UNet only inside [`attached_identity_lora`]. It stands beside the LoRAs that the user has
+loaded, and when it goes, the UNet's modules, adapters, scales and gradient flags are what they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from .atomic_file import atomic_file
+from .checks import check_number, check_whole_number
+
+ADAPTER_NAME = "dynadrag_identity"
+TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
+FINGERPRINT_KEY = "dynadrag_picture"
+UNET_PREFIX = "unet."
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """How an identity LoRA is fitted (Sec. 4.2): AdamW steps, rank (alpha is equal to it) and learning rate.
+
+    Raises:
+        ValueError: if one is out of range, under the name that it has in the pipeline's call.
+    """
+
+    steps: int = 200
+    rank: int = 16
+    learning_rate: float = 2e-4
+
+    def __post_init__(self) -> None:
+        check_whole_number("identity_lora_steps", self.steps, least=0)
+        check_whole_number("identity_lora_rank", self.rank, least=1)
+        check_number("identity_lora_lr", self.learning_rate, above=0, most=math.inf)
+
+
+@dataclass(frozen=True)
+class IdentityLora:
+    """The weights that fit a UNet's attention to one picture.
+
+    Attributes:
+        state_dict (`dict[str, torch.Tensor]`): LoRA matrices in peft's naming, on the CPU, float32.
+        rank (`int`): r.
+        alpha (`float`): the update is scaled by alpha / r.
+        picture (`str`, *optional*): [`picture_fingerprint`] of the picture it was fitted to; `None` if not known.
+    """
+
+    state_dict: dict[str, torch.Tensor]
+    rank: int
+    alpha: float
+    picture: str | None = None
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `pytorch_lora_weights.safetensors`, in the layout that `load_lora_weights` of diffusers reads too.
+
+        The file appears whole or not at all.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        config = {f"{UNET_PREFIX}{key}": value for key, value in _lora_config(self.rank, self.alpha).to_dict().items()}
+        metadata = {"format": "pt", LORA_ADAPTER_METADATA_KEY: json.dumps(config, default=_as_json, sort_keys=True)}
+        if self.picture is not None:
+            metadata[FINGERPRINT_KEY] = self.picture
+        file = directory / LORA_WEIGHT_NAME_SAFE
+        weights = {f"{UNET_PREFIX}{key}": value for key, value in self.state_dict.items()}
+        with atomic_file(file) as opened:
+            opened.write(save(weights, metadata))
+        return file
+
+    @classmethod
+    def load(cls, directory: str | Path) -> IdentityLora:
+        """Read what [`IdentityLora.save`] wrote.
+
+        Raises:
+            ValueError: if the folder holds no such file, or the file is not a LoRA of a UNet's attention.
+        """
+        file = Path(directory) / LORA_WEIGHT_NAME_SAFE
+        if not file.is_file():
+            raise ValueError(
+                f"`{directory}` has no `{LORA_WEIGHT_NAME_SAFE}`: pass a folder that an identity LoRA was saved to."
+            )
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        weights = {
+            key.removeprefix(UNET_PREFIX): value.float()
+            for key, value in load_file(file).items()
+            if key.startswith(UNET_PREFIX)
+        }
+        ranks = {value.shape[0] for key, value in weights.items() if key.endswith("lora_A.weight")}
+        if len(ranks) != 1:
+            raise ValueError(f"`{file}` is not an identity LoRA: it has LoRA matrices of the ranks {sorted(ranks)}.")
+        (rank,) = ranks
+        config = json.loads(metadata.get(LORA_ADAPTER_METADATA_KEY, "{}"))
+        return cls(weights, rank, config.get(f"{UNET_PREFIX}lora_alpha", rank), metadata.get(FINGERPRINT_KEY))
+
+
+def picture_fingerprint(picture: torch.Tensor) -> str:
+    """SHA-256 over the shape and the float32 values of a picture: what an identity LoRA is filed under."""
+    values = picture.detach().to("cpu", torch.float32).contiguous()
+    return hashlib.sha256(f"{tuple(values.shape)}".encode() + values.numpy().tobytes()).hexdigest()
+
+
+def fit_identity_lora(
+    unet: UNet2DConditionModel,
+    scheduler_config: FrozenDict,
+    sample_latents: Callable[[torch.Generator], torch.Tensor],
+    prompt_embeds: torch.Tensor,
+    settings: LoraSettings,
+    *,
+    seed: int = 0,
+    picture: str | None = None,
+    progress_bar: Callable[[int], Any],
+) -> IdentityLora:
+    """Fit a LoRA on all attention projections of the UNet to one picture (Sec. 4.2: rank 16, 200 steps, 2e-4).
+
+    AdamW minimises the mean squared error on the UNet's own prediction type, at timesteps drawn uniformly from the
+    training schedule. The UNet keeps its precision, the LoRA is float32.
+
+    Args:
+        unet (`UNet2DConditionModel`): the denoiser; it is as before when this returns or raises.
+        scheduler_config (`FrozenDict`): noise schedule and prediction type.
+        sample_latents (`Callable`): draws z_0 of the picture, `(1, channels, height, width)`, from its posterior.
+        prompt_embeds (`torch.Tensor` of shape `(1, tokens, width)`): the text condition.
+        settings (`LoraSettings`): steps, rank and learning rate.
+        seed (`int`, defaults to 0): seeds the initial matrices, the noise and the timesteps.
+        picture (`str`, *optional*): fingerprint to file the result under.
+        progress_bar (`Callable`): `steps -> context manager with update()`, like `tqdm`.
+    """
+    noise_schedule = DDPMScheduler.from_config(scheduler_config)
+    generator = torch.Generator().manual_seed(seed)
+    scaler = torch.amp.GradScaler(prompt_embeds.device.type, enabled=unet.dtype == torch.float16)
+    with _identity_adapter(unet, _lora_config(settings.rank, settings.rank), seed), torch.enable_grad():
+        cast_training_params(unet, dtype=torch.float32)
+        parameters = [parameter for name, parameter in unet.named_parameters() if f".{ADAPTER_NAME}." in name]
+        for parameter in unet.parameters():
+            parameter.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)
+        with progress_bar(settings.steps) as progress:
+            for _ in range(settings.steps):
+                loss = _denoising_loss(unet, noise_schedule, sample_latents(generator), prompt_embeds, generator)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                progress.update()
+        state_dict = get_peft_model_state_dict(unet, adapter_name=ADAPTER_NAME)
+        weights = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in state_dict.items()}
+    return IdentityLora(weights, settings.rank, settings.rank, picture)
+
+
+@contextmanager
+def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None) -> Iterator[None]:
+    """Context in which the UNet carries `lora` beside the user's adapters; with `None` nothing is attached.
+
+    Raises:
+        ValueError: if the LoRA's matrices don't fit this UNet.
+    """
+    if lora is None:
+        yield
+        return
+    with _identity_adapter(unet, _lora_config(lora.rank, lora.alpha), seed=0):
+        expected = get_peft_model_state_dict(unet, adapter_name=ADAPTER_NAME)
+        if {key: value.shape for key, value in expected.items()} != {k: v.shape for k, v in lora.state_dict.items()}:
+            raise ValueError("The identity LoRA does not fit this UNet: it was made for another architecture.")
+        set_peft_model_state_dict(unet, lora.state_dict, adapter_name=ADAPTER_NAME)
+        for parameter in unet.parameters():
+            parameter.requires_grad_(False)
+        yield
+
+
+@contextmanager
+def scaled_adapters(unet: UNet2DConditionModel, scale: float) -> Iterator[None]:
+    """Context in which the user's own active LoRAs count `scale` times (`cross_attention_kwargs={"scale": ...}`).
+
+    The UNet would apply the factor to every adapter, the identity LoRA among them; so it is applied here, first.
+    """
+    before = {name: dict(layer.scaling) for name, layer in tuner_layers(unet).items()}
+    try:
+        for layer in tuner_layers(unet).values():
+            layer.scale_layer(scale)
+        yield
+    finally:
+        for name, layer in tuner_layers(unet).items():
+            layer.scaling.update(before[name])
+
+
+def _denoising_loss(
+    unet: UNet2DConditionModel,
+    noise_schedule: DDPMScheduler,
+    latents: torch.Tensor,
+    prompt_embeds: torch.Tensor,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """MSE between the UNet's output and what it should predict, at one random timestep."""
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    limit = noise_schedule.config.num_train_timesteps
+    timestep = torch.randint(limit, (len(latents),), generator=generator).to(latents.device)
+    noisy = noise_schedule.add_noise(latents, noise, timestep)
+    predicted = unet(noisy.to(unet.dtype), timestep, prompt_embeds, return_dict=False)[0]
+    prediction_type = noise_schedule.config.prediction_type
+    wanted = noise if prediction_type == "epsilon" else noise_schedule.get_velocity(latents, noise, timestep)
+    return F.mse_loss(predicted.float(), wanted.float())
+
+
+def _lora_config(rank: int, alpha: float) -> LoraConfig:
+    return LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=TARGET_MODULES)
+
+
+def _as_json(value: Any) -> Any:
+    """peft's configs hold sets and enums."""
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+def tuner_layers(unet: UNet2DConditionModel) -> dict[str, Any]:
+    """The modules of a UNet that carry LoRA adapters, by name."""
+    return {name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+@contextmanager
+def _identity_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int) -> Iterator[None]:
+    """Add a fresh adapter beside the active ones, and take exactly it away again.
+
+    diffusers' own calls are made for users who switch adapters: adding one switches the others off, `set_adapters`
+    resets their scales, and deleting one leaves its wrappers behind. Hence the layers are handled one by one here.
+    """
+    before = {
+        name: (list(layer.active_adapters), layer.disable_adapters) for name, layer in tuner_layers(unet).items()
+    }
+    requires_grad = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            unet.add_adapter(config, ADAPTER_NAME)
+        for name, layer in tuner_layers(unet).items():
+            active, disabled = before.get(name, ([], False))
+            layer.enable_adapters(True)
+            layer.set_adapter([*([] if disabled else active), ADAPTER_NAME])
+        yield
+    finally:
+        _detach(unet, before)
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(requires_grad[name])
+
+
+def _detach(unet: UNet2DConditionModel, before: dict[str, tuple[list[str], bool]]) -> None:
+    """Remove the identity adapter, and the wrappers that came with it, from a UNet whose layers were `before`."""
+    if not before:
+        unet.unload_lora()
+        return
+    for name, layer in tuner_layers(unet).items():
+        if name not in before:
+            unet.set_submodule(name, layer.get_base_layer())
+            continue
+        active, disabled = before[name]
+        layer.delete_adapter(ADAPTER_NAME)
+        layer.set_adapter(active)
+        layer.enable_adapters(not disabled)
+    unet.peft_config.pop(ADAPTER_NAME, None)
