@@ -1,0 +1,49 @@
+"""DynaDrag: drag-style image editing by motion prediction, as a pipeline for diffusers.
+
+Names are imported on first use, so that `dynadrag --help` does not wait for torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motion_predictor import MotionPredictorModel
+
+    from .drag_instruction import DragInstruction, load_instruction
+    from .pipeline_dynadrag import DynaDragPipeline
+    from .pipeline_output import DragIteration, DynaDragPipelineOutput
+
+try:
+    __version__ = version("dynadrag")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0.0.0"
+
+EMBEDDED_CHECKPOINT = Path(__file__).parent / "weights" / "portraits-128"
+"""Folder of the small trained checkpoint that comes with the package: portraits, edited at 128 pixels."""
+
+_HOME = {
+    "DragInstruction": "dynadrag_pipeline.drag_instruction",
+    "DragIteration": "dynadrag_pipeline.pipeline_output",
+    "DynaDragPipeline": "dynadrag_pipeline.pipeline_dynadrag",
+    "DynaDragPipelineOutput": "dynadrag_pipeline.pipeline_output",
+    "MotionPredictorModel": "motion_predictor",
+    "load_instruction": "dynadrag_pipeline.drag_instruction",
+}
+
+__all__ = [
+    "EMBEDDED_CHECKPOINT",
+    "DragInstruction",
+    "DragIteration",
+    "DynaDragPipeline",
+    "DynaDragPipelineOutput",
+    "MotionPredictorModel",
+    "load_instruction",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,430 @@
+"""Predict-and-move: the loop of Fig. 2(a) as an iterator over the rooms beside this module.
+
+The engine knows models and schedulers, and no pipeline. Call it under `torch.no_grad()`; it switches gradients on
+where motion supervision needs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
+from diffusers.utils import logging
+
+from motion_predictor import MotionPredictorModel
+from motion_predictor.conditioning import (
+    guard_step,
+    is_wrong_way,
+    move_handles,
+    sample_flow,
+    scale_points,
+    straight_step,
+)
+
+from .checks import check_choice, check_number, check_whole_number
+from .ddim_inversion import PredictNoise, ddim_denoise, ddim_invert
+from .drag_instruction import DragInstruction
+from .kv_replacement import KVBank
+from .motion_supervision import ChannelReduction, mask_loss, motion_supervision_loss, sample_patches
+from .pipeline_output import DragIteration, StopReason
+from .point_selection import SELECTION_STRATEGIES, PointSelector, SelectionStrategy, handle_target_similarity
+from .unet_features import resize_to_supervision_grid, unet_with_features
+
+logger = logging.get_logger(__name__)
+
+MotionGuard = Literal["none", "clamp", "project"]
+SourcePatches = Literal["iteration", "step"]
+OptimizerScope = Literal["edit", "iteration"]
+
+STOP_DISTANCE_AT_512 = 4.0
+STALL_STEP_AT_512 = 0.1
+STALL_ITERATIONS = 3
+
+
+@dataclass(frozen=True)
+class DragSettings:
+    """The numbers of the method, under the names and with the meanings of [`DynaDragPipeline.__call__`].
+
+    Defaults are the paper's where it gives one (Sec. 4.2). `stop_distance` is in pixels of the edit here.
+
+    Raises:
+        ValueError: if one is out of range, naming it, its value and what is accepted.
+    """
+
+    inversion_strength: float = 1.0
+    max_iterations: int = 25
+    supervision_steps: int = 5
+    supervision_lr: float = 0.01
+    supervision_radius: int = 1
+    mask_weight: float = 0.1
+    feature_block: int = -1
+    channel_reduction: ChannelReduction = "mean"
+    source_patches: SourcePatches = "iteration"
+    optimizer_scope: OptimizerScope = "edit"
+    dynamic_selection: SelectionStrategy | None = "all"
+    similarity_threshold: float = 0.6
+    hold_unselected: bool = False
+    kv_start_layer: int = 0
+    stop_distance: float | None = None
+    motion_guard: MotionGuard = "project"
+    return_intermediates: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("inversion_strength", self.inversion_strength, above=0, most=1)
+        check_whole_number("max_iterations", self.max_iterations, least=1)
+        check_whole_number("supervision_steps", self.supervision_steps, least=1)
+        check_number("supervision_lr", self.supervision_lr, above=0, most=math.inf)
+        check_whole_number("supervision_radius", self.supervision_radius, least=0)
+        check_number("mask_weight", self.mask_weight, least=0, most=math.inf)
+        check_choice("channel_reduction", self.channel_reduction, get_args(ChannelReduction))
+        check_choice("source_patches", self.source_patches, get_args(SourcePatches))
+        check_choice("optimizer_scope", self.optimizer_scope, get_args(OptimizerScope))
+        check_choice("dynamic_selection", self.dynamic_selection, SELECTION_STRATEGIES)
+        check_number("similarity_threshold", self.similarity_threshold, least=-1, most=1)
+        check_choice("motion_guard", self.motion_guard, get_args(MotionGuard))
+        if self.stop_distance is not None:
+            check_number("stop_distance", self.stop_distance, least=0, most=math.inf)
+
+
+@dataclass
+class Reference:
+    """The denoising of the unedited z_t^0, computed once per edit.
+
+    Attributes:
+        latents (`torch.Tensor`): z_0^0, what the unedited latent is denoised to.
+        previous (`torch.Tensor`): z_{t-1}^0 for the second term of Eq. 2.
+        kv_bank (`KVBank`): inputs of its self-attention keys and values at every timestep.
+    """
+
+    latents: torch.Tensor
+    previous: torch.Tensor
+    kv_bank: KVBank
+
+
+@dataclass
+class DragStep:
+    """One iteration as the engine yields it. Before asking for the next, the consumer may set what is said so below.
+
+    Attributes:
+        latents (`torch.Tensor`): z_0^{k+1}, what I_{k+1} is decoded from; may be replaced.
+        record (`DragIteration`): points in pixels of the edit, not yet of the input.
+        is_last (`bool`): may be set to end the edit with this iteration.
+        image (`torch.Tensor` of shape `(1, 3, height, width)`): I_{k+1}, there once the engine has gone on.
+    """
+
+    latents: torch.Tensor
+    record: DragIteration
+    is_last: bool = False
+    image: torch.Tensor | None = None
+
+
+@dataclass
+class DragEngine:
+    """One edit of one picture.
+
+    Attributes:
+        unet (`UNet2DConditionModel`): the denoiser, frozen, with the identity LoRA on.
+        sampler, inverse (`DDIMScheduler`, `DDIMInverseScheduler`): a pair from `make_ddim_schedulers`.
+        prompt_embeds (`torch.Tensor` of shape `(1, tokens, width)`): the text condition; no unconditional branch.
+        decode (`Callable`): z_0 `(1, c, h, w)` -> picture `(1, 3, height, width)` in [0, 1].
+        motion_predictor (`MotionPredictorModel`, *optional*): `None` moves handles in straight steps.
+        settings (`DragSettings`): the numbers.
+        cross_attention_kwargs (`dict`, *optional*): passed to every UNet pass.
+        generator (`torch.Generator`, *optional*): a CPU generator for the strategy `"random"`.
+        progress_bar (`Callable`): `(total, description) -> context manager with update()`.
+        stop_reason (`str`): why [`DragEngine.drag`] ended, once it has.
+    """
+
+    unet: UNet2DConditionModel
+    sampler: DDIMScheduler
+    inverse: DDIMInverseScheduler
+    prompt_embeds: torch.Tensor
+    decode: Callable[[torch.Tensor], torch.Tensor]
+    progress_bar: Callable[[int, str], Any]
+    motion_predictor: MotionPredictorModel | None = None
+    settings: DragSettings = field(default_factory=DragSettings)
+    cross_attention_kwargs: dict[str, Any] | None = None
+    generator: torch.Generator | None = None
+    stop_reason: StopReason = field(default="max_iterations", init=False)
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """The sampler's timesteps that the edit uses, descending from t; fewer for `inversion_strength` < 1."""
+        total = len(self.sampler.timesteps)
+        return self.sampler.timesteps[total - max(1, round(self.settings.inversion_strength * total)) :]
+
+    def invert(self, latents: torch.Tensor) -> torch.Tensor:
+        """DDIM inversion of the picture's latent: z_0 -> z_t^0, both `(1, channels, h, w)`."""
+        timesteps = self.timesteps.flip(0)
+        with self.progress_bar(len(timesteps), "DDIM inversion") as progress:
+            return ddim_invert(self._counted(self._predict_noise, progress), self.inverse, latents, timesteps)
+
+    def denoise_reference(self, noise: torch.Tensor) -> Reference:
+        """Denoise the unedited latent once, z_t^0 -> z_0^0, and keep what KV replacement and the mask need of it."""
+        bank = KVBank(self.settings.kv_start_layer)
+        first, rest = self.timesteps[:1], self.timesteps[1:]
+        with bank.recording(self.unet), self.progress_bar(len(self.timesteps), "Reference denoising") as progress:
+            predict_noise = self._counted(self._banked(bank), progress)
+            previous = ddim_denoise(predict_noise, self.sampler, noise, first)
+            return Reference(ddim_denoise(predict_noise, self.sampler, previous, rest), previous, bank)
+
+    def drag(
+        self, noise: torch.Tensor, reference: Reference, image: torch.Tensor, instruction: DragInstruction
+    ) -> Iterator[DragStep]:
+        """Repeat prediction, selection, supervision and denoising until the handles arrive (Sec. 3.4).
+
+        Args:
+            noise (`torch.Tensor` of shape `(1, channels, h, w)`): z_t^0 from [`DragEngine.invert`].
+            reference (`Reference`): from [`DragEngine.denoise_reference`].
+            image (`torch.Tensor` of shape `(1, 3, height, width)`): I_0 in [0, 1].
+            instruction (`DragInstruction`): points and mask on the grid of `image`.
+
+        Yields:
+            [`DragStep`] after each iteration. When the iterator ends, `stop_reason` says why.
+        """
+        edit = _Edit(self, noise, image, instruction)
+        with self.progress_bar(self.settings.max_iterations, "Dragging") as progress:
+            for remaining in range(self.settings.max_iterations, 0, -1):
+                if edit.is_finished:
+                    break
+                valid, similarities = edit.select_points()
+                predicted, flow = edit.predict_motion(remaining)
+                moved = edit.next_handles(predicted, valid, remaining)
+                try:
+                    losses = edit.supervise_motion(moved, valid, reference)
+                    latents = edit.denoise(reference)
+                except FloatingPointError as error:
+                    logger.warning(f"{error} The edit stops with the last good iteration.")
+                    self.stop_reason = "diverged"
+                    return
+                wrong_way = is_wrong_way(predicted, edit.handles, edit.targets)
+                record = DragIteration(
+                    handles=edit.handles,
+                    predicted_step=predicted,
+                    step=moved - edit.handles,
+                    valid=valid,
+                    similarities=similarities,
+                    loss_before=losses[0],
+                    loss_after=losses[1],
+                    wrong_way_count=int(wrong_way.sum()),
+                )
+                step = DragStep(latents, record)
+                yield step
+                step.image = self.decode(step.latents)
+                edit.advance(moved, step.image)
+                if self.settings.return_intermediates:
+                    record.image, record.flow = step.image[0].cpu(), None if flow is None else flow[0].cpu()
+                progress.update()
+                progress.set_postfix_str(f"{edit.distances.mean():.1f} px to go")
+                if step.is_last:
+                    self.stop_reason = "interrupted"
+                    return
+                if edit.is_stalled and not edit.is_finished:
+                    self.stop_reason = "stalled"
+                    return
+        self.stop_reason = "reached" if edit.is_finished else "max_iterations"
+
+    def features(self, latents: torch.Tensor, image_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One UNet pass at t: the model output, and F(z_t) on the supervision grid of a picture of `image_size`."""
+        output, features = unet_with_features(
+            self.unet,
+            latents.to(self.unet.dtype),
+            self.timesteps[0],
+            self.prompt_embeds,
+            self.settings.feature_block,
+            self.cross_attention_kwargs,
+        )
+        return output.float(), resize_to_supervision_grid(features, supervision_grid(image_size))
+
+    def denoise(self, noise: torch.Tensor, reference: Reference) -> torch.Tensor:
+        """Denoise an edited z_t with the original's keys and values (Sec. 3.3): z_0, or a FloatingPointError."""
+        with reference.kv_bank.replaying(self.unet):
+            latents = ddim_denoise(self._banked(reference.kv_bank), self.sampler, noise, self.timesteps)
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError("The edited latent was denoised to values that are not finite.")
+        return latents
+
+    def _predict_noise(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """A plain UNet pass, in the UNet's precision, returned in float32."""
+        return self.unet(
+            latents.to(self.unet.dtype),
+            timestep,
+            self.prompt_embeds,
+            cross_attention_kwargs=self.cross_attention_kwargs,
+            return_dict=False,
+        )[0].float()
+
+    def _banked(self, bank: KVBank) -> PredictNoise:
+        """A UNet pass that tells the bank its timestep first."""
+
+        def predict_noise(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            bank.timestep = int(timestep)
+            return self._predict_noise(latents, timestep)
+
+        return predict_noise
+
+    @staticmethod
+    def _counted(predict_noise: PredictNoise, progress: Any) -> PredictNoise:
+        """A UNet pass that moves a progress bar on."""
+
+        def counted(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            output = predict_noise(latents, timestep)
+            progress.update()
+            return output
+
+        return counted
+
+
+def supervision_grid(image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the grid that points are compared on: half the picture's, as in DragDiffusion."""
+    return max(1, image_size[0] // 2), max(1, image_size[1] // 2)
+
+
+class _Edit:
+    """What changes from iteration to iteration: latent, optimizer, picture, handles. Points in pixels of the edit."""
+
+    def __init__(
+        self, engine: DragEngine, noise: torch.Tensor, image: torch.Tensor, instruction: DragInstruction
+    ) -> None:
+        settings = engine.settings
+        self.engine = engine
+        self.size = instruction.size
+        self.grid = supervision_grid(instruction.size)
+        self.scale = min(instruction.size) / 512
+        self.handles = instruction.handles.to(noise.device)
+        self.targets = instruction.targets.to(noise.device)
+        self.mask = _latent_mask(instruction, noise)
+        self.image = image
+        self.latents = noise.detach().float().clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.latents], lr=settings.supervision_lr)
+        self.scaler = torch.amp.GradScaler(noise.device.type, enabled=engine.unet.dtype == torch.float16)
+        self.selector = PointSelector(settings.dynamic_selection, settings.similarity_threshold, engine.generator)
+        self.still_iterations = 0
+        self.feature_map = engine.features(self.latents.detach(), self.size)[1]
+
+    @property
+    def distances(self) -> torch.Tensor:
+        """`[points]`: how far each handle is from its target."""
+        return (self.targets - self.handles).norm(dim=-1)
+
+    @property
+    def arrived(self) -> torch.Tensor:
+        """`[points]` bool: within the stop distance, 4 px on a short side of 512 px unless told otherwise."""
+        given = self.engine.settings.stop_distance
+        return self.distances <= (STOP_DISTANCE_AT_512 * self.scale if given is None else given)
+
+    @property
+    def abandoned(self) -> torch.Tensor:
+        """`[points]` bool: handles that the strategy "first" gave up, in the maps, the motion and the stop rule."""
+        given_up = self.selector.abandoned
+        return torch.zeros_like(self.arrived) if given_up is None else given_up
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every handle has arrived that was not given up."""
+        return bool((self.arrived | self.abandoned).all())
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether no live handle has moved noticeably for some iterations."""
+        return self.still_iterations >= STALL_ITERATIONS
+
+    def select_points(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Valid handles and their similarities (Sec. 3.2.2).
+
+        It needs nothing of the prediction, and comes first because handles that are abandoned must not be in its maps.
+        """
+        handles, targets = (scale_points(points, self.size, self.grid) for points in (self.handles, self.targets))
+        similarities = handle_target_similarity(self.feature_map, handles, targets)
+        return self.selector(similarities, self.arrived), similarities
+
+    def predict_motion(self, remaining: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The step of each handle, `[points, 2]`, and the flow it was read from, `[1, 2, H, W]` (Sec. 3.2.1)."""
+        live = ~self.abandoned
+        steps, flow = torch.zeros_like(self.handles), None
+        if self.engine.motion_predictor is None:
+            steps[live] = straight_step(self.handles, self.targets, remaining)[live]
+        else:
+            flow = self.engine.motion_predictor.predict_flow(self.image, self.handles[live], self.targets[live])
+            steps[live] = sample_flow(flow, self.handles[live][None])[0]
+        return steps, flow
+
+    def next_handles(self, predicted: torch.Tensor, valid: torch.Tensor, remaining: int) -> torch.Tensor:
+        """h^{k+1}: handles moved by the guarded prediction (Eq. 4), and kept inside the picture."""
+        straight = straight_step(self.handles, self.targets, remaining)
+        step = guard_step(predicted, self.handles, self.targets, straight, self.engine.settings.motion_guard)
+        moving = valid if self.engine.settings.hold_unselected else ~self.abandoned
+        return torch.where(moving[:, None], move_handles(self.handles, step, self.size), self.handles)
+
+    def supervise_motion(self, moved: torch.Tensor, valid: torch.Tensor, reference: Reference) -> tuple[float, float]:
+        """Take the Adam steps of Eq. 3 on z_t^k; return the loss at its start and at its end.
+
+        Raises:
+            FloatingPointError: if a loss or the latent is not finite.
+        """
+        settings = self.engine.settings
+        if settings.optimizer_scope == "iteration":
+            self.optimizer = torch.optim.Adam([self.latents], lr=settings.supervision_lr)
+        sources, destinations = (scale_points(points[valid], self.size, self.grid) for points in (self.handles, moved))
+        patches = sample_patches(self.feature_map, sources, settings.supervision_radius)
+        losses = []
+        for _ in range(settings.supervision_steps):
+            with torch.enable_grad():
+                output, features = self.engine.features(self.latents, self.size)
+                if settings.source_patches == "step":
+                    patches = sample_patches(features.detach(), sources, settings.supervision_radius)
+                loss = self._loss(output, features, patches, destinations, reference)
+                (gradient,) = torch.autograd.grad(self.scaler.scale(loss), self.latents)
+            losses.append(_finite(loss))
+            self.latents.grad = gradient
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        output, self.feature_map = self.engine.features(self.latents.detach(), self.size)
+        losses.append(_finite(self._loss(output, self.feature_map, patches, destinations, reference)))
+        return losses[0], losses[-1]
+
+    def denoise(self, reference: Reference) -> torch.Tensor:
+        """z_0^{k+1} of the optimised latent."""
+        return self.engine.denoise(self.latents.detach(), reference)
+
+    def advance(self, handles: torch.Tensor, image: torch.Tensor) -> None:
+        """I_{k+1} and h^{k+1} take the place of I_k and h^k (Sec. 3.4)."""
+        live = ~(self.arrived | self.abandoned)
+        moved_noticeably = (handles - self.handles).norm(dim=-1) >= STALL_STEP_AT_512 * self.scale
+        self.still_iterations = 0 if moved_noticeably[live].any() else self.still_iterations + 1
+        self.handles, self.image = handles, image
+
+    def _loss(
+        self,
+        output: torch.Tensor,
+        features: torch.Tensor,
+        patches: torch.Tensor,
+        destinations: torch.Tensor,
+        reference: Reference,
+    ) -> torch.Tensor:
+        """Eq. 2 at the latent that `output` and `features` were computed from."""
+        settings, engine = self.engine.settings, self.engine
+        loss = motion_supervision_loss(
+            features, patches, destinations, settings.supervision_radius, settings.channel_reduction
+        )
+        if self.mask is None or settings.mask_weight == 0:
+            return loss
+        previous = engine.sampler.step(output, engine.timesteps[0], self.latents).prev_sample
+        return loss + settings.mask_weight * mask_loss(previous, reference.previous, self.mask)
+
+
+def _latent_mask(instruction: DragInstruction, latents: torch.Tensor) -> torch.Tensor | None:
+    """M on the grid of the latent, by nearest neighbour."""
+    mask = instruction.scaled_to((latents.shape[-2], latents.shape[-1])).mask
+    return None if mask is None else mask.to(latents.device)
+
+
+def _finite(loss: torch.Tensor) -> float:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(f"Motion supervision met a loss of {value}.")
+    return value
