@@ -1,0 +1,79 @@
+"""Train the autoencoder of the embedded checkpoint: 128x128 pictures to 32x32 latents of four channels.
+
+python examples/portraits_128/train_autoencoder.py --pictures portraits.zip faces.zip --hold-out faces.zip \\
+    --out runs/vae
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from fit import fit
+from portraits import draw_batch, load_portraits
+from torch.nn.functional import l1_loss
+
+CROP = 64
+KL_WEIGHT = 1e-4
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """Three levels (factor 4), 1.5 M parameters."""
+    return AutoencoderKL(
+        block_out_channels=(24, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=128,
+    )
+
+
+def random_crops(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Cut one `CROP` x `CROP` window from each picture: the networks are convolutional, and crops cost a quarter."""
+    limit = batch.shape[-1] - CROP + 1
+    corners = torch.randint(limit, (len(batch), 2), generator=generator).tolist()
+    crops = [image[:, top : top + CROP, left : left + CROP] for image, (top, left) in zip(batch, corners, strict=True)]
+    return torch.stack(crops)
+
+
+@torch.no_grad()
+def latent_scale(vae: AutoencoderKL, pictures: torch.Tensor, weights: torch.Tensor, count: int = 256) -> float:
+    """The factor that gives latents unit standard deviation, over a fixed draw of `count` pictures."""
+    batch = draw_batch(pictures, weights, count, torch.Generator().manual_seed(0))
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in batch.split(32)])
+    return 1.0 / latents.std().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders or zip archives of faces")
+    parser.add_argument("--hold-out", type=Path, help="the one of --pictures that keeps 60 faces back for evaluation")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the state, the log and the model")
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out)
+    vae = build_autoencoder().to(memory_format=torch.channels_last)
+
+    def loss_function(generator: torch.Generator) -> torch.Tensor:
+        batch = random_crops(draw_batch(pictures, weights, args.batch_size, generator), generator)
+        posterior = vae.encode(batch).latent_dist
+        decoded = vae.decode(posterior.sample(generator)).sample
+        return l1_loss(decoded, batch) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+
+    ema = fit(vae, loss_function, args.out, args.steps, args.learning_rate, ema_decay=0.999, seed=args.seed)
+    ema.copy_to(vae.parameters())
+    vae.register_to_config(scaling_factor=latent_scale(vae.eval(), pictures, weights))
+    vae.save_pretrained(args.out / "vae")
+
+
+if __name__ == "__main__":
+    main()
