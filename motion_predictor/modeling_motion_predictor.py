@@ -187,7 +187,7 @@ class MotionDecoder(nn.Module):
         return self.readout(hidden_states)
 
 
-class MotionPredictorModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class MotionPredictorModel(ModelMixin, ConfigMixin):
     r"""
     The motion predictor of [DynaDrag](https://huggingface.co/papers/2601.00542): from a picture with handles and
     targets to a flow field, whose values at the handles are their next steps.
@@ -243,9 +243,9 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     _supports_gradient_checkpointing = True
     # These join tensors inline, which a device map must keep on one device.
-    _no_split_modules: ClassVar = ["MotionEncoder", "MotionTranslator", "MotionDecoder"]  # type: ignore[misc, assignment]
-    _repeated_blocks: ClassVar = ["InceptionBlock"]  # type: ignore[misc]
-    _skip_layerwise_casting_patterns: ClassVar = ["norm"]  # type: ignore[misc, assignment]
+    _no_split_modules: ClassVar = ["MotionEncoder", "MotionTranslator", "MotionDecoder"]
+    _repeated_blocks: ClassVar = ["InceptionBlock"]
+    _skip_layerwise_casting_patterns: ClassVar = ["norm"]
 
     @register_to_config
     def __init__(
