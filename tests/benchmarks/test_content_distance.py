@@ -1,0 +1,39 @@
+"""The measure of a drag, on pictures whose content was moved by a known amount."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage import data, transform
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from content_distance import content_distances, content_positions
+
+HANDLES = np.array([[52.0, 58.0], [70.0, 60.0]])  # the eyes
+
+
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
+    return transform.resize(data.astronaut()[0:200, 126:326], (128, 128), anti_aliasing=True)
+
+
+def test_an_unchanged_picture_is_as_far_from_the_target_as_was_asked(face):
+    assert content_distances(face, face, HANDLES, HANDLES + np.array([6.0, 8.0])) == pytest.approx([10.0, 10.0])
+
+
+@pytest.mark.parametrize("shift", [(9, 0), (-7, 4), (0, -11)])
+def test_a_shifted_picture_has_its_content_at_the_target(face, shift):
+    moved = np.roll(face, shift[::-1], axis=(0, 1))
+    assert content_distances(face, moved, HANDLES, HANDLES + shift) == pytest.approx([0.0, 0.0])
+
+
+def test_content_is_found_at_another_brightness_and_contrast(face):
+    moved = 0.1 + 0.6 * np.roll(face, 5, axis=1)
+    assert content_positions(face, moved, HANDLES, search_radius=10) == pytest.approx(HANDLES + np.array([5, 0]))
+
+
+def test_handles_at_the_border_are_measured_too(face):
+    corner = np.array([[0.0, 127.0]])
+    assert content_positions(face, face, corner, search_radius=4) == pytest.approx(corner)
