@@ -1,0 +1,45 @@
+"""Put the trained parts together in the layout that `DynaDragPipeline.from_pretrained` reads, in half precision.
+
+python examples/portraits_128/assemble.py --vae runs/vae/vae --unet runs/unet/unet \\
+    --motion-predictor runs/motion_predictor/motion_predictor --out dynadrag_pipeline/weights/portraits-128
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from text_encoder import build_text_encoder, build_tokenizer
+from train_unet import build_scheduler
+
+from dynadrag_pipeline import DynaDragPipeline
+from motion_predictor import MotionPredictorModel
+
+MOST_MEGABYTES = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vae", type=Path, required=True, help="folder of the trained autoencoder")
+    parser.add_argument("--unet", type=Path, required=True, help="folder of the trained UNet")
+    parser.add_argument("--motion-predictor", type=Path, required=True, help="folder of the trained motion predictor")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
+    args = parser.parse_args()
+
+    pipeline = DynaDragPipeline(
+        vae=AutoencoderKL.from_pretrained(args.vae),
+        text_encoder=build_text_encoder(),
+        tokenizer=build_tokenizer(),
+        unet=UNet2DConditionModel.from_pretrained(args.unet),
+        scheduler=build_scheduler(),
+        motion_predictor=MotionPredictorModel.from_pretrained(args.motion_predictor),
+    ).to(dtype=torch.float16)
+    pipeline.save_pretrained(args.out)
+    megabytes = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()) / 1e6
+    print(f"{args.out}: {megabytes:.1f} MB (at most {MOST_MEGABYTES} MB may be shipped)")
+
+
+if __name__ == "__main__":
+    main()
