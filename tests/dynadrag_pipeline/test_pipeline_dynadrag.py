@@ -1,0 +1,481 @@
+"""The pipeline's contract with its callers, on tiny random components."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_motion_predictor, make_scheduler, make_unet
+from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from PIL import Image
+
+from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline.drag_engine import DragSettings
+from dynadrag_pipeline.identity_lora import tuner_layers
+
+HANDLES = [(40, 30), (20, 50)]
+TARGETS = [(60, 50), (10, 40)]
+
+
+def snapshot(pipe: DynaDragPipeline) -> dict[str, object]:
+    """Everything about a pipeline's components that a call must leave alone."""
+    modules = {name: module for name, module in pipe.components.items() if isinstance(module, torch.nn.Module)}
+    return {
+        "processors": dict(pipe.unet.attn_processors),
+        "modes": [m.training for module in modules.values() for m in module.modules()],
+        "grad flags": [p.requires_grad for module in modules.values() for p in module.parameters()],
+        "keys": [list(module.state_dict()) for module in modules.values()],
+        "hooks": [len(m._forward_hooks) for m in pipe.unet.modules()],
+        "adapters": [
+            (name, list(layer.active_adapters), layer.disable_adapters, dict(layer.scaling))
+            for name, layer in tuner_layers(pipe.unet).items()
+        ],
+        "scheduler": dict(pipe.scheduler.config),
+    }
+
+
+def weights(pipe: DynaDragPipeline) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in pipe.unet.parameters()]
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_of_any_size_comes_back_at_its_size_with_its_record(pipe, quick, picture):
+    output = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
+    assert output.images.shape == (1, 3, 80, 96)
+    assert output.images.min() >= 0
+    assert output.images.max() <= 1
+    assert output.trajectories.shape == (4, 2, 2)
+    assert output.trajectories.dtype == torch.float32
+    assert torch.equal(output.trajectories[0], torch.tensor(HANDLES, dtype=torch.float32))
+    assert len(output.iterations) == 3
+    assert output.stop_reason == "reached"
+    assert output.motion_source == "straight"
+
+
+def test_straight_steps_share_the_way_equally_in_pixels_of_the_input(pipe, quick, picture):
+    output = pipe(picture, HANDLES, TARGETS, **quick)
+    way = torch.tensor(TARGETS) - torch.tensor(HANDLES)
+    for iteration in output.iterations:
+        assert torch.allclose(iteration.step, way / 3, atol=1e-4)
+        assert torch.allclose(iteration.predicted_step, way / 3, atol=1e-4)
+    assert torch.allclose(output.trajectories[-1], torch.tensor(TARGETS, dtype=torch.float32), atol=1e-3)
+
+
+def test_records_follow_one_another(pipe, quick, picture):
+    output = pipe(picture, HANDLES, TARGETS, dynamic_selection=None, **quick)
+    for index, iteration in enumerate(output.iterations):
+        assert torch.allclose(iteration.handles, output.trajectories[index], atol=1e-4)
+        assert torch.allclose(iteration.handles + iteration.step, output.trajectories[index + 1], atol=1e-4)
+        assert iteration.valid.tolist() == [True, True]
+        assert iteration.loss_after < iteration.loss_before
+        assert iteration.image is None
+
+
+def test_intermediates_are_kept_on_request(pipe, quick, picture):
+    pipe.register_modules(motion_predictor=make_motion_predictor())
+    output = pipe(picture, HANDLES, TARGETS, return_intermediates=True, output_type="pt", **quick)
+    assert output.motion_source == "motion_predictor"
+    for iteration in output.iterations:
+        assert iteration.image.shape == (3, 64, 76)
+        assert iteration.flow.shape == (2, 64, 76)
+    last = torch.nn.functional.interpolate(
+        output.iterations[-1].image[None], size=(80, 96), mode="bicubic", antialias=True
+    ).clamp(0, 1)
+    assert torch.allclose(output.images, last)
+
+
+def test_the_output_type_changes_the_form_and_not_the_picture(pipe, quick, picture):
+    tensor = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    array = pipe(picture, HANDLES, TARGETS, output_type="np", **quick).images
+    (image,) = pipe(picture, HANDLES, TARGETS, output_type="pil", **quick).images
+    latents = pipe(picture, HANDLES, TARGETS, output_type="latent", **quick).images
+    assert array.shape == (1, 80, 96, 3)
+    assert image.size == (96, 80)
+    assert latents.shape == (1, 4, 16, 19)
+    assert np.allclose(array, tensor.permute(0, 2, 3, 1).numpy())
+    assert np.abs(np.asarray(image) / 255 - array[0]).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_tuple_has_the_fields_of_the_output(pipe, quick, picture):
+    output = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
+    fields = pipe(picture, HANDLES, TARGETS, output_type="pt", return_dict=False, **quick)
+    assert torch.equal(fields[0], output.images)
+    assert torch.equal(fields[1], output.trajectories)
+    assert fields[3:] == ("reached", "straight")
+
+
+def test_a_list_of_pictures_is_edited_like_each_alone(pipe, quick, picture):
+    other = picture.flip(-1)[:, :70]
+    alone = [
+        pipe(picture, HANDLES, TARGETS, output_type="pt", **quick),
+        pipe(other, [(9, 9)], [(30, 9)], output_type="pt", **quick),
+    ]
+    both = pipe([picture, other], [HANDLES, [(9, 9)]], [TARGETS, [(30, 9)]], output_type="pt", **quick)
+    assert both.stop_reason == ["reached", "reached"]
+    for index in range(2):
+        assert torch.equal(both.images[index], alone[index].images[0])
+        assert torch.equal(both.trajectories[index], alone[index].trajectories)
+
+
+def test_one_instruction_holds_for_a_batch(pipe, quick, picture):
+    output = pipe(torch.stack([picture, picture]), HANDLES, TARGETS, output_type="pt", **quick)
+    assert output.images.shape == (2, 3, 80, 96)
+    assert torch.equal(output.images[0], output.images[1])
+
+
+def test_pictures_of_any_kind_are_accepted(pipe, quick, picture):
+    array = (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    expected = pipe(array, HANDLES, TARGETS, output_type="pt", **quick).images
+    for same in (Image.fromarray(array), torch.from_numpy(array).permute(2, 0, 1), array.astype(np.float32) / 255):
+        assert torch.allclose(pipe(same, HANDLES, TARGETS, output_type="pt", **quick).images, expected, atol=1e-4)
+
+
+# --- repeatability and the generator ----------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_result_whatever_was_edited_before(pipe, quick, picture):
+    def edit(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return pipe(picture, HANDLES, TARGETS, generator=generator, output_type="pt", **quick).images
+
+    first, other, again = edit(3), edit(4), edit(3)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_without_a_generator_calls_repeat_and_leave_the_global_random_state_alone(pipe, quick, picture):
+    before = torch.get_rng_state()
+    first = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    assert torch.equal(pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images, first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_short_side_is_edited_at_the_size_that_the_unet_was_trained_at(pipe, quick, picture):
+    assert pipe(picture, HANDLES, TARGETS, output_type="latent", **quick).images.shape[-2:] == (16, 19)
+
+
+def test_another_processing_resolution_or_the_picture_s_own_may_be_asked_for(pipe, quick, picture):
+    def latent_size(resolution: int) -> tuple[int, ...]:
+        options = quick | {"processing_resolution": resolution, "output_type": "latent"}
+        return tuple(pipe(picture, HANDLES, TARGETS, **options).images.shape[-2:])
+
+    assert latent_size(0) == (20, 24)
+    assert latent_size(100) == (25, 30)
+
+
+# --- callback ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_callback_makes_of_the_last_latents_is_returned(pipe, quick, picture):
+    def zero(pipe, index, timestep, tensors):
+        if index == pipe.num_timesteps - 1:
+            tensors["latents"] = torch.zeros_like(tensors["latents"])
+        return tensors
+
+    output = pipe(picture, HANDLES, TARGETS, output_type="latent", callback_on_step_end=zero, **quick)
+    assert not output.images.any()
+
+
+def test_the_callback_sees_the_tensors_that_it_asks_for_once_an_iteration(pipe, quick, picture):
+    seen = []
+
+    def look(pipe, index, timestep, tensors):
+        seen.append((index, int(timestep), sorted(tensors)))
+        return {}
+
+    names = ["latents", "prompt_embeds"]
+    pipe(picture, HANDLES, TARGETS, callback_on_step_end=look, callback_on_step_end_tensor_inputs=names, **quick)
+    assert seen == [(0, 751, names), (1, 751, names), (2, 751, names)]
+
+
+def test_an_interrupt_returns_the_edit_so_far(pipe, quick, picture):
+    def stop(pipe, index, timestep, tensors):
+        pipe._interrupt = index == 1
+        return tensors
+
+    output = pipe(picture, HANDLES, TARGETS, callback_on_step_end=stop, output_type="pt", **quick)
+    assert output.stop_reason == "interrupted"
+    assert len(output.iterations) == 2
+    assert output.trajectories.shape == (3, 2, 2)
+    assert pipe(picture, HANDLES, TARGETS, **quick).stop_reason == "reached"
+
+
+# --- the pipeline's own state -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["_denoising_loss", "ddim_invert", "motion_supervision_loss", "mid edit"])
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_nothing_is_left_behind_by_a_call_that_fails(pipe, quick, picture, monkeypatch, stage, error):
+    pipe.unet.train()
+    before, before_weights = snapshot(pipe), weights(pipe)
+    options = dict(quick)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    if stage == "mid edit":
+        options["callback_on_step_end"] = fail
+    else:
+        room = {"_denoising_loss": "identity_lora"}.get(stage, "drag_engine")
+        monkeypatch.setattr(f"dynadrag_pipeline.{room}.{stage}", fail)
+    with pytest.raises(type(error)):
+        pipe(picture, HANDLES, TARGETS, **options)
+    assert snapshot(pipe) == before
+    assert all(torch.equal(*pair) for pair in zip(before_weights, weights(pipe), strict=True))
+
+
+def test_nothing_is_left_behind_by_a_call_that_succeeds(pipe, quick, picture):
+    before, before_weights = snapshot(pipe), weights(pipe)
+    pipe(picture, HANDLES, TARGETS, **quick)
+    assert snapshot(pipe) == before
+    assert all(torch.equal(*pair) for pair in zip(before_weights, weights(pipe), strict=True))
+
+
+# --- LoRAs ------------------------------------------------------------------------------------------------------------
+
+
+def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Record the fits of identity LoRAs, which still happen."""
+    from dynadrag_pipeline import pipeline_dynadrag
+
+    fits: list[object] = []
+    fit = pipeline_dynadrag.fit_identity_lora
+    monkeypatch.setattr(pipeline_dynadrag, "fit_identity_lora", lambda *a, **k: fits.append(a) or fit(*a, **k))
+    return fits
+
+
+def test_an_identity_lora_is_fitted_once_for_a_picture_and_its_settings(pipe, quick, picture, monkeypatch):
+    fits = count_fits(monkeypatch)
+    pipe(picture, HANDLES, TARGETS, **quick)
+    pipe(picture, HANDLES, [(45, 35), (15, 45)], **quick)
+    assert len(fits) == 1
+    pipe(picture.flip(-1), HANDLES, TARGETS, **quick)
+    pipe(picture, HANDLES, TARGETS, **(quick | {"identity_lora_steps": 3}))
+    assert len(fits) == 3
+
+
+def test_no_identity_lora_is_fitted_for_no_steps(pipe, quick, picture, monkeypatch):
+    fits = count_fits(monkeypatch)
+    pipe(picture, HANDLES, TARGETS, **(quick | {"identity_lora_steps": 0}))
+    assert not fits
+    with pytest.raises(ValueError, match="no identity LoRA to save"):
+        pipe.save_identity_lora("anywhere")
+
+
+def test_a_saved_identity_lora_spares_another_pipeline_the_fit(pipe, quick, picture, monkeypatch, tmp_path):
+    expected = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    pipe.save_identity_lora(tmp_path)
+    other = DynaDragPipeline(**pipe.components)
+    other.set_progress_bar_config(disable=True)
+    other.load_identity_lora(tmp_path)
+    fits = count_fits(monkeypatch)
+    assert torch.equal(other(picture, HANDLES, TARGETS, output_type="pt", **quick).images, expected)
+    assert not fits
+    other(picture.flip(-1), HANDLES, TARGETS, **quick)
+    assert len(fits) == 1
+
+
+def add_user_lora(unet: UNet2DConditionModel) -> None:
+    """A LoRA as a user would have loaded it: on the queries alone, and strong enough to be seen."""
+    torch.manual_seed(5)
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q"]), "theirs")
+    unet.set_adapters("theirs", 0.7)
+
+
+def test_the_user_s_own_lora_stays_active_and_is_untouched_after(pipe, quick, picture):
+    plain = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    add_user_lora(pipe.unet)
+    before, before_weights = snapshot(pipe), weights(pipe)
+    styled = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    assert not torch.allclose(plain, styled, atol=1e-3)
+    assert snapshot(pipe) == before
+    assert all(torch.equal(*pair) for pair in zip(before_weights, weights(pipe), strict=True))
+
+
+def test_the_scale_of_cross_attention_kwargs_weighs_the_user_s_lora_alone(pipe, quick, picture):
+    plain = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    add_user_lora(pipe.unet)
+    before = snapshot(pipe)
+    off = pipe(picture, HANDLES, TARGETS, output_type="pt", cross_attention_kwargs={"scale": 0.0}, **quick).images
+    assert torch.allclose(off, plain, atol=1e-5)
+    assert snapshot(pipe) == before
+
+
+# --- diffusers' habits ------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_pipeline_loads_and_edits_alike(pipe, quick, picture, tmp_path):
+    pipe.register_modules(motion_predictor=make_motion_predictor())
+    expected = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    pipe.save_pretrained(tmp_path)
+    loaded = DynaDragPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(loaded(picture, HANDLES, TARGETS, output_type="pt", **quick).images, expected)
+
+
+def test_components_of_stable_diffusion_pipelines_can_be_taken_over(pipe, quick, picture):
+    parts = {key: pipe.components[key] for key in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    diffusion = StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    dragging = DynaDragPipeline.from_pipe(diffusion)
+    dragging.set_progress_bar_config(disable=True)
+    assert dragging(picture, HANDLES, TARGETS, **quick).stop_reason == "reached"
+    assert dragging.unet is diffusion.unet
+
+
+def test_the_scheduler_of_stable_diffusion_repositories_is_converted(pipe, quick, picture):
+    expected = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
+    config = dict(make_scheduler().config) | {"skip_prk_steps": True}
+    pipe.scheduler = PNDMScheduler.from_config(config)
+    assert torch.allclose(pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images, expected, atol=1e-5)
+
+
+def test_bfloat16_runs_and_stays_close_enough_to_be_the_same_edit(pipe, quick, picture):
+    full = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
+    half = pipe.to(dtype=torch.bfloat16)(picture, HANDLES, TARGETS, output_type="pt", **quick)
+    assert torch.equal(full.trajectories, half.trajectories)
+    assert half.images.isfinite().all()
+    assert (full.images - half.images).abs().mean() < 0.05
+
+
+def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
+    pipe, quick, picture, monkeypatch, caplog
+):
+    from dynadrag_pipeline import drag_engine
+
+    good = pipe(picture, HANDLES, TARGETS, output_type="pt", **(quick | {"max_iterations": 3})).iterations
+    loss, calls = drag_engine.motion_supervision_loss, []
+
+    def diverging(*args):
+        calls.append(None)
+        return loss(*args) * (float("nan") if len(calls) > 4 else 1)
+
+    monkeypatch.setattr(drag_engine, "motion_supervision_loss", diverging)
+    logging.getLogger("diffusers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        output = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
+    assert output.stop_reason == "diverged"
+    assert len(output.iterations) == 1
+    assert output.iterations[0].loss_after == good[0].loss_after
+    assert output.images.isfinite().all()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": None}, "`image` is missing"),
+        ({"image": "portrait.png"}, "`image` must be a PIL image"),
+        ({"image": []}, "`image` is an empty list"),
+        ({"image": torch.zeros(3, 63, 80)}, r"`image` must be at least 64 pixels on each side, got 80x63"),
+        ({"image": torch.full((3, 80, 80), -1.0)}, r"`image` must have finite values in \[0, 1\]"),
+        ({"image": torch.zeros(2, 80, 80)}, "`image` must have 1, 3 or 4 channels"),
+        ({"handles": []}, "`handles` must be at least one"),
+        ({"handles": [(1, 2)]}, "1 handles and 2 targets"),
+        ({"handles": [(1, 2), (96, 3)]}, r"`handles` must lie inside the picture, x in \[0, 95\].*\(96, 3\)"),
+        ({"targets": [(1, 2), (3, -1)]}, r"`targets` must lie inside the picture.*\(3, -1\)"),
+        ({"targets": [(1, 2), (3, float("nan"))]}, "`targets` must be finite"),
+        ({"targets": [(1, 2, 3), (3, 4, 5)]}, r"`targets` must be .* got shape \(2, 3\)"),
+        ({"targets": "here"}, "`targets` must be a list of"),
+        ({"mask": torch.zeros(3, 80, 96)}, "`mask` must have one channel"),
+        ({"mask": "mask.png"}, "`mask` must be a PIL image"),
+        ({"prompt": 3}, "`prompt` must be a string, got 3"),
+        ({"num_inference_steps": 0}, "`num_inference_steps` must be a whole number of at least 1, got 0"),
+        ({"num_inference_steps": 1000}, "`num_inference_steps` must be under 1000, got 1000"),
+        ({"inversion_strength": 1.5}, "`inversion_strength` must be a finite number above 0 and at most 1, got 1.5"),
+        ({"max_iterations": 2.5}, "`max_iterations` must be a whole number"),
+        ({"supervision_steps": 0}, "`supervision_steps`"),
+        ({"supervision_lr": -1.0}, "`supervision_lr`"),
+        ({"supervision_radius": -1}, "`supervision_radius`"),
+        ({"mask_weight": float("nan")}, "`mask_weight`"),
+        ({"feature_block": 2}, "`feature_block` must index one of the 2 up-blocks of `unet`, got 2"),
+        ({"channel_reduction": "max"}, "`channel_reduction` must be one of 'mean', 'sum', got 'max'"),
+        ({"source_patches": "never"}, "`source_patches`"),
+        ({"optimizer_scope": "step"}, "`optimizer_scope`"),
+        (
+            {"dynamic_selection": "best"},
+            "`dynamic_selection` must be one of 'all', 'first', 'random', None, got 'best'",
+        ),
+        ({"similarity_threshold": 2}, "`similarity_threshold`"),
+        ({"kv_start_layer": 5}, r"`kv_start_layer` must be in 0..4 for this `unet`, got 5"),
+        ({"stop_distance": -1}, "`stop_distance`"),
+        ({"motion_guard": "bounce"}, "`motion_guard` must be one of 'none', 'clamp', 'project', got 'bounce'"),
+        ({"identity_lora_steps": -1}, "`identity_lora_steps`"),
+        ({"identity_lora_rank": 0}, "`identity_lora_rank`"),
+        ({"identity_lora_lr": 0}, "`identity_lora_lr`"),
+        ({"processing_resolution": 8}, "`processing_resolution` must be None, 0 or at least 64 pixels, got 8"),
+        ({"output_type": "jpeg"}, "`output_type` must be one of 'pil', 'np', 'pt', 'latent', got 'jpeg'"),
+        ({"cross_attention_kwargs": 1}, "`cross_attention_kwargs` must be a dict, got int"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "`callback_on_step_end_tensor_inputs` must be among"),
+        ({"generator": [torch.Generator()] * 2}, "`generator` must have one entry for each of the 1 pictures, got 2"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name_before_any_work(pipe, picture, monkeypatch, changes, message):
+    monkeypatch.setattr(pipe.vae, "encode", lambda *args: pytest.fail("work was begun"))
+    arguments = {"image": picture, "handles": HANDLES, "targets": TARGETS} | changes
+    with pytest.raises(ValueError, match=message):
+        pipe(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("component", "value", "message"),
+    [
+        ("unet", None, "`unet` is missing"),
+        ("vae", None, "`vae` is missing"),
+        ("tokenizer", None, "`tokenizer` is missing"),
+        ("unet", torch.nn.Linear(1, 1), "`unet` must be a UNet2DConditionModel, got Linear"),
+        ("motion_predictor", torch.nn.Linear(1, 1), "`motion_predictor` must be a MotionPredictorModel or None"),
+        ("scheduler", make_scheduler(thresholding=True), "thresholding"),
+        ("scheduler", make_scheduler(prediction_type="sample"), "must predict epsilon or v_prediction, got 'sample'"),
+    ],
+)
+def test_components_that_do_not_fit_are_refused_by_name(pipe, picture, component, value, message):
+    setattr(pipe, component, value)
+    with pytest.raises(ValueError, match=message):
+        pipe(picture, HANDLES, TARGETS)
+
+
+def rebuilt_unet(**changes: int) -> UNet2DConditionModel:
+    config = {key: value for key, value in make_unet().config.items() if not key.startswith("_")}
+    return UNet2DConditionModel(**(config | changes))
+
+
+def test_an_inpainting_unet_is_refused(pipe, picture):
+    pipe.unet = rebuilt_unet(in_channels=9)
+    with pytest.raises(ValueError, match="`unet` has 9 input and 4 output channels"):
+        pipe(picture, HANDLES, TARGETS)
+
+
+def test_a_text_encoder_of_another_width_is_refused(pipe, picture):
+    pipe.unet = rebuilt_unet(cross_attention_dim=24)
+    with pytest.raises(ValueError, match="`text_encoder` has width 16, but `unet` attends to width 24"):
+        pipe(picture, HANDLES, TARGETS)
+
+
+def test_fused_projections_are_refused_with_the_remedy(pipe, picture):
+    pipe.unet.fuse_qkv_projections()
+    with pytest.raises(ValueError, match=r"unfuse_qkv_projections\(\)"):
+        pipe(picture, HANDLES, TARGETS)
+
+
+def test_inference_mode_is_refused(pipe, picture):
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        pipe(picture, HANDLES, TARGETS)
+
+
+def test_the_documented_defaults_are_the_settings_defaults():
+    import inspect
+
+    call = inspect.signature(DynaDragPipeline.__call__).parameters
+    for name, value in vars(DragSettings()).items():
+        if name != "kv_start_layer":  # None in the call: it depends on the UNet
+            assert call[name].default == value, name
