@@ -39,7 +39,7 @@ def weights(pipe: DynaDragPipeline) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in pipe.unet.parameters()]
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- what comes out ---
 
 
 def test_a_picture_of_any_size_comes_back_at_its_size_with_its_record(pipe, quick, picture):
@@ -133,7 +133,7 @@ def test_pictures_of_any_kind_are_accepted(pipe, quick, picture):
         assert torch.allclose(pipe(same, HANDLES, TARGETS, output_type="pt", **quick).images, expected, atol=1e-4)
 
 
-# --- repeatability and the generator ----------------------------------------------------------------------------------
+# --- repeatability and the generator ---
 
 
 def test_the_same_seed_gives_the_same_result_whatever_was_edited_before(pipe, quick, picture):
@@ -153,7 +153,7 @@ def test_without_a_generator_calls_repeat_and_leave_the_global_random_state_alon
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# --- sizes ------------------------------------------------------------------------------------------------------------
+# --- sizes ---
 
 
 def test_the_short_side_is_edited_at_the_size_that_the_unet_was_trained_at(pipe, quick, picture):
@@ -169,7 +169,7 @@ def test_another_processing_resolution_or_the_picture_s_own_may_be_asked_for(pip
     assert latent_size(100) == (25, 30)
 
 
-# --- callback ---------------------------------------------------------------------------------------------------------
+# --- callback ---
 
 
 def test_what_the_callback_makes_of_the_last_latents_is_returned(pipe, quick, picture):
@@ -206,7 +206,7 @@ def test_an_interrupt_returns_the_edit_so_far(pipe, quick, picture):
     assert pipe(picture, HANDLES, TARGETS, **quick).stop_reason == "reached"
 
 
-# --- the pipeline's own state -----------------------------------------------------------------------------------------
+# --- the pipeline's own state ---
 
 
 @pytest.mark.parametrize("stage", ["_denoising_loss", "ddim_invert", "motion_supervision_loss", "mid edit"])
@@ -237,7 +237,7 @@ def test_nothing_is_left_behind_by_a_call_that_succeeds(pipe, quick, picture):
     assert all(torch.equal(*pair) for pair in zip(before_weights, weights(pipe), strict=True))
 
 
-# --- LoRAs ------------------------------------------------------------------------------------------------------------
+# --- LoRAs ---
 
 
 def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
@@ -307,7 +307,7 @@ def test_the_scale_of_cross_attention_kwargs_weighs_the_user_s_lora_alone(pipe, 
     assert snapshot(pipe) == before
 
 
-# --- diffusers' habits ------------------------------------------------------------------------------------------------
+# --- diffusers' habits ---
 
 
 def test_a_saved_pipeline_loads_and_edits_alike(pipe, quick, picture, tmp_path):
@@ -367,7 +367,7 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
     assert output.images.isfinite().all()
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ---
 
 
 @pytest.mark.parametrize(
