@@ -1,0 +1,49 @@
+"""How the package is built: what is installed with it, and what it needs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+DEMO = ["matplotlib>=3.8", "scikit-image>=0.22"]
+DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "setuptools>=69"]
+
+setup(
+    name="dynadrag",
+    version="0.1.0",
+    description="Drag-style image editing by motion prediction (DynaDrag), as a plugin for Hugging Face diffusers",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["diffusers", "image editing", "drag editing", "stable diffusion", "motion prediction"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["dynadrag_pipeline*", "motion_predictor*", "conversion*"]),
+    package_data={
+        "dynadrag_pipeline": [
+            "py.typed",
+            *(f"weights/**/*.{suffix}" for suffix in ("json", "safetensors", "txt", "md")),
+        ],
+        "motion_predictor": ["py.typed"],
+    },
+    install_requires=[
+        "torch>=2.4",
+        "diffusers>=0.40,<0.43",
+        "transformers>=5",
+        "peft>=0.17",
+        "accelerate>=1.0",
+        "huggingface_hub>=1.31",
+        "safetensors>=0.4.5",
+        "numpy>=1.26",
+        "Pillow>=10",
+        "tqdm>=4.60",
+    ],
+    extras_require={"demo": DEMO, "dev": [*DEMO, *DEV]},
+    entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.cli:main"]},
+)
