@@ -1,0 +1,153 @@
+"""What is installed, pinned and promised: the files round the packages, and what the documents say of them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import runpy
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+from dynadrag_pipeline.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "examples/portraits_128/README.md",
+)
+OUR_PACKAGES = {"conversion", "dynadrag_pipeline", "motion_predictor"}
+OUR_PATH = re.compile(r"(?<![\w/.-])(?:\.ci|docs|examples|tests|dynadrag_pipeline|motion_predictor)/[\w./-]*\w")
+LINK = re.compile(r"\]\(([^)]+)\)|src=\"([^\"]+)\"")
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What setup.py passes to setuptools."""
+    arguments: dict[str, Any] = {}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+    runpy.run_path("setup.py")
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def constraints() -> dict[str, str]:
+    """Tested version of each package, by its normalised name."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {_normalised(name): version for name, version in pins}
+
+
+def test_installs_the_packages_and_nothing_else(declared: dict[str, Any]) -> None:
+    top_level = {package.split(".")[0] for package in declared["packages"]}
+    assert {"dynadrag_pipeline", "motion_predictor"} <= top_level <= OUR_PACKAGES
+
+
+def test_installs_all_files_of_the_embedded_checkpoint(declared: dict[str, Any]) -> None:
+    files = {path for path in EMBEDDED_CHECKPOINT.rglob("*") if path.is_file()}
+    assert EMBEDDED_CHECKPOINT / "model_index.json" in files
+    assert files <= _packaged_files(declared)
+
+
+def test_installs_the_markers_of_type_hints(declared: dict[str, Any]) -> None:
+    markers = {ROOT / package / "py.typed" for package in ("dynadrag_pipeline", "motion_predictor")}
+    assert markers <= _packaged_files(declared)
+
+
+def test_command_line_is_a_function_that_exists(declared: dict[str, Any]) -> None:
+    (script,) = declared["entry_points"]["console_scripts"]
+    module, function = script.removeprefix("dynadrag=").split(":")
+    assert callable(getattr(__import__(module, fromlist=[function]), function))
+
+
+def test_newest_entry_of_the_changelog_is_this_version(declared: dict[str, Any]) -> None:
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == declared["version"]
+
+
+def test_every_requirement_has_a_tested_version(declared: dict[str, Any], constraints: dict[str, str]) -> None:
+    requirements = [*declared["install_requires"], *declared["extras_require"]["dev"]]
+    names = {_normalised(re.split(r"[<>=!~\[; ]", requirement)[0]) for requirement in requirements}
+    assert "torch" in names
+    assert names <= constraints.keys()
+
+
+def test_constraints_are_plain_versions(constraints: dict[str, str]) -> None:
+    """No tags of local builds such as `+cpu`, which most package indexes do not have."""
+    assert {name: version for name, version in constraints.items() if not re.fullmatch(r"[\d.]+", version)} == {}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_document_points_to_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = [(first or second).split("#")[0] for first, second in LINK.findall(text)]
+    local = [(ROOT / document).parent / link for link in links if link and "://" not in link]
+    paths = [ROOT / path for path in OUR_PATH.findall(text)]
+    assert local or paths or document == "CHANGELOG.md"
+    assert [str(path) for path in [*local, *paths] if not path.exists()] == []
+
+
+def test_readme_calls_the_pipeline_with_arguments_that_it_has() -> None:
+    blocks = _code_blocks("README.md", "python")
+    assert blocks
+    calls = [node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    used = {key.arg for call in calls if ast.unparse(call.func) == "pipe" for key in call.keywords}
+    methods = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute) and _is_pipe(call.func.value)}
+    assert {"handles", "targets"} <= used <= inspect.signature(DynaDragPipeline.__call__).parameters.keys()
+    assert [name for name in methods if not hasattr(DynaDragPipeline, name)] == []
+
+
+def test_readme_names_options_and_defaults_that_the_pipeline_has() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    parameters = inspect.signature(DynaDragPipeline.__call__).parameters
+    assert len(rows) > 5
+    assert {name: ast.literal_eval(default) for name, default in rows} == {
+        name: parameters[name].default for name, _ in rows
+    }
+
+
+def test_readme_commands_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = "\n".join(_code_blocks("README.md", "bash")).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("dynadrag ")]
+    assert commands
+    for command in commands:
+        build_parser().parse_args(command)
+
+
+def test_make_targets_that_documents_name_exist() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = {name for document in DOCUMENTS for name in _make_targets((ROOT / document).read_text())}
+    assert {"demo", "test", "lint"} <= named <= set(targets)
+
+
+def _packaged_files(declared: dict[str, Any]) -> set[Path]:
+    """The files beside the modules that setuptools would install."""
+    command = setuptools.Distribution(declared).get_command_obj("build_py")
+    command.ensure_finalized()
+    return {ROOT / folder / file for _, folder, _, files in command.data_files for file in files}
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _code_blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def _make_targets(text: str) -> list[str]:
+    return re.findall(r"(?:`|^)make (?:[A-Z]+=\S+ )*([a-z]+)", text, re.MULTILINE)
+
+
+def _is_pipe(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "pipe"
