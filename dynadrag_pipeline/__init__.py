@@ -23,6 +23,19 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "weights" / "portraits-128"
 """Folder of the small trained checkpoint that comes with the package: portraits, edited at 128 pixels."""
 
+EMBEDDED_SETTINGS: dict[str, Any] = {
+    "inversion_strength": 0.5,
+    "supervision_lr": 0.02,
+    "supervision_radius": 4,
+    "dynamic_selection": None,
+}
+"""Keywords of the pipeline's call that suit the embedded checkpoint.
+
+The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels knows
+little at the last timesteps, and one cell of its features sees little of the picture; so the latent is edited half-way,
+and by larger patches.
+"""
+
 _HOME = {
     "DragInstruction": "dynadrag_pipeline.drag_instruction",
     "DragIteration": "dynadrag_pipeline.pipeline_output",
@@ -34,6 +47,7 @@ _HOME = {
 
 __all__ = [
     "EMBEDDED_CHECKPOINT",
+    "EMBEDDED_SETTINGS",
     "DragInstruction",
     "DragIteration",
     "DynaDragPipeline",

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
+from . import EMBEDDED_SETTINGS
+
 if TYPE_CHECKING:
     from .pipeline_dynadrag import DynaDragPipeline
     from .pipeline_output import DynaDragPipelineOutput
@@ -265,7 +267,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="DIR_OR_ID",
         help="folder or Hub id of a Stable Diffusion 1.x or 2.x model, or of one saved by DynaDragPipeline "
-        "(default: the small portrait model that comes with the package)",
+        "(default: the small portrait model that comes with the package, with settings that suit it where none are "
+        "given)",
     )
     group.add_argument(
         "--device",
@@ -358,9 +361,13 @@ def _instruction(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The keywords of the pipeline's call that were given on the command line."""
+    """The keywords of the pipeline's call that were given on the command line.
+
+    The model that comes with the package has settings of its own, which stand where nothing else was given.
+    """
     names = [setting.name for group in SETTINGS.values() for setting in group]
-    settings = {name: value for name, value in vars(args).items() if name in names}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    settings = given if args.model else {**EMBEDDED_SETTINGS, **given}
     if settings.get("dynamic_selection") == "none":
         settings["dynamic_selection"] = None
     return settings

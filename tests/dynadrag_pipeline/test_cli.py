@@ -92,6 +92,7 @@ def pipeline(monkeypatch, tmp_path) -> FakePipeline:
     embedded = tmp_path / "embedded"
     embedded.mkdir()
     monkeypatch.setattr(dynadrag_pipeline, "EMBEDDED_CHECKPOINT", embedded)
+    monkeypatch.setattr("dynadrag_pipeline.cli.EMBEDDED_SETTINGS", {})
     monkeypatch.setattr(dynadrag_pipeline.DynaDragPipeline, "from_pretrained", fake.from_pretrained)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -159,6 +160,17 @@ def test_edit_writes_picture_sheet_and_record(pipeline, portrait, out, capsys):
     for name in names(out):
         assert str(out / name) in printed
     assert "2 iterations by the motion predictor, ended: stalled; mean remaining distance 9.0 px" in printed
+
+
+def test_the_embedded_model_has_settings_of_its_own_which_give_way_to_what_is_given(
+    pipeline, portrait, out, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dynadrag_pipeline.cli.EMBEDDED_SETTINGS", {"supervision_radius": 4, "supervision_lr": 0.5})
+    assert edit(portrait, out, *EDIT, "--supervision-lr", "0.25") == 0
+    assert edit(portrait, out, *EDIT, "--force", "--model", str(tmp_path / "embedded")) == 0
+    with_its_own, of_another_model = pipeline.calls
+    assert (with_its_own["supervision_radius"], with_its_own["supervision_lr"]) == (4, 0.25)
+    assert not {"supervision_radius", "supervision_lr"} & set(of_another_model)
 
 
 def test_what_is_not_given_is_left_to_the_pipeline(pipeline, portrait, out):
