@@ -32,7 +32,7 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
 """Keywords of the pipeline's call that suit the embedded checkpoint.
 
 The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels knows
-little at the last timesteps, and one cell of its features sees little of the picture; so the latent is edited half-way,
+little at the last timesteps, and one cell of its features sees little of the picture; hence edits half-way,
 and by larger patches.
 """
 
