@@ -48,11 +48,11 @@ EXAMPLE_DOC_STRING = """
     Examples:
         ```py
         >>> from PIL import Image
-        >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+        >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline
 
         >>> pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
         >>> portrait = Image.open("portrait.png")
-        >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)])
+        >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)], **EMBEDDED_SETTINGS)
         >>> result.images[0].save("dragged.png")
         >>> result.stop_reason
         'reached'
