@@ -87,7 +87,7 @@ def _to_unit_range(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.float32)
     if np.issubdtype(array.dtype, np.integer):
-        return (array / np.iinfo(array.dtype).max).astype(np.float32)
+        array = array / np.iinfo(array.dtype).max
     array = array.astype(np.float32)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
         raise ValueError(
