@@ -7,7 +7,8 @@ attention implementation that takes `encoder_hidden_states` works.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -106,7 +107,12 @@ class BankedAttention:
         self.layer = layer
         self.mode = mode
 
-    def __call__(
+    @property
+    def __call__(self) -> Callable[..., torch.Tensor]:
+        """The call under `inner`'s signature: `Attention` drops keyword arguments that its processor does not name."""
+        return functools.wraps(self.inner.__call__)(functools.partial(self._attend))
+
+    def _attend(
         self,
         attn: Attention,
         hidden_states: torch.Tensor,
