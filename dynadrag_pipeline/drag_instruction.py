@@ -108,10 +108,10 @@ def load_instruction(path: str | Path) -> dict[str, Any]:
 def _as_points(name: str, points: Points, size: tuple[int, int]) -> torch.Tensor:
     """Convert to `[points, 2]` float32 and check that each is a finite (x, y) inside a picture of `size`."""
     if isinstance(points, torch.Tensor):
-        points = points.detach().cpu().numpy()
+        points = points.detach().cpu().float().numpy()
     try:
         array = np.asarray(points, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"`{name}` must be a list of (x, y) pairs of numbers, got {points!r}.") from error
     if array.ndim != 2 or array.shape[1] != 2 or not len(array):
         raise ValueError(f"`{name}` must be at least one (x, y) pair, of shape (points, 2); got shape {array.shape}.")
@@ -132,7 +132,11 @@ def _as_mask(mask: Mask, size: tuple[int, int]) -> torch.Tensor | None:
     if isinstance(mask, Image.Image):
         array = np.asarray(mask.convert("L"), dtype=np.float32) / 255
     elif isinstance(mask, (np.ndarray, torch.Tensor)):
-        array = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
+        if isinstance(mask, torch.Tensor):
+            mask = mask.detach().cpu()
+            array = (mask.float() if mask.is_floating_point() else mask).numpy()
+        else:
+            array = mask
         array = array.astype(np.float32) / (255 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 1)
     else:
         raise ValueError(f"`mask` must be a PIL image, a numpy array or a tensor, got {type(mask).__name__}.")
