@@ -36,6 +36,8 @@ def main() -> None:
         scheduler=build_scheduler(),
         motion_predictor=MotionPredictorModel.from_pretrained(args.motion_predictor),
     ).to(dtype=torch.float16)
+    for part in (pipeline.vae, pipeline.unet, pipeline.motion_predictor):
+        part.register_to_config(_name_or_path="")  # where it was trained is nobody's business
     pipeline.save_pretrained(args.out)
     megabytes = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()) / 1e6
     print(f"{args.out}: {megabytes:.1f} MB (at most {MOST_MEGABYTES} MB may be shipped)")
