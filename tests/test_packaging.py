@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import setuptools
 
+import dynadrag_pipeline
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.cli import build_parser
 
@@ -101,10 +102,18 @@ def test_readme_calls_the_pipeline_with_arguments_that_it_has() -> None:
     blocks = _code_blocks("README.md", "python")
     assert blocks
     calls = [node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
-    used = {key.arg for call in calls if ast.unparse(call.func) == "pipe" for key in call.keywords}
+    used = {key.arg for call in calls if ast.unparse(call.func) == "pipe" for key in call.keywords if key.arg}
     methods = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute) and _is_pipe(call.func.value)}
     assert {"handles", "targets"} <= used <= inspect.signature(DynaDragPipeline.__call__).parameters.keys()
     assert [name for name in methods if not hasattr(DynaDragPipeline, name)] == []
+
+
+def test_readme_imports_names_that_exist() -> None:
+    nodes = [node for block in _code_blocks("README.md", "python") for node in ast.walk(ast.parse(block))]
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "dynadrag_pipeline"]
+    names = {alias.name for node in imports for alias in node.names}
+    assert "DynaDragPipeline" in names
+    assert [name for name in names if not hasattr(dynadrag_pipeline, name)] == []
 
 
 def test_readme_names_options_and_defaults_that_the_pipeline_has() -> None:
