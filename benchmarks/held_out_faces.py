@@ -1,8 +1,9 @@
 """Drag faces that no network has seen, and measure whether the content came closer to where it was to go.
 
 Each face is asked to turn its head: nose tip, chin and the outer corners of both eyes go where a rotation of the
-face's own three-dimensional landmarks takes them, alternately to the left and to the right. Options that are not
-listed are passed to the pipeline, as `--max-iterations 10` or `--dynamic-selection first`.
+face's own three-dimensional landmarks takes them, alternately to the left and to the right; what may change is a box
+round the landmarks. The settings are those of the embedded checkpoint; options that are not listed are passed to the
+pipeline over them, as `--max-iterations 10` or `--dynamic-selection first`.
 
 python benchmarks/held_out_faces.py --faces faces.zip --landmarks faces_landmarks.npz --out runs/held_out
 """
@@ -26,13 +27,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "portraits_128")
 
 from portraits import held_out_names, iter_image_files
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline
 from dynadrag_pipeline.visualization import contact_sheet
 
 SIZE = 128
 NOSE, CHIN, LEFT_EYE, RIGHT_EYE = 1, 152, 33, 263  # vertices of the MediaPipe face mesh
 LEFT_EDGE, RIGHT_EDGE = 234, 454
-TURN_DEGREES = 15.0
+TURN_DEGREES = 12.0
+MASK_MARGIN = 0.15  # of the picture's side, round the box of the landmarks
 
 
 def head_turn(landmarks: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +49,15 @@ def head_turn(landmarks: np.ndarray, degrees: float) -> tuple[np.ndarray, np.nda
     x, z = (points - axis)[:, 0], (points - axis)[:, 2]
     turned = np.stack([axis[0] + x * np.cos(angle) - z * np.sin(angle), points[:, 1]], axis=1)
     return points[:, :2].clip(0, SIZE - 1), turned.clip(0, SIZE - 1)
+
+
+def face_mask(landmarks: np.ndarray) -> np.ndarray:
+    """`(128, 128)`: 1 in the box of the landmarks `(478, 3)`, widened by `MASK_MARGIN`."""
+    low = np.rint(landmarks[:, :2].min(axis=0) - MASK_MARGIN * SIZE).clip(0).astype(int)
+    high = np.rint(landmarks[:, :2].max(axis=0) + MASK_MARGIN * SIZE).astype(int)
+    mask = np.zeros((SIZE, SIZE), dtype=np.float32)
+    mask[low[1] : high[1], low[0] : high[0]] = 1
+    return mask
 
 
 def load_held_out(faces: Path, landmarks: Path, count: int) -> list[tuple[str, Image.Image, np.ndarray]]:
@@ -105,7 +116,7 @@ def main() -> None:
     parser.add_argument("--landmarks", type=Path, required=True, help="npz with `files` and `landmarks` of the faces")
     parser.add_argument("--model", default=EMBEDDED_CHECKPOINT, help="checkpoint (default: the embedded one)")
     parser.add_argument("--count", type=int, default=8, help="number of faces (default: 8)")
-    parser.add_argument("--degrees", type=float, default=TURN_DEGREES, help="angle of the turn (default: 15)")
+    parser.add_argument("--degrees", type=float, default=TURN_DEGREES, help="angle of the turn (default: 12)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the contact sheets and figures.json")
     args, rest = parser.parse_known_args()
 
@@ -115,7 +126,8 @@ def main() -> None:
     figures = {}
     for index, (name, face, landmarks) in enumerate(load_held_out(args.faces, args.landmarks, args.count)):
         handles, targets = head_turn(landmarks, args.degrees * (-1) ** index)
-        figures[name], sheet = measure(pipe, face, handles, targets, parse_options(rest))
+        options = {**EMBEDDED_SETTINGS, "mask": face_mask(landmarks), **parse_options(rest)}
+        figures[name], sheet = measure(pipe, face, handles, targets, options)
         sheet.save(args.out / f"{Path(name).stem}.png")
         print(name, figures[name], flush=True)
         (args.out / "figures.json").write_text(json.dumps(figures, indent=2))
