@@ -26,17 +26,18 @@ EMBEDDED_CHECKPOINT = Path(__file__).parent / "weights" / "portraits-128"
 EMBEDDED_SETTINGS: dict[str, Any] = {
     "num_inference_steps": 20,
     "inversion_strength": 0.5,
-    "supervision_lr": 0.02,
+    "max_iterations": 15,
+    "supervision_lr": 0.03,
     "supervision_radius": 6,
     "dynamic_selection": None,
     "identity_lora_steps": 100,
 }
 """Keywords of the pipeline's call that suit the embedded checkpoint.
 
-The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels knows
-little at the last timesteps, and a cell of its features sees little of the picture: so the latent is edited half-way and
-by large patches. Its features are alike all over a face, so selecting handles by them would drag one at a time; all are
-dragged. Fewer denoising and LoRA steps save a newcomer's time.
+The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels
+knows little at the last timesteps, and a cell of its features sees little of the picture: so the latent is edited
+half-way, by large patches and with larger steps. Its features are alike all over a face, so selecting handles by them
+would drag one at a time; all are dragged. Fewer iterations, denoising and LoRA steps save a newcomer's time.
 """
 
 _HOME = {
