@@ -432,7 +432,9 @@ def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     try:
         folder = Path(model).expanduser()
         pipe = DynaDragPipeline.from_pretrained(
-            str(folder) if folder.is_dir() else model, dtype=getattr(torch, args.dtype)
+            str(folder) if folder.is_dir() else model,
+            dtype=getattr(torch, args.dtype),
+            safety_checker=None,  # not used, so its gigabyte is not downloaded either
         ).to(args.device)
     except (OSError, ValueError) as error:
         raise CommandError(f"--model: cannot load `{model}`: {_one_line(error)}") from error

@@ -39,7 +39,7 @@ class FakePipeline:
         self.call_error: BaseException | None = None
         self.loss = 0.25
 
-    def from_pretrained(self, model: str, dtype: torch.dtype) -> FakePipeline:
+    def from_pretrained(self, model: str, dtype: torch.dtype, safety_checker: None) -> FakePipeline:
         self.loaded.append((model, dtype))
         if self.load_error:
             raise self.load_error
