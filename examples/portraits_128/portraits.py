@@ -75,6 +75,13 @@ def load_portraits(
     return stacked, torch.from_numpy(np.concatenate(weights))
 
 
+def load_held_out(source: Path, size: int = 128) -> torch.Tensor:
+    """The pictures of `source` that [`load_portraits`] leaves out: `[60, 3, size, size]` uint8."""
+    files = dict(iter_image_files(source))
+    loaded = [decode_square(files[name], size) for name in held_out_names(files)]
+    return torch.from_numpy(np.stack(loaded)).permute(0, 3, 1, 2).contiguous()
+
+
 def draw_batch(
     pictures: torch.Tensor, weights: torch.Tensor, batch_size: int, generator: torch.Generator
 ) -> torch.Tensor:

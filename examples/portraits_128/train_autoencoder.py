@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from fit import fit
-from portraits import draw_batch, load_portraits
+from portraits import draw_batch, load_held_out, load_portraits
 from torch.nn.functional import l1_loss
 
 CROP = 64
@@ -48,6 +48,17 @@ def latent_scale(vae: AutoencoderKL, pictures: torch.Tensor, weights: torch.Tens
     return 1.0 / latents.std().item()
 
 
+@torch.no_grad()
+def mean_psnr(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
+    """Mean over pictures `[N, 3, size, size]` (uint8) of the decibels that encoding and decoding leave of each."""
+    decibels = []
+    for part in pictures.split(15):
+        batch = part.float() / 127.5 - 1
+        decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
+        decibels.append(10 * torch.log10(4 / (decoded - batch).square().mean(dim=(1, 2, 3))))
+    return torch.cat(decibels).mean().item()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders or zip archives of faces")
@@ -73,6 +84,8 @@ def main() -> None:
     ema.copy_to(vae.parameters())
     vae.register_to_config(scaling_factor=latent_scale(vae.eval(), pictures, weights))
     vae.save_pretrained(args.out / "vae")
+    if args.hold_out is not None:
+        print(f"PSNR on held-out faces: {mean_psnr(vae, load_held_out(args.hold_out)):.2f} dB")
 
 
 if __name__ == "__main__":
