@@ -149,12 +149,12 @@ def fit_identity_lora(
     generator = torch.Generator().manual_seed(seed)
     scaler = torch.amp.GradScaler(prompt_embeds.device.type, enabled=unet.dtype == torch.float16)
     with _identity_adapter(unet, _lora_config(settings.rank, settings.rank), seed), torch.enable_grad():
-        cast_training_params(unet, dtype=torch.float32)
         parameters = [parameter for name, parameter in unet.named_parameters() if f".{ADAPTER_NAME}." in name]
         for parameter in unet.parameters():
             parameter.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
+        cast_training_params(unet, dtype=torch.float32)  # all that requires gradients: ours, not the user's
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)
         with progress_bar(settings.steps) as progress:
             for _ in range(settings.steps):
@@ -273,7 +273,7 @@ def _detach(unet: UNet2DConditionModel, before: dict[str, tuple[list[str], bool]
             unet.set_submodule(name, layer.get_base_layer())
             continue
         active, disabled = before[name]
-        layer.delete_adapter(ADAPTER_NAME)
         layer.set_adapter(active)
+        layer.delete_adapter(ADAPTER_NAME)
         layer.enable_adapters(not disabled)
     unet.peft_config.pop(ADAPTER_NAME, None)
