@@ -218,8 +218,8 @@ class DragEngine:
                 edit.advance(moved, step.image)
                 if self.settings.return_intermediates:
                     record.image, record.flow = step.image[0].cpu(), None if flow is None else flow[0].cpu()
+                progress.set_postfix_str(f"{edit.distances.mean():.1f} px to go", refresh=False)
                 progress.update()
-                progress.set_postfix_str(f"{edit.distances.mean():.1f} px to go")
                 if step.is_last:
                     self.stop_reason = "interrupted"
                     return
