@@ -535,6 +535,8 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         if self._loaded_lora is not None and self._loaded_lora.picture in (None, fingerprint):
             self._current_lora = self._loaded_lora
             return self._current_lora
+        if self._loaded_lora is not None:
+            logger.warning("The loaded identity LoRA was fitted to another picture: it is left aside for this one.")
         key = (fingerprint, settings, request.prompt, request.seed, id(self.unet), *_adapter_state(self.unet))
         if key not in self._fitted_loras:
             self._fitted_loras[key] = fit_identity_lora(
@@ -568,8 +570,8 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
     def load_identity_lora(self, directory: str | Path) -> None:
         """Use a saved identity LoRA for the picture that it was fitted to, instead of fitting it anew.
 
-        A file that does not say which picture it belongs to is used for every picture. Other pictures are fitted as
-        usual.
+        A file that does not say which picture it belongs to is used for every picture. For other pictures one is
+        fitted as usual, with a warning.
 
         Raises:
             ValueError: if `directory` holds no identity LoRA.

@@ -268,7 +268,7 @@ def test_no_identity_lora_is_fitted_for_no_steps(pipe, quick, picture, monkeypat
         pipe.save_identity_lora("anywhere")
 
 
-def test_a_saved_identity_lora_spares_another_pipeline_the_fit(pipe, quick, picture, monkeypatch, tmp_path):
+def test_a_saved_identity_lora_spares_another_pipeline_the_fit(pipe, quick, picture, monkeypatch, tmp_path, caplog):
     expected = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
     pipe.save_identity_lora(tmp_path)
     other = DynaDragPipeline(**pipe.components)
@@ -277,8 +277,10 @@ def test_a_saved_identity_lora_spares_another_pipeline_the_fit(pipe, quick, pict
     fits = count_fits(monkeypatch)
     assert torch.equal(other(picture, HANDLES, TARGETS, output_type="pt", **quick).images, expected)
     assert not fits
+    assert "another picture" not in caplog.text
     other(picture.flip(-1), HANDLES, TARGETS, **quick)
     assert len(fits) == 1
+    assert "another picture" in caplog.text
 
 
 def add_user_lora(unet: UNet2DConditionModel) -> None:
@@ -358,7 +360,6 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
         return loss(*args) * (float("nan") if len(calls) > 4 else 1)
 
     monkeypatch.setattr(drag_engine, "motion_supervision_loss", diverging)
-    logging.getLogger("diffusers").propagate = True
     with caplog.at_level(logging.WARNING):
         output = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
     assert output.stop_reason == "diverged"
