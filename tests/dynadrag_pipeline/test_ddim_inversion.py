@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import itertools
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from conftest import make_scheduler
 from diffusers import PNDMScheduler
 
+from dynadrag_pipeline import ddim_inversion
 from dynadrag_pipeline.ddim_inversion import PredictNoise, ddim_denoise, ddim_invert, make_ddim_schedulers
 
 # Stable Diffusion's schedule written out: abar_t = prod (1 - beta), sqrt(beta) linear.
@@ -174,3 +176,9 @@ def test_the_pipelines_own_scheduler_is_untouched():
     assert dict(own.config) == dict(before["_internal_dict"])
     assert sampler is not own
     assert inverse is not own
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(ddim_inversion)
+    assert results.attempted > 0
+    assert results.failed == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import io
 import logging
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dynadrag_pipeline import picture
 from dynadrag_pipeline.picture import edit_size, resize_picture, to_picture_tensor
 
 HEIGHT, WIDTH = 64, 72
@@ -219,3 +221,9 @@ def test_resizing_stays_in_the_unit_range():
 
 def test_resizing_to_the_own_size_changes_nothing(picture):
     assert torch.equal(resize_picture(picture[None], (80, 96)), picture[None])
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(picture)
+    assert results.attempted > 0
+    assert results.failed == 0
