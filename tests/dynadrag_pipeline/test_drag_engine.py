@@ -203,6 +203,16 @@ def test_slow_is_not_stalled(frozen_unet):
     assert engine.stop_reason == "max_iterations"
 
 
+def test_a_handle_that_wanders_at_its_target_does_not_keep_a_stalled_edit_alive(frozen_unet):
+    """The left one can't get on, the right one has arrived and moves on by 0.01 px an iteration."""
+    predictor = ConstantFlow(0.01, 0.0)
+    predictor.flow = predictor.flow.clone()
+    predictor.flow[..., :16] = 0
+    engine = make_engine(frozen_unet, predictor=predictor, max_iterations=9, motion_guard="none")
+    assert len(drag(engine, instruct([(4, 16), (24, 8)], [(12, 16), (24, 8)]))) == 3
+    assert engine.stop_reason == "stalled"
+
+
 def test_the_consumer_may_end_the_edit(frozen_unet):
     engine = make_engine(frozen_unet, max_iterations=9)
 
@@ -226,28 +236,33 @@ def test_the_consumers_latents_are_what_is_decoded(frozen_unet):
     assert torch.equal(predictor.asked[1].image, torch.full_like(IMAGE, 0.25))
 
 
-def poison_after(unet: UNet2DConditionModel, passes: int) -> Any:
-    """Make every UNet pass after the first `passes` return NaN."""
-    count = []
+def poison_after(unet: UNet2DConditionModel, passes: int) -> list[int]:
+    """Make every UNet pass after the first `passes` return NaN; count all passes in the list."""
+    count: list[int] = []
 
     def hook(module: torch.nn.Module, inputs: Any, output: Any) -> Any:
         count.append(1)
         return (output[0] * float("nan"),) if len(count) > passes else output
 
-    return unet.register_forward_hook(hook)
+    unet.register_forward_hook(hook)
+    return count
 
 
-@pytest.mark.parametrize("into_second_iteration", [0, 1, 2, 3])
-def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(into_second_iteration, caplog):
+@pytest.mark.parametrize(("into_second_iteration", "noticed_after"), [(0, 1), (1, 2), (2, 4), (3, 4)])
+def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
+    into_second_iteration, noticed_after, caplog
+):
     """In the second iteration's pass of supervision, in that for the loss after it, and in both of its denoising."""
     unet = make_unet().requires_grad_(False)
     engine = make_engine(unet, steps=2, max_iterations=9, mask_weight=1.0)
     instruction = instruct([(4, 16)], [(28, 16)], torch.cat([torch.zeros(16, 32), torch.ones(16, 32)]))
     good = drag(engine, instruction)
-    poison_after(unet, 2 + 2 + 1 + 4 + into_second_iteration)
+    before = 2 + 2 + 1 + 4
+    passes = poison_after(unet, before + into_second_iteration)
     with caplog.at_level(logging.WARNING):
         steps = drag(engine, instruction)
     assert len(steps) == 1
+    assert len(passes) == before + noticed_after
     assert engine.stop_reason == "diverged"
     assert torch.equal(steps[0].latents, good[0].latents)
     assert "The edit stops with the last good iteration" in caplog.text
@@ -379,6 +394,17 @@ def test_the_mask_holds_what_is_outside(frozen_unet):
         noise, *_, last = optimised(frozen_unet, masked, mask_weight=weight, supervision_steps=5, max_iterations=4)
         outside.append((last - noise)[..., :4].abs().mean())
     assert outside[1] < 0.7 * outside[0]
+
+
+def test_the_mask_term_is_weighed(frozen_unet):
+    """The first step ignores it (it is zero there), so that afterwards the same latent is judged at each weight."""
+    masked = instruct(THREE.handles.tolist(), THREE.targets.tolist(), torch.zeros(SIZE).fill_diagonal_(1))
+    none, one, three = (
+        drag(make_engine(frozen_unet, mask_weight=weight, max_iterations=1), masked)[0].record.loss_after
+        for weight in (0.0, 1.0, 3.0)
+    )
+    assert one > none
+    assert three - none == pytest.approx(3 * (one - none), rel=1e-3)
 
 
 def test_the_mask_term_starts_at_zero(frozen_unet):

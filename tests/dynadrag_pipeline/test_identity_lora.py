@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_scheduler, make_unet
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 
 from dynadrag_pipeline.identity_lora import (
     ADAPTER_NAME,
     IdentityLora,
     LoraSettings,
+    _denoising_loss,
     attached_identity_lora,
     fit_identity_lora,
     picture_fingerprint,
@@ -169,6 +170,30 @@ def test_fitting_lowers_the_denoising_loss_on_the_picture(unet, prediction_type)
     lora = fit(unet, steps=25, learning_rate=1e-2, scheduler_config=config)
     with attached_identity_lora(unet, lora):
         assert denoising_loss(unet, prediction_type) < 0.95 * before
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_loss_is_zero_for_who_knows_the_picture(prediction_type):
+    """From x_t and the picture x follow eps = (x_t - sqrt(a) x) / sqrt(1-a) and v = sqrt(a) eps - sqrt(1-a) x."""
+    alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()).cumprod(0)
+    asked = []
+
+    class Knowing:
+        dtype = torch.float32
+
+        def __call__(self, noisy: torch.Tensor, timestep: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+            asked.append(int(timestep))
+            signal_rate, noise_rate = alphas[timestep].sqrt(), (1 - alphas[timestep]).sqrt()
+            eps = (noisy - signal_rate * LATENTS) / noise_rate
+            return (eps if prediction_type == "epsilon" else signal_rate * eps - noise_rate * LATENTS,)
+
+    schedule = DDPMScheduler.from_config(make_scheduler(prediction_type=prediction_type).config)
+    generator = torch.Generator().manual_seed(0)
+    losses = [_denoising_loss(Knowing(), schedule, LATENTS, PROMPT, generator) for _ in range(400)]
+    assert max(losses) < 1e-6
+    assert min(asked) < 50, "all timesteps are asked for, from the first ones"
+    assert max(asked) > 950, "to the last ones"
+    assert sum(asked) / 400 == pytest.approx(499.5, abs=60)
 
 
 def test_every_attention_projection_has_matrices_of_the_rank(unet):

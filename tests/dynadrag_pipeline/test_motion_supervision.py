@@ -121,7 +121,7 @@ def test_mask_term_pulls_at_the_edit_alone():
     assert reference.grad is None
 
 
-def test_half_precision_is_summed_in_single_precision():
-    """70000 ones are more than half precision can hold."""
-    previous = torch.ones(1, 7, 100, 100, dtype=torch.float16)
-    assert mask_loss(previous, torch.zeros_like(previous), torch.zeros(100, 100)).item() == 70000
+def test_half_precision_is_compared_and_summed_in_single_precision():
+    """Half precision knows neither 2049 nor a sum of 70 times as much."""
+    previous, reference = (torch.full((1, 7, 10, 10), value, dtype=torch.float16) for value in (2048, -1))
+    assert mask_loss(previous, reference, torch.zeros(10, 10)).item() == 700 * 2049
