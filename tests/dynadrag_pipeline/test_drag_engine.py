@@ -197,6 +197,13 @@ def test_stalls_after_three_iterations_without_noticeable_motion(frozen_unet):
     assert engine.stop_reason == "stalled"
 
 
+def test_straight_steps_are_small_not_stalled(frozen_unet):
+    """0.03 px that are to be shared by 9 iterations; a predictor that went so slowly would have stalled."""
+    engine = make_engine(frozen_unet, max_iterations=9, stop_distance=0)
+    assert len(drag(engine, instruct([(10, 16)], [(10.03, 16)]))) == 9
+    assert engine.stop_reason != "stalled"
+
+
 def test_slow_is_not_stalled(frozen_unet):
     engine = make_engine(frozen_unet, predictor=ConstantFlow(0.007, 0.0), max_iterations=5)
     assert len(drag(engine, FAR)) == 5
@@ -266,6 +273,30 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
     assert engine.stop_reason == "diverged"
     assert torch.equal(steps[0].latents, good[0].latents)
     assert "The edit stops with the last good iteration" in caplog.text
+
+
+def test_a_picture_that_is_not_finite_ends_the_edit_with_the_last_good_iteration(frozen_unet, caplog):
+    engine = make_engine(frozen_unet, predictor=ConstantFlow(1.0, 0.0), max_iterations=9)
+    pictures = iter([decode(LATENTS), decode(LATENTS) * float("nan")])
+    engine.decode = lambda latents: next(pictures)
+    with caplog.at_level(logging.WARNING):
+        first, second = drag(engine, FAR)
+    assert first.image is not None
+    assert second.image is None
+    assert engine.stop_reason == "diverged"
+    assert "The edit stops with the last good iteration" in caplog.text
+
+
+@torch.no_grad()
+def test_an_original_that_is_not_finite_is_an_error_before_any_edit():
+    unet = make_unet().requires_grad_(False)
+    poison_after(unet, 3)
+    engine = make_engine(unet)
+    noise = engine.invert(LATENTS)
+    before = unet.attn_processors
+    with pytest.raises(FloatingPointError, match="before any edit"):
+        engine.denoise_reference(noise)
+    assert unet.attn_processors == before
 
 
 # --- supervision ---

@@ -392,13 +392,23 @@ def test_a_file_without_lora_matrices_of_a_unet_is_named(unet, tmp_path):
             IdentityLora.load(tmp_path / folder)
 
 
-def test_fingerprint_tells_pictures_apart():
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+def test_a_damaged_file_is_named(unet, tmp_path):
+    file = random_lora(unet).save(tmp_path)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
+        IdentityLora.load(tmp_path)
+
+
+def test_fingerprint_tells_pictures_and_sizes_apart():
+    picture = torch.randint(256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)) / 255
     changed = picture.clone()
-    changed[0, 0, 0, 0] += 1e-6
-    assert picture_fingerprint(picture) == picture_fingerprint(picture.clone().requires_grad_())
-    assert picture_fingerprint(picture) != picture_fingerprint(changed)
-    assert picture_fingerprint(torch.zeros(1, 3, 2, 8)) != picture_fingerprint(torch.zeros(1, 3, 4, 4))
+    changed[0, 0, 0, 0] += 1 / 255 if picture[0, 0, 0, 0] < 0.5 else -1 / 255
+    own = picture_fingerprint(picture, (64, 64))
+    assert own == picture_fingerprint(picture.clone().requires_grad_(), (64, 64))
+    assert own == picture_fingerprint(picture + 1e-4, (64, 64)), "not by what 8 bits can't tell"
+    assert own != picture_fingerprint(changed, (64, 64))
+    assert own != picture_fingerprint(picture, (64, 72))
+    assert own != picture_fingerprint(picture.reshape(1, 3, 32, 128), (64, 64))
 
 
 @pytest.mark.parametrize(
