@@ -178,7 +178,8 @@ def test_the_callers_array_is_not_shared(rgb):
         (np.full((64, 64, 3), 127.0), r"got values in \[127, 127\]"),
         (np.full((64, 64, 3), -0.5), r"got values in \[-0.5, -0.5\]"),
         (torch.full((3, 64, 64), torch.nan), "finite values"),
-        (np.full((64, 64, 3), -1, dtype=np.int16), "`image` must have finite values"),
+        (np.full((64, 64, 3), 200), "uint8 or uint16, which say their range; got int64"),
+        (torch.full((3, 64, 64), -1, dtype=torch.int16), "got int16"),
     ],
 )
 def test_what_is_no_picture_is_named(picture, message):
