@@ -17,6 +17,8 @@ from PIL import Image
 
 from motion_predictor.conditioning import scale_points
 
+from .picture import pil_to_array, to_unit_range
+
 logger = logging.get_logger(__name__)
 
 Points = Sequence[Sequence[float]] | np.ndarray | torch.Tensor
@@ -130,7 +132,9 @@ def _as_points(name: str, points: Points, size: tuple[int, int]) -> torch.Tensor
 def _as_mask(mask: Mask, size: tuple[int, int]) -> torch.Tensor | None:
     """Convert to `[height, width]` float32 of zeros and ones; the border is half of the range of the mask's type."""
     if isinstance(mask, Image.Image):
-        array = np.asarray(mask.convert("L"), dtype=np.float32) / 255
+        channels = to_unit_range(pil_to_array(mask))
+        opaque = channels[..., 3] if channels.shape[-1] == 4 else 1
+        array = channels[..., :3].mean(axis=-1) * opaque  # what is transparent is not painted
     elif isinstance(mask, (np.ndarray, torch.Tensor)):
         if isinstance(mask, torch.Tensor):
             mask = mask.detach().cpu()

@@ -19,13 +19,13 @@ def to_picture_tensor(picture: Picture) -> torch.Tensor:
 
     PIL pictures may have any mode and an EXIF rotation, which is applied; transparency is laid over white.
     Arrays are `(height, width)` or `(height, width, 1, 3 or 4)`, tensors `(1, 3 or 4, height, width)`, with or
-    without a batch of one; whole numbers count from 0 to the end of their type, floats from 0 to 1.
+    without a batch of one; uint8 and uint16 count from 0 to the end of their type, floats from 0 to 1.
 
     Raises:
         ValueError: if it is none of these, smaller than 64 pixels on a side, not finite, or out of range.
     """
     if isinstance(picture, Image.Image):
-        channels_last = _pil_to_array(ImageOps.exif_transpose(picture))
+        channels_last = pil_to_array(ImageOps.exif_transpose(picture))
     elif isinstance(picture, np.ndarray):
         channels_last = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
     elif isinstance(picture, torch.Tensor):
@@ -45,7 +45,7 @@ def to_picture_tensor(picture: Picture) -> torch.Tensor:
     if min(channels_last.shape[:2]) < MIN_SIDE:
         height, width = channels_last.shape[:2]
         raise ValueError(f"`image` must be at least {MIN_SIDE} pixels on each side, got {width}x{height}.")
-    return torch.from_numpy(_to_rgb(_to_unit_range(channels_last))).permute(2, 0, 1)[None].contiguous()
+    return torch.from_numpy(_to_rgb(to_unit_range(channels_last))).permute(2, 0, 1)[None].contiguous()
 
 
 def edit_size(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def resize_picture(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     return F.interpolate(picture, size=size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def _pil_to_array(picture: Image.Image) -> np.ndarray:
+def pil_to_array(picture: Image.Image) -> np.ndarray:
     """`[height, width, channels]`, in the picture's own depth."""
     if picture.mode.startswith("I;16"):
         return np.asarray(picture).astype(np.uint16)[..., None]
@@ -82,11 +82,15 @@ def _pil_to_array(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
-def _to_unit_range(array: np.ndarray) -> np.ndarray:
+def to_unit_range(array: np.ndarray) -> np.ndarray:
     """Whole numbers by the range of their type, floats checked to be in [0, 1]."""
     if array.dtype == bool:
         return array.astype(np.float32)
     if np.issubdtype(array.dtype, np.integer):
+        if array.dtype not in (np.uint8, np.uint16):
+            raise ValueError(
+                f"`image` in whole numbers must be uint8 or uint16, which say their range; got {array.dtype}."
+            )
         array = array / np.iinfo(array.dtype).max
     array = array.astype(np.float32)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
