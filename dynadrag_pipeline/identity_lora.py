@@ -23,7 +23,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_N
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from .atomic_file import atomic_file
@@ -98,11 +98,15 @@ class IdentityLora:
             raise ValueError(
                 f"`{directory}` has no `{LORA_WEIGHT_NAME_SAFE}`: pass a folder that an identity LoRA was saved to."
             )
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata = opened.metadata() or {}
+            tensors = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"`{file}` is not a readable safetensors file: {error}.") from error
         weights = {
             key.removeprefix(UNET_PREFIX): value.float()
-            for key, value in load_file(file).items()
+            for key, value in tensors.items()
             if key.startswith(UNET_PREFIX)
         }
         ranks = {value.shape[0] for key, value in weights.items() if key.endswith("lora_A.weight")}
@@ -113,10 +117,10 @@ class IdentityLora:
         return cls(weights, rank, config.get(f"{UNET_PREFIX}lora_alpha", rank), metadata.get(FINGERPRINT_KEY))
 
 
-def picture_fingerprint(picture: torch.Tensor) -> str:
-    """SHA-256 over the shape and the float32 values of a picture: what an identity LoRA is filed under."""
-    values = picture.detach().to("cpu", torch.float32).contiguous()
-    return hashlib.sha256(f"{tuple(values.shape)}".encode() + values.numpy().tobytes()).hexdigest()
+def picture_fingerprint(picture: torch.Tensor, edit_size: tuple[int, int]) -> str:
+    """SHA-256 over a picture in [0, 1], to 8 bits, and the size that it is edited at: what its LoRA is filed under."""
+    values = (picture.detach().cpu() * 255).round().to(torch.uint8).contiguous()
+    return hashlib.sha256(f"{tuple(values.shape)} {tuple(edit_size)}".encode() + values.numpy().tobytes()).hexdigest()
 
 
 def fit_identity_lora(
@@ -190,18 +194,19 @@ def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None
 
 
 @contextmanager
-def scaled_adapters(unet: UNet2DConditionModel, scale: float) -> Iterator[None]:
-    """Context in which the user's own active LoRAs count `scale` times (`cross_attention_kwargs={"scale": ...}`).
+def scaled_adapters(model: torch.nn.Module, scale: float) -> Iterator[None]:
+    """Context in which the user's own active LoRAs in a model count `scale` times.
 
-    The UNet would apply the factor to every adapter, the identity LoRA among them; so it is applied here, first.
+    That is the `scale` of `cross_attention_kwargs`. The UNet would apply the factor to every adapter, the identity LoRA
+    among them; so it is applied here, first.
     """
-    before = {name: dict(layer.scaling) for name, layer in tuner_layers(unet).items()}
+    before = {name: dict(layer.scaling) for name, layer in tuner_layers(model).items()}
     try:
-        for layer in tuner_layers(unet).values():
+        for layer in tuner_layers(model).values():
             layer.scale_layer(scale)
         yield
     finally:
-        for name, layer in tuner_layers(unet).items():
+        for name, layer in tuner_layers(model).items():
             layer.scaling.update(before[name])
 
 
@@ -232,9 +237,9 @@ def _as_json(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(value)
 
 
-def tuner_layers(unet: UNet2DConditionModel) -> dict[str, Any]:
-    """The modules of a UNet that carry LoRA adapters, by name."""
-    return {name: module for name, module in unet.named_modules() if isinstance(module, BaseTunerLayer)}
+def tuner_layers(model: torch.nn.Module) -> dict[str, Any]:
+    """The modules of a model that carry LoRA adapters, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
 @contextmanager
