@@ -113,7 +113,8 @@ class DragStep:
         latents (`torch.Tensor`): z_0^{k+1}, what I_{k+1} is decoded from; may be replaced.
         record (`DragIteration`): points in pixels of the edit, not yet of the input.
         is_last (`bool`): may be set to end the edit with this iteration.
-        image (`torch.Tensor` of shape `(1, 3, height, width)`): I_{k+1}, there once the engine has gone on.
+        image (`torch.Tensor` of shape `(1, 3, height, width)`): I_{k+1}, there once the engine has gone on; it stays
+            `None` if what was decoded is not finite, which ends the edit.
     """
 
     latents: torch.Tensor
@@ -170,7 +171,13 @@ class DragEngine:
         with bank.recording(self.unet), self.progress_bar(len(self.timesteps), "Reference denoising") as progress:
             predict_noise = self._counted(self._banked(bank), progress)
             previous = ddim_denoise(predict_noise, self.sampler, noise, first)
-            return Reference(ddim_denoise(predict_noise, self.sampler, previous, rest), previous, bank)
+            latents = ddim_denoise(predict_noise, self.sampler, previous, rest)
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError(
+                "The picture was inverted and denoised to values that are not finite, before any edit: try float32 or "
+                "bfloat16."
+            )
+        return Reference(latents, previous, bank)
 
     def drag(
         self, noise: torch.Tensor, reference: Reference, image: torch.Tensor, instruction: DragInstruction
@@ -198,8 +205,7 @@ class DragEngine:
                     losses = edit.supervise_motion(moved, valid, reference)
                     latents = edit.denoise(reference)
                 except FloatingPointError as error:
-                    logger.warning(f"{error} The edit stops with the last good iteration.")
-                    self.stop_reason = "diverged"
+                    self._diverge(str(error))
                     return
                 wrong_way = is_wrong_way(predicted, edit.handles, edit.targets)
                 record = DragIteration(
@@ -214,8 +220,12 @@ class DragEngine:
                 )
                 step = DragStep(latents, record)
                 yield step
-                step.image = self.decode(step.latents)
-                edit.advance(moved, step.image)
+                image = self.decode(step.latents)
+                if not torch.isfinite(image).all():
+                    self._diverge("The edited latent was decoded to values that are not finite.")
+                    return
+                step.image = image
+                edit.advance(moved, image)
                 if self.settings.return_intermediates:
                     record.image, record.flow = step.image[0].cpu(), None if flow is None else flow[0].cpu()
                 progress.set_postfix_str(f"{edit.distances.mean():.1f} px to go", refresh=False)
@@ -227,6 +237,10 @@ class DragEngine:
                     self.stop_reason = "stalled"
                     return
         self.stop_reason = "reached" if edit.is_finished else "max_iterations"
+
+    def _diverge(self, what: str) -> None:
+        logger.warning(f"{what} The edit stops with the last good iteration.")
+        self.stop_reason = "diverged"
 
     def features(self, latents: torch.Tensor, image_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """One UNet pass at t: the model output, and F(z_t) on the supervision grid of a picture of `image_size`."""
@@ -330,8 +344,8 @@ class _Edit:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether no live handle has moved noticeably for some iterations."""
-        return self.still_iterations >= STALL_ITERATIONS
+        """Whether no live handle has moved noticeably for some iterations. Straight steps are small, and arrive."""
+        return self.engine.motion_predictor is not None and self.still_iterations >= STALL_ITERATIONS
 
     def select_points(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Valid handles and their similarities (Sec. 3.2.2).
