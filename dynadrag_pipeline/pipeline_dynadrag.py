@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,14 +14,14 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from diffusers.utils import logging, replace_example_docstring, scale_lora_layers, unscale_lora_layers
+from diffusers.utils import logging, replace_example_docstring
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 from transformers.image_processing_base import ImageProcessingMixin
 
 from motion_predictor import MotionPredictorModel
 from motion_predictor.conditioning import scale_points
 
-from .checks import check_choice, check_whole_number
+from .checks import check_choice, check_number, check_whole_number
 from .ddim_inversion import make_ddim_schedulers
 from .drag_engine import DragEngine, DragSettings, DragStep, MotionGuard, OptimizerScope, SourcePatches
 from .drag_instruction import DragInstruction, Mask, Points
@@ -153,7 +153,6 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         self._fitted_loras: OrderedDict[tuple[Any, ...], IdentityLora] = OrderedDict()
         self._loaded_lora: IdentityLora | None = None
         self._current_lora: IdentityLora | None = None
-        self._lora_scale: float | None = None
         self._num_timesteps = 0
         self._interrupt = False
 
@@ -267,7 +266,8 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
                 passed on to the attention processors; `scale` weighs the user's own LoRAs.
             callback_on_step_end (`Callable`, *optional*):
                 called as `callback(pipe, iteration, timestep, tensors)` after each iteration's denoising; may return
-                changed tensors, and ends the edit by `pipe._interrupt = True`. `latents` is what will be decoded.
+                changed tensors, and ends the edit by `pipe._interrupt = True` (of a list of pictures, those so far
+                are returned). `latents` is what will be decoded.
             callback_on_step_end_tensor_inputs (`Sequence[str]`, defaults to `("latents",)`):
                 names of the tensors that the callback gets: `latents`, `prompt_embeds`.
 
@@ -307,7 +307,7 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
             num_inference_steps=num_inference_steps,
             processing_resolution=processing_resolution,
             callback=callback_on_step_end,
-            callback_inputs=callback_on_step_end_tensor_inputs,
+            callback_inputs=callback_on_step_end_tensor_inputs or (),
         )
         self.check_inputs(options, output_type, cross_attention_kwargs)
         requests, is_batch = self.prepare_requests(image, handles, targets, mask, prompt, generator)
@@ -315,7 +315,11 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         self._num_timesteps = max_iterations
 
         with self._call_state(cross_attention_kwargs) as attention_kwargs:
-            edits = [self.edit(request, options, attention_kwargs) for request in requests]
+            edits = []
+            for request in requests:
+                edits.append(self.edit(request, options, attention_kwargs))
+                if self.interrupt:
+                    break
         self.maybe_free_model_hooks()
 
         output = self._collect(edits, output_type, is_batch)
@@ -328,10 +332,11 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         size = self._edit_size(request.picture, options.processing_resolution)
         picture = resize_picture(request.picture, size).to(self._execution_device)
         instruction = request.instruction.scaled_to(size)
+        settings = _in_edit_pixels(options.drag, size, request.instruction.size)
 
         latents, sample_latents = self.encode_image(picture)
-        prompt_embeds = self.encode_prompt(request.prompt, lora_scale=self._lora_scale)
-        lora = self.prepare_identity_lora(picture, sample_latents, prompt_embeds, options.lora, request)
+        prompt_embeds = self.encode_prompt(request.prompt)
+        lora = self.prepare_identity_lora(sample_latents, prompt_embeds, options.lora, request, size)
         with attached_identity_lora(self.unet, lora):
             sampler, inverse = make_ddim_schedulers(
                 self.scheduler.config, options.num_inference_steps, self._execution_device
@@ -344,7 +349,7 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
                 decode=self.decode_latents,
                 progress_bar=self._described_progress_bar,
                 motion_predictor=self.motion_predictor,
-                settings=options.drag,
+                settings=settings,
                 cross_attention_kwargs=attention_kwargs,
                 generator=request.generator,
             )
@@ -355,6 +360,7 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
                 self._on_step_end(engine, step, len(steps), options)
                 steps.append(step)
 
+        steps = [step for step in steps if step.image is not None]  # one that could not be decoded is not good
         latents = steps[-1].latents if steps else reference.latents
         image = steps[-1].image if steps else None
         return _Edited(
@@ -389,21 +395,31 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         if width not in (expected if isinstance(expected, (list, tuple)) else [expected]):
             raise ValueError(f"`text_encoder` has width {width}, but `unet` attends to width {expected}.")
         blocks = len(self.unet.up_blocks)
-        if not isinstance(feature_block, int) or not -blocks <= feature_block < blocks:
+        check_whole_number("feature_block", feature_block, least=-blocks)
+        if feature_block >= blocks:
             raise ValueError(
                 f"`feature_block` must index one of the {blocks} up-blocks of `unet`, got {feature_block!r}."
             )
         layers = len(self_attention_layers(self.unet))
         if not layers:
             raise ValueError("`unet` has no self-attention, so there are no keys and values to replace.")
-        if kv_start_layer is not None and not (isinstance(kv_start_layer, int) and 0 <= kv_start_layer <= layers):
-            raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
+        if kv_start_layer is not None:
+            check_whole_number("kv_start_layer", kv_start_layer, least=0)
+            if kv_start_layer > layers:
+                raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
         if any(getattr(module, "fused_projections", False) for module in self.unet.modules()):
             raise ValueError(
                 "`unet` has fused QKV projections, which hide keys and values: call `unfuse_qkv_projections()`."
             )
         if any(parameter.dtype.itemsize == 1 for parameter in self.unet.parameters()):
             raise ValueError("`unet` has 8-bit weights, which gradients can't pass: use float32, bfloat16 or float16.")
+        if any(layer.merged for layer in tuner_layers(self.unet).values()):
+            raise ValueError("`unet` has a fused LoRA, which would be changed by the edit: call `unfuse_lora()`.")
+        if any(parameter.is_meta for parameter in self.unet.parameters()):
+            raise ValueError(
+                "`unet` has weights that are offloaded one by one, which gradients can't pass: use "
+                "`enable_model_cpu_offload()` instead."
+            )
         self._check_scheduler()
         predictor = self.motion_predictor
         if predictor is not None and not callable(getattr(predictor, "predict_flow", None)):
@@ -427,6 +443,8 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         self._check_processing_resolution(options.processing_resolution)
         if cross_attention_kwargs is not None and not isinstance(cross_attention_kwargs, dict):
             raise ValueError(f"`cross_attention_kwargs` must be a dict, got {type(cross_attention_kwargs).__name__}.")
+        if cross_attention_kwargs and "scale" in cross_attention_kwargs:
+            check_number("cross_attention_kwargs['scale']", cross_attention_kwargs["scale"], most=float("inf"))
         unknown = set(options.callback_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -478,26 +496,16 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         ]
         return requests, is_batch
 
-    def encode_prompt(self, prompt: str, lora_scale: float | None = None) -> torch.Tensor:
-        """Embed a prompt: `(1, tokens, width)` in the UNet's precision, on the execution device.
-
-        `lora_scale` weighs the user's LoRAs on the text encoder.
-        """
-        if lora_scale is not None:
-            scale_lora_layers(self.text_encoder, lora_scale)
-        try:
-            ids = self.tokenizer(
-                self.maybe_convert_prompt(prompt, self.tokenizer),
-                padding="max_length",
-                max_length=self.tokenizer.model_max_length,
-                truncation=True,
-                return_tensors="pt",
-            ).input_ids
-            embeds = self.text_encoder(ids.to(self._execution_device)).last_hidden_state
-        finally:
-            if lora_scale is not None:
-                unscale_lora_layers(self.text_encoder, lora_scale)
-        return embeds.to(self.unet.dtype)
+    def encode_prompt(self, prompt: str) -> torch.Tensor:
+        """Embed a prompt: `(1, tokens, width)` in the UNet's precision, on the execution device."""
+        ids = self.tokenizer(
+            self.maybe_convert_prompt(prompt, self.tokenizer),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return self.text_encoder(ids.to(self._execution_device)).last_hidden_state.to(self.unet.dtype)
 
     def encode_image(self, picture: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Generator], torch.Tensor]]:
         """Encode a picture `(1, 3, height, width)` in [0, 1].
@@ -521,22 +529,22 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
 
     def prepare_identity_lora(
         self,
-        picture: torch.Tensor,
         sample_latents: Callable[[torch.Generator], torch.Tensor],
         prompt_embeds: torch.Tensor,
         settings: LoraSettings,
         request: _Request,
+        size: tuple[int, int],
     ) -> IdentityLora | None:
         """The identity LoRA of a picture: the loaded one if it is this picture's, one fitted before, or a new fit."""
         self._current_lora = None
         if settings.steps == 0:
             return None
-        fingerprint = picture_fingerprint(picture)
+        fingerprint = picture_fingerprint(request.picture, size)
         if self._loaded_lora is not None and self._loaded_lora.picture in (None, fingerprint):
             self._current_lora = self._loaded_lora
             return self._current_lora
         if self._loaded_lora is not None:
-            logger.warning("The loaded identity LoRA was fitted to another picture: it is left aside for this one.")
+            logger.warning("The loaded identity LoRA is for another picture, or another size of it: it is not used.")
         key = (fingerprint, settings, request.prompt, request.seed, id(self.unet), *_adapter_state(self.unet))
         if key not in self._fitted_loras:
             self._fitted_loras[key] = fit_identity_lora(
@@ -570,8 +578,8 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
     def load_identity_lora(self, directory: str | Path) -> None:
         """Use a saved identity LoRA for the picture that it was fitted to, instead of fitting it anew.
 
-        A file that does not say which picture it belongs to is used for every picture. For other pictures one is
-        fitted as usual, with a warning.
+        A file that does not say which picture it belongs to is used for every picture. For other pictures, and other
+        processing resolutions, one is fitted as usual, with a warning.
 
         Raises:
             ValueError: if `directory` holds no identity LoRA.
@@ -632,15 +640,14 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
         training = {module: module.training for root in modules for module in root.modules()}
         requires_grad = {parameter: parameter.requires_grad for parameter in self.unet.parameters()}
         kwargs = dict(cross_attention_kwargs or {})
-        self._lora_scale = kwargs.pop("scale", None)
+        scale = kwargs.pop("scale", 1.0)
         try:
             for module in modules:
                 module.eval()
             self.unet.requires_grad_(False)
-            with scaled_adapters(self.unet, 1.0 if self._lora_scale is None else self._lora_scale):
+            with scaled_adapters(self.unet, scale), scaled_adapters(self.text_encoder, scale):
                 yield kwargs or None
         finally:
-            self._lora_scale = None
             for module, mode in training.items():
                 module.training = mode
             for parameter, flag in requires_grad.items():
@@ -693,6 +700,8 @@ def _draw_seed(generator: torch.Generator | None) -> int:
     """A seed for everything random in one edit, so that a reused identity LoRA does not shift later draws."""
     if generator is None:
         return 0
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
     return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
 
 
@@ -702,6 +711,13 @@ def _adapter_state(unet: UNet2DConditionModel) -> list[Any]:
         (name, tuple(layer.active_adapters), layer.disable_adapters, tuple(layer.scaling.items()))
         for name, layer in tuner_layers(unet).items()
     ]
+
+
+def _in_edit_pixels(settings: DragSettings, size: tuple[int, int], input_size: tuple[int, int]) -> DragSettings:
+    """Carry the stop distance from pixels of the input to pixels of the edit."""
+    if settings.stop_distance is None:
+        return settings
+    return replace(settings, stop_distance=settings.stop_distance * min(size) / min(input_size))
 
 
 def _trajectory(steps: list[DragStep], instruction: DragInstruction, size: tuple[int, int]) -> torch.Tensor:

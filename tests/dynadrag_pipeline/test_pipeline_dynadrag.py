@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import make_motion_predictor, make_scheduler, make_unet
 from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
@@ -72,6 +73,35 @@ def test_records_follow_one_another(pipe, quick, picture):
         assert iteration.valid.tolist() == [True, True]
         assert iteration.loss_after < iteration.loss_before
         assert iteration.image is None
+
+
+def test_the_stop_distance_is_in_pixels_of_the_input(pipe, quick, picture):
+    options = quick | {"max_iterations": 10, "processing_resolution": 160}
+    output = pipe(picture, [(20.0, 40.0)], [(60.0, 40.0)], stop_distance=10.5, **options)
+    assert output.stop_reason == "reached"
+    left = (output.trajectories[:, 0] - torch.tensor([60.0, 40.0])).norm(dim=-1)
+    assert left[-1] <= 10.5 < left[-2]
+
+
+def test_small_straight_steps_are_no_stall(pipe, quick, picture):
+    output = pipe(picture, [(20.0, 40.0)], [(20.1, 40.0)], stop_distance=0, **(quick | {"max_iterations": 6}))
+    assert output.stop_reason in ("reached", "max_iterations")
+    assert len(output.iterations) == 6
+
+
+def test_a_picture_that_is_decoded_to_nothing_finite_is_not_returned(pipe, quick, picture, monkeypatch):
+    decode, calls = pipe.decode_latents, []
+
+    def overflowing(latents):
+        calls.append(None)
+        return decode(latents) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(pipe, "decode_latents", overflowing)
+    output = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
+    assert output.stop_reason == "diverged"
+    assert len(output.iterations) == 1
+    assert output.trajectories.shape == (2, 2, 2)
+    assert output.images.isfinite().all()
 
 
 def test_intermediates_are_kept_on_request(pipe, quick, picture):
@@ -180,6 +210,18 @@ def test_what_the_callback_makes_of_the_last_latents_is_returned(pipe, quick, pi
 
     output = pipe(picture, HANDLES, TARGETS, output_type="latent", callback_on_step_end=zero, **quick)
     assert not output.images.any()
+
+
+def test_an_interrupt_ends_a_list_of_pictures_with_those_so_far(pipe, quick, picture, monkeypatch):
+    def stop(pipe, index, timestep, tensors):
+        pipe._interrupt = True
+        return tensors
+
+    fits = count_fits(monkeypatch)
+    others = [picture.flip(-1), picture.flip(-2)]
+    output = pipe([picture, *others], HANDLES, TARGETS, callback_on_step_end=stop, **quick)
+    assert output.stop_reason == ["interrupted"]
+    assert len(output.images) == len(fits) == 1
 
 
 def test_the_callback_sees_the_tensors_that_it_asks_for_once_an_iteration(pipe, quick, picture):
@@ -417,6 +459,10 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
         ({"output_type": "jpeg"}, "`output_type` must be one of 'pil', 'np', 'pt', 'latent', got 'jpeg'"),
         ({"cross_attention_kwargs": 1}, "`cross_attention_kwargs` must be a dict, got int"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "`callback_on_step_end_tensor_inputs` must be among"),
+        ({"image": np.zeros((80, 96, 3), dtype=np.int64)}, "must be uint8 or uint16.* got int64"),
+        ({"kv_start_layer": True}, "`kv_start_layer` must be a whole number"),
+        ({"cross_attention_kwargs": {"scale": "x"}}, "`cross_attention_kwargs.'scale'.` must be a finite number"),
+        ({"generator": 0}, "`generator` must be a torch.Generator"),
         ({"generator": [torch.Generator()] * 2}, "`generator` must have one entry for each of the 1 pictures, got 2"),
     ],
 )
@@ -465,6 +511,19 @@ def test_a_text_encoder_of_another_width_is_refused(pipe, picture):
 def test_fused_projections_are_refused_with_the_remedy(pipe, picture):
     pipe.unet.fuse_qkv_projections()
     with pytest.raises(ValueError, match=r"unfuse_qkv_projections\(\)"):
+        pipe(picture, HANDLES, TARGETS)
+
+
+def test_a_fused_lora_is_refused_with_the_remedy(pipe, picture):
+    add_user_lora(pipe.unet)
+    pipe.unet.fuse_lora()
+    with pytest.raises(ValueError, match=r"unfuse_lora\(\)"):
+        pipe(picture, HANDLES, TARGETS)
+
+
+def test_weights_that_are_offloaded_one_by_one_are_refused_with_the_remedy(pipe, picture):
+    cpu_offload(pipe.unet, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"enable_model_cpu_offload\(\)"):
         pipe(picture, HANDLES, TARGETS)
 
 
