@@ -65,7 +65,7 @@ def load_portraits(
     pictures, weights = [], []
     for source in sources:
         files = dict(iter_image_files(source))
-        for name in held_out_names(files) if source == held_out_from else []:
+        for name in held_out_names(files) if held_out_from is not None and source.samefile(held_out_from) else []:
             del files[name]
         loaded = [decode_square(data, size) for data in tqdm(files.values(), desc=f"Loading {source.name}")]
         weight = np.array([0.2 if is_grey(pixels) else 1.0 for pixels in loaded], dtype=np.float32)

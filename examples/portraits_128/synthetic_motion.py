@@ -70,7 +70,7 @@ def load_faces(
         stored = np.load(landmark_file)
         landmarks = dict(zip(stored["files"].tolist(), stored["landmarks"].astype(np.float32), strict=True))
         files = dict(iter_image_files(source))
-        kept_back = set(held_out_names(files)) if source == held_out_from else set()
+        kept_back = set(held_out_names(files)) if held_out_from and source.samefile(held_out_from) else set()
         for name in tqdm([name for name in files if name in landmarks], desc=f"Loading {source.name}"):
             pair = decode_square(files[name], size), landmarks[name]
             (held_out if name in kept_back else training).append(pair)
