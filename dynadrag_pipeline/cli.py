@@ -266,7 +266,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="DIR_OR_ID",
-        help="folder or Hub id of a Stable Diffusion 1.x or 2.x model, or of one saved by DynaDragPipeline "
+        help="folder or Hub id of a Stable Diffusion 1.x or 2.x model, or folder of one saved by DynaDragPipeline "
         "(default: the small portrait model that comes with the package, with settings that suit it where none are "
         "given)",
     )
@@ -287,7 +287,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="the same seed on the same device gives the same picture (default: 0)",
+        help="the same seed on the same device gives the same picture, up to rounding on GPUs (default: 0)",
     )
     group.add_argument(
         "--load-identity-lora",
