@@ -197,8 +197,8 @@ def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None
 def scaled_adapters(model: torch.nn.Module, scale: float) -> Iterator[None]:
     """Context in which the user's own active LoRAs in a model count `scale` times.
 
-    That is the `scale` of `cross_attention_kwargs`. The UNet would apply the factor to every adapter, the identity LoRA
-    among them; so it is applied here, first.
+    That is the `scale` of `cross_attention_kwargs`. The UNet would apply it to every adapter, the identity LoRA among
+    them; so it is applied here, first.
     """
     before = {name: dict(layer.scaling) for name, layer in tuner_layers(model).items()}
     try:
