@@ -536,7 +536,9 @@ def _write_pictures(
     files: dict[str, Path],
     written: list[Path],
 ) -> None:
-    from .visualization import atomic_file, contact_sheet, save_gif
+    from motion_predictor.atomic_file import atomic_file
+
+    from .visualization import contact_sheet, save_gif
 
     pictures = {"picture": picture, "sheet": contact_sheet(image, picture, output, targets)}
     for name, content in pictures.items():
@@ -549,7 +551,7 @@ def _write_pictures(
 
 
 def _write_json(record: dict[str, Any], path: Path, written: list[Path]) -> None:
-    from .visualization import atomic_file
+    from motion_predictor.atomic_file import atomic_file
 
     text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False)
     with atomic_file(path) as file:

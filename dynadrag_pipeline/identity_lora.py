@@ -26,7 +26,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from .atomic_file import atomic_file
+from motion_predictor.atomic_file import atomic_file
+
 from .checks import check_number, check_whole_number
 
 ADAPTER_NAME = "dynadrag_identity"

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .atomic_file import atomic_file
+from motion_predictor.atomic_file import atomic_file
+
 from .picture import Picture, to_picture_tensor
 
 if TYPE_CHECKING:

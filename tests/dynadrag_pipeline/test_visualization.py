@@ -14,13 +14,13 @@ from dynadrag_pipeline.visualization import (
     HANDLE_COLOUR,
     PATH_COLOUR,
     TARGET_COLOUR,
-    atomic_file,
     contact_sheet,
     draw_points,
     draw_trajectories,
     flow_to_image,
     save_gif,
 )
+from motion_predictor.atomic_file import atomic_file
 
 GREY = (128, 128, 128)
 
