@@ -5,6 +5,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 DEMO = ["matplotlib>=3.8", "scikit-image>=0.22"]
+# The motion predictor on videos: reading them, optical flow, shards, configuration and curves of a training run.
+TRAINING = [
+    "av>=12",
+    "matplotlib>=3.8",
+    "opencv-python-headless>=4.8",
+    "PyYAML>=6",
+    "tensorboard>=2.15",
+    "webdataset>=0.2.86",
+]
 DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "setuptools>=69"]
 
 setup(
@@ -44,6 +53,6 @@ setup(
         "Pillow>=10",
         "tqdm>=4.60",
     ],
-    extras_require={"demo": DEMO, "dev": [*DEMO, *DEV]},
+    extras_require={"demo": DEMO, "training": TRAINING, "dev": [*DEMO, *TRAINING, *DEV]},
     entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.cli:main"]},
 )

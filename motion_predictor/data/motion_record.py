@@ -1,0 +1,124 @@
+"""What is kept of a stretch of video to train the motion predictor: a start frame and where its content goes.
+
+Nothing is rasterised: handles, end frame and maps are drawn anew each time that a record is used, so that one record
+serves many samples (DynaDrag, arXiv 2601.00542, Sec. 3.2.1).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+HORIZON_STRIDE = 4  # pixels of the frame per cell of `horizon_flows`
+JPEG_QUALITY = 95
+
+# Motion is stored in 16 bits: 1/64 px is finer than any optical flow, and reaches 512 px.
+FIXED_POINT = 64
+LOST = np.iinfo(np.int16).min
+
+
+@dataclass(frozen=True, eq=False)
+class MotionRecord:
+    """A start frame v_s, the motion of all its pixels for some frames, and that of some points for many.
+
+    Points are `(x, y)` in pixels of `frame`, integers at pixel centres; motion is `(u, v)`, u to the right, v down, in
+    pixels, measured from the start frame. NaN marks motion that is not known: it left the picture, or the flow forward
+    and the flow back did not agree. Motion is rounded to 1/64 px when the record is stored.
+
+    Attributes:
+        key: unique in a dataset, without dots and slashes: `"{video}_{start:06d}"`.
+        frame: `[H, W, 3]` uint8 RGB; H and W are multiples of `HORIZON_STRIDE`.
+        flow: `[H, W, 2]` float32, the flow f_s to the next frame; never NaN.
+        horizon_flows: `[M, H / 4, W / 4, 2]` float32, the motion after 1 ... M frames at the centres of cells of
+            4 x 4 pixels.
+        points: `[P, 2]` float32, candidates for handles inside the editing region.
+        tracks: `[P, T, 2]` float32, the motion of each point after 1 ... T frames.
+        background: `[T, 2]` float32, the median motion outside the editing region after 1 ... T frames: that of the
+            camera. Zero where it is not known.
+        info: plain values for people and statistics: the source video, the start frame, the direction of time.
+    """
+
+    key: str
+    frame: np.ndarray
+    flow: np.ndarray
+    horizon_flows: np.ndarray
+    points: np.ndarray
+    tracks: np.ndarray
+    background: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        height, width = self.frame.shape[:2]
+        if height % HORIZON_STRIDE or width % HORIZON_STRIDE:
+            raise ValueError(
+                f"`frame` is {width} x {height} pixels: multiples of {HORIZON_STRIDE} are accepted ({self.key})."
+            )
+        cells = (height // HORIZON_STRIDE, width // HORIZON_STRIDE)
+        count, frames = self.tracks.shape[:2]
+        expected = {
+            "frame": (height, width, 3),
+            "flow": (height, width, 2),
+            "horizon_flows": (len(self.horizon_flows), *cells, 2),
+            "points": (count, 2),
+            "tracks": (count, frames, 2),
+            "background": (frames, 2),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"`{name}` has shape {getattr(self, name).shape}: {shape} is accepted ({self.key}).")
+
+
+def encode_record(record: MotionRecord) -> dict[str, Any]:
+    """A record as a sample of webdataset: a JPEG, an npz of 16-bit motion, and JSON.
+
+    Returns:
+        `dict`: `__key__`, `frame.jpg`, `motion.npz` and `info.json`; the values but for the key are bytes.
+    """
+    motion, picture = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(
+        motion,
+        flow=_to_fixed_point(record.flow),
+        horizon_flows=_to_fixed_point(record.horizon_flows),
+        points=record.points.astype(np.float32),
+        tracks=_to_fixed_point(record.tracks),
+        background=record.background.astype(np.float32),
+    )
+    Image.fromarray(record.frame).save(picture, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return {
+        "__key__": record.key,
+        "frame.jpg": picture.getvalue(),
+        "motion.npz": motion.getvalue(),
+        "info.json": json.dumps(record.info, sort_keys=True).encode(),
+    }
+
+
+def decode_record(sample: dict[str, Any]) -> MotionRecord:
+    """The inverse of `encode_record`, but for the losses of JPEG and of rounding."""
+    with np.load(io.BytesIO(sample["motion.npz"]), allow_pickle=False) as motion:
+        return MotionRecord(
+            key=sample["__key__"],
+            frame=np.asarray(Image.open(io.BytesIO(sample["frame.jpg"])).convert("RGB")),
+            flow=_from_fixed_point(motion["flow"]),
+            horizon_flows=_from_fixed_point(motion["horizon_flows"]),
+            points=motion["points"],
+            tracks=_from_fixed_point(motion["tracks"]),
+            background=motion["background"],
+            info=json.loads(sample["info.json"]),
+        )
+
+
+def _to_fixed_point(motion: np.ndarray) -> np.ndarray:
+    limits = np.iinfo(np.int16)
+    scaled = np.clip(np.rint(motion * FIXED_POINT), limits.min + 1, limits.max)
+    return np.where(np.isnan(motion), LOST, np.nan_to_num(scaled)).astype(np.int16)
+
+
+def _from_fixed_point(stored: np.ndarray) -> np.ndarray:
+    motion = stored.astype(np.float32) / FIXED_POINT
+    motion[stored == LOST] = np.nan
+    return motion

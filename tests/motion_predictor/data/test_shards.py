@@ -1,0 +1,111 @@
+"""Records come back from shards as they went in, and shards read by webdataset itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from motion_predictor.data.motion_record import MotionRecord, decode_record, encode_record
+from motion_predictor.data.shards import MotionShards, split_of, write_shard
+
+
+def make_record(key: str = "clip_000003", height: int = 16, width: int = 24, seed: int = 0) -> MotionRecord:
+    random = np.random.default_rng(seed)
+    smooth = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
+    tracks = random.normal(0, 9, (5, 7, 2)).astype(np.float32)
+    tracks[2, 4:] = np.nan
+    horizon_flows = random.normal(0, 3, (6, height // 4, width // 4, 2)).astype(np.float32)
+    horizon_flows[1, 0, 0] = np.nan
+    return MotionRecord(
+        key=key,
+        frame=smooth,
+        flow=random.normal(0, 1, (height, width, 2)).astype(np.float32),
+        horizon_flows=horizon_flows,
+        points=random.uniform(0, height - 1, (5, 2)).astype(np.float32),
+        tracks=tracks,
+        background=random.normal(0, 1, (7, 2)).astype(np.float32),
+        info={"video": "clip", "start": 3},
+    )
+
+
+def test_a_record_comes_back_within_half_a_64th_of_a_pixel():
+    record = make_record()
+    decoded = decode_record(encode_record(record))
+    for name in ("flow", "horizon_flows", "tracks"):
+        np.testing.assert_allclose(getattr(decoded, name), getattr(record, name), atol=0.5 / 64)
+    np.testing.assert_array_equal(decoded.points, record.points)
+    np.testing.assert_array_equal(decoded.background, record.background)
+    assert np.abs(decoded.frame.astype(int) - record.frame).max() <= 8  # JPEG
+    assert (decoded.key, decoded.info) == (record.key, record.info)
+
+
+def test_motion_beyond_the_range_is_kept_at_its_end_and_not_taken_for_lost():
+    record = make_record()
+    record.tracks[0, 0] = (-9999, 9999)
+    decoded = decode_record(encode_record(record))
+    np.testing.assert_allclose(decoded.tracks[0, 0], (-511.98, 511.98), atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["flow", "horizon_flows", "points", "background"])
+def test_a_record_whose_parts_do_not_fit_names_the_part(name: str):
+    parts = vars(make_record())
+    with pytest.raises(ValueError, match=f"`{name}`.*clip_000003"):
+        MotionRecord(**{**parts, name: parts[name][..., :1]})
+
+
+def test_a_frame_that_does_not_divide_into_cells_is_refused():
+    parts = vars(make_record())
+    with pytest.raises(ValueError, match="multiples of 4"):
+        MotionRecord(**{**parts, "frame": parts["frame"][:15]})
+
+
+def test_shards_are_read_by_number_and_by_webdataset_alike(tmp_path: Path):
+    import webdataset
+
+    records = [make_record(f"clip_{index:06d}", seed=index) for index in range(3)]
+    assert write_shard(tmp_path / "train" / "clip.tar", records) == 3
+    write_shard(tmp_path / "train" / "drive.tar", [make_record("drive_000000", seed=9)])
+    shards = MotionShards(tmp_path, "train")
+    assert [shards[index].key for index in range(len(shards))] == [*(record.key for record in records), "drive_000000"]
+
+    url = str(tmp_path / "train" / "clip.tar")
+    by_webdataset = [decode_record(sample) for sample in webdataset.WebDataset(url, shardshuffle=False)]
+    for index, record in enumerate(by_webdataset):
+        assert record.key == shards[index].key
+        np.testing.assert_array_equal(record.tracks, shards[index].tracks)
+
+
+def test_the_same_records_make_the_same_bytes(tmp_path: Path):
+    for name in ("a.tar", "b.tar"):
+        write_shard(tmp_path / name, [make_record()])
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_a_shard_that_fails_leaves_nothing(tmp_path: Path):
+    def records():
+        yield make_record()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_shard(tmp_path / "train" / "clip.tar", records())
+    assert list((tmp_path / "train").iterdir()) == []
+
+
+def test_an_empty_split_says_how_to_build_it(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="dynadrag build-dataset"):
+        MotionShards(tmp_path, "val")
+
+
+def test_the_split_depends_on_the_name_alone_and_keeps_to_its_share():
+    videos = [f"video-{index}" for index in range(2000)]
+    splits = [split_of(video, val_share=0.05, seed=0) for video in videos]
+    assert splits == [split_of(video, val_share=0.05, seed=0) for video in videos]
+    assert 60 <= splits.count("val") <= 140  # 100 expected, standard deviation 9.7
+    assert splits != [split_of(video, val_share=0.05, seed=1) for video in videos]
+
+
+def test_a_share_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"`val_share` is 1\.5"):
+        split_of("clip", val_share=1.5, seed=0)
