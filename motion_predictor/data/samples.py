@@ -1,0 +1,306 @@
+"""Training samples: handles, targets and labels, drawn anew from a record each time (DynaDrag, Sec. 3.2.1).
+
+The paper's labels are the motion to the very next frame. The direction of so short a motion says little about where
+the content is 15 to 55 frames later, so labels over a longer horizon, and a filter on their direction, are options.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from .motion_record import HORIZON_STRIDE, MotionRecord
+from .shards import MotionShards
+
+MAX_HANDLES = 7
+MAX_ZOOM = 1.6
+SHORT_WAY = 1.0  # pixels of the record: below, a direction means nothing
+MAX_TRIES = 200
+
+
+@dataclass
+class SampleSettings:
+    """How samples are drawn from records.
+
+    Attributes:
+        first_end_frame: the end frame lies at least so many frames after the start (the paper's 15).
+        last_end_frame: and at most so many (the paper's 55).
+        horizon: a label is the motion over `ceil(n / horizon)` frames, where the end frame is n frames away; 0 for one
+            frame, as in the paper.
+        min_cosine: handles whose step and way to the target have a smaller cosine are not drawn; -1 for all.
+        remove_background: subtract the median motion of the background, that of the camera.
+        augment: mirror, enlarge, and vary brightness, contrast and colour.
+    """
+
+    first_end_frame: int = 15
+    last_end_frame: int = 55
+    horizon: int = 0
+    min_cosine: float = -1.0
+    remove_background: bool = False
+    augment: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_end_frame <= self.last_end_frame:
+            raise ValueError(
+                f"`first_end_frame` is {self.first_end_frame}, `last_end_frame` {self.last_end_frame}: "
+                "whole numbers are accepted, the first at least 1 and not above the last."
+            )
+        if self.horizon < 0:
+            raise ValueError(f"`horizon` is {self.horizon}: a whole number from 0 is accepted.")
+        if not -1 <= self.min_cosine <= 1:
+            raise ValueError(f"`min_cosine` is {self.min_cosine}: a number from -1 to 1 is accepted.")
+
+
+@dataclass
+class MotionSample:
+    """What the network sees, and what it should answer; or a batch of these, with a leading dimension `B`.
+
+    Attributes:
+        image: `[3, H, W]` float32 in [0, 1].
+        handles: `[7, 2]` float32, in pixels of `image`.
+        targets: `[7, 2]` float32, in pixels of `image`; may lie outside.
+        valid: `[7]` bool, False for padding.
+        steps: `[7, 2]` float32, the true step of each handle: the label at the handles.
+        label: `[2, H, W]` float32, the true motion of all pixels in the time of a step; NaN where it is not known.
+        frames: int64, how many frames away the end frame is.
+    """
+
+    image: torch.Tensor
+    handles: torch.Tensor
+    targets: torch.Tensor
+    valid: torch.Tensor
+    steps: torch.Tensor
+    label: torch.Tensor
+    frames: torch.Tensor
+
+    @staticmethod
+    def stack(samples: Sequence[MotionSample]) -> MotionSample:
+        """A batch of samples of one size."""
+        names = [entry.name for entry in fields(MotionSample)]
+        return MotionSample(**{name: torch.stack([getattr(sample, name) for sample in samples]) for name in names})
+
+    def to(self, device: torch.device | str) -> MotionSample:
+        """The same on another device."""
+        return MotionSample(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+    def pin_memory(self) -> MotionSample:
+        """The same in memory that a GPU can read; called by torch's loader."""
+        return MotionSample(**{name: value.pin_memory() for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a frame and the size that it is seen at; sides are the edges of pixels, from 0 to the frame's side."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    to_width: int
+    to_height: int
+
+    @property
+    def scale(self) -> np.ndarray:
+        return np.array([self.to_width / self.width, self.to_height / self.height], dtype=np.float32)
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Points `[..., 2]` of the frame in pixels of the window."""
+        corner = np.array([self.left, self.top], dtype=np.float32)
+        return (points + 0.5 - corner) * self.scale - 0.5
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """Whether points `[..., 2]` of the frame lie on the window's pixels."""
+        seen = self.points(points)
+        inside = (seen >= 0) & (seen <= (self.to_width - 1, self.to_height - 1))
+        return np.asarray(inside.all(axis=-1))
+
+    def picture(self, frame: np.ndarray) -> np.ndarray:
+        """A frame `[H, W, 3]` uint8 as seen through the window, smoothed as far as it is made smaller."""
+        return np.asarray(self._resize(Image.fromarray(frame), 1))
+
+    def field(self, motion: np.ndarray, stride: int) -> np.ndarray:
+        """Motion `[H / stride, W / stride, 2]` as seen through the window, in its pixels; NaN near what is NaN."""
+        known = np.isfinite(motion).all(axis=-1)
+        filled = np.where(known[..., None], motion, 0).astype(np.float32)
+        seen = [self._resize(Image.fromarray(np.ascontiguousarray(filled[..., axis])), stride) for axis in (0, 1)]
+        sure = np.asarray(self._resize(Image.fromarray(known.astype(np.float32)), stride)) > 0.999
+        return np.where(sure[..., None], np.stack([np.asarray(part) for part in seen], axis=-1) * self.scale, np.nan)
+
+    def _resize(self, image: Image.Image, stride: int) -> Image.Image:
+        right, bottom = self.left + self.width, self.top + self.height
+        box = (
+            self.left / stride,
+            self.top / stride,
+            min(right / stride, image.width),  # rounding may carry a window over the edge
+            min(bottom / stride, image.height),
+        )
+        return image.resize((self.to_width, self.to_height), Image.Resampling.BILINEAR, box=box)
+
+
+def draw_sample(
+    record: MotionRecord, settings: SampleSettings, random: np.random.Generator, size: int | None = None
+) -> MotionSample | None:
+    """Draw an end frame, 1 to 7 handles that are still to be seen in it, and the label of the step towards it.
+
+    The candidates of a record were drawn with a probability proportional to their motion, so handles are drawn from
+    them with equal chances.
+
+    Args:
+        record: to draw from.
+        settings: how to draw.
+        random: the only source of chance.
+        size: the side of a square window that is seen, in the network's pixels. None: the whole frame as it is.
+
+    Returns:
+        `MotionSample`, or None if no candidate fits.
+    """
+    last = min(settings.last_end_frame, record.tracks.shape[1])
+    if last < settings.first_end_frame:
+        return None
+    frames = int(random.integers(settings.first_end_frame, last + 1))
+    step_frames = math.ceil(frames / settings.horizon) if settings.horizon else 1
+    if step_frames > len(record.horizon_flows):
+        raise ValueError(
+            f"`horizon` is {settings.horizon}: labels over {step_frames} frames are not in the record {record.key}, "
+            f"which has {len(record.horizon_flows)}; build the dataset anew, or use a larger horizon."
+        )
+
+    window = _draw_window(record.frame.shape[1], record.frame.shape[0], settings, random, size)
+    camera = record.background if settings.remove_background else np.zeros_like(record.background)
+    ways = record.tracks[:, frames - 1] - camera[frames - 1]
+    steps = record.tracks[:, step_frames - 1] - camera[step_frames - 1]
+    fit = np.isfinite(ways).all(axis=1) & np.isfinite(steps).all(axis=1) & window.contains(record.points)
+    fit &= _cosine_at_least(settings.min_cosine, steps, ways)
+    candidates = np.flatnonzero(fit)
+    if len(candidates) == 0:
+        return None
+    number = min(int(random.integers(1, MAX_HANDLES + 1)), len(candidates))
+    chosen = random.choice(candidates, number, replace=False)
+
+    motion, stride = (record.flow, 1) if step_frames == 1 else (record.horizon_flows[step_frames - 1], HORIZON_STRIDE)
+    handles = window.points(record.points[chosen])
+    sample = _Arrays(
+        image=window.picture(record.frame).astype(np.float32) / 255,
+        label=window.field(motion - camera[step_frames - 1], stride),
+        handles=handles,
+        targets=handles + ways[chosen] * window.scale,
+        steps=steps[chosen] * window.scale,
+    )
+    if settings.augment:
+        sample = _augment(sample, random)
+    return _to_sample(sample, frames)
+
+
+def _draw_window(
+    width: int, height: int, settings: SampleSettings, random: np.random.Generator, size: int | None
+) -> Window:
+    if size is None:
+        return Window(0, 0, width, height, width, height)
+    zoom = 1 + (MAX_ZOOM - 1) * random.random() if settings.augment and random.random() < 0.5 else 1.0
+    side = min(width, height) / zoom
+    return Window((width - side) * random.random(), (height - side) * random.random(), side, side, size, size)
+
+
+def _cosine_at_least(limit: float, steps: np.ndarray, ways: np.ndarray) -> np.ndarray:
+    """Whether steps lead towards their targets; where there is hardly any way, no direction is asked for."""
+    length = np.linalg.norm(ways, axis=1)
+    dot = (steps * ways).sum(axis=1)
+    return (dot >= limit * np.linalg.norm(steps, axis=1) * length) | (length < SHORT_WAY)
+
+
+@dataclass
+class _Arrays:
+    image: np.ndarray  # [H, W, 3]
+    label: np.ndarray  # [H, W, 2]
+    handles: np.ndarray  # [n, 2]
+    targets: np.ndarray
+    steps: np.ndarray
+
+
+def _augment(sample: _Arrays, random: np.random.Generator) -> _Arrays:
+    image = sample.image
+    if random.random() < 0.2:
+        image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    contrast, brightness = random.uniform(0.75, 1.25), random.uniform(-0.12, 0.12)
+    tint = random.uniform(-0.04, 0.04, 3)
+    image = np.clip((image - 0.5) * contrast + 0.5 + brightness + tint, 0, 1).astype(np.float32)
+    if random.random() < 0.5:
+        return _Arrays(image, sample.label, sample.handles, sample.targets, sample.steps)
+    mirror = np.array([-1, 1], dtype=np.float32)
+    right = np.array([image.shape[1] - 1, 0], dtype=np.float32)
+    return _Arrays(
+        image=image[:, ::-1],
+        label=sample.label[:, ::-1] * mirror,
+        handles=right + sample.handles * mirror,
+        targets=right + sample.targets * mirror,
+        steps=sample.steps * mirror,
+    )
+
+
+def _to_sample(sample: _Arrays, frames: int) -> MotionSample:
+    def padded(points: np.ndarray) -> torch.Tensor:
+        full = torch.zeros(MAX_HANDLES, 2)
+        full[: len(points)] = torch.from_numpy(points)
+        return full
+
+    def channels_first(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
+
+    return MotionSample(
+        image=channels_first(sample.image),
+        handles=padded(sample.handles),
+        targets=padded(sample.targets),
+        valid=torch.arange(MAX_HANDLES) < len(sample.handles),
+        steps=padded(sample.steps),
+        label=channels_first(sample.label),
+        frames=torch.tensor(frames),
+    )
+
+
+class MotionSamples(Dataset[MotionSample]):
+    """An endless list of samples: the n-th is the same whenever and wherever it is asked for.
+
+    So a run that is stopped goes on with the very samples that it would have seen, and several processes share them.
+
+    Args:
+        sources: records to draw from.
+        weights: how often each source is drawn from, in proportion; positive.
+        settings: how samples are drawn.
+        size: side of the square window that is seen, in pixels.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[MotionShards],
+        weights: Sequence[float],
+        settings: SampleSettings,
+        size: int,
+        seed: int = 0,
+    ):
+        if len(weights) != len(sources) or not all(weight > 0 for weight in weights):
+            raise ValueError(f"`weights` is {list(weights)}: {len(sources)} positive numbers are accepted.")
+        self.sources = list(sources)
+        self.shares = np.array(weights, dtype=np.float64) / sum(weights)
+        self.settings = settings
+        self.size = size
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> MotionSample:
+        random = np.random.default_rng((self.seed, index))
+        source = self.sources[int(random.choice(len(self.sources), p=self.shares))]
+        for _ in range(MAX_TRIES):
+            record = source[int(random.integers(len(source)))]
+            sample = draw_sample(record, self.settings, random, self.size)
+            if sample is not None:
+                return sample
+        raise ValueError(
+            f"no sample in {MAX_TRIES} records of `{source.folder}`: are its videos shorter than `first_end_frame`, "
+            f"{self.settings.first_end_frame} frames, or is `min_cosine`, {self.settings.min_cosine}, too strict?"
+        )
