@@ -1,0 +1,106 @@
+"""The folder of a dataset in the making: its settings, what is finished, and what an interrupted build left behind.
+
+Sources (videos, portraits) are built one by one, each into a shard of its own. A source is finished once its mark is
+there, `videos/NAME.json`, which is written after the shard. So a build that was stopped at any moment goes on with the
+sources that have no mark, and ends with the same bytes as one that was never stopped, if each source's records depend
+on nothing but its name and the settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..atomic_file import atomic_file
+from .shards import SPLITS
+
+SETTINGS_FILE = "dataset.json"
+MARKS = "videos"
+_NAME = re.compile(r"[^/.\s][^/.]*")
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """A dataset's files by the names of its sources. `DatasetFolder.open` makes the folder, or goes on with it."""
+
+    path: Path
+
+    @staticmethod
+    def open(path: str | Path, settings: dict[str, Any]) -> DatasetFolder:
+        """Make the folder, or go on with one that was begun with the same settings.
+
+        Where several processes build one dataset, the main process calls this before the others begin. Files that a
+        killed build had not finished are removed, so one build at a time may write to a folder.
+
+        Args:
+            path: of the folder.
+            settings: all that records depend on, besides the sources themselves; plain values for JSON.
+
+        Raises:
+            ValueError: if the folder was begun with other settings.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> with TemporaryDirectory() as temporary:
+            ...     folder = DatasetFolder.open(temporary, {"seed": 0})
+            ...     folder.mark_finished("interview", {"records": 12})
+            ...     folder.is_finished("interview"), folder.is_finished("lecture")
+            (True, False)
+        """
+        folder = DatasetFolder(Path(path))
+        settings = json.loads(json.dumps(settings))  # as they are read back: tuples are lists
+        file = folder.path / SETTINGS_FILE
+        if file.exists():
+            _check_same(file, json.loads(file.read_text(encoding="utf-8")), settings)
+        else:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            _write_json(file, settings)
+        for place in (folder.path, *(folder.path / name for name in (*SPLITS, MARKS))):
+            for partial in place.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+        return folder
+
+    def shard(self, split: str, name: str) -> Path:
+        """Where the records of a source lie: `train/NAME.tar` or `val/NAME.tar`."""
+        return self.path / split / f"{_checked(name)}.tar"
+
+    def mark(self, name: str) -> Path:
+        """What became of a source, and the sign that it is finished: `videos/NAME.json`."""
+        return self.path / MARKS / f"{_checked(name)}.json"
+
+    def is_finished(self, name: str) -> bool:
+        """Whether a source needs no more work."""
+        return self.mark(name).exists()
+
+    def mark_finished(self, name: str, outcome: dict[str, Any]) -> None:
+        """Note what became of a source; to be called when its shard, if it has one, is in its place."""
+        self.mark(name).parent.mkdir(parents=True, exist_ok=True)
+        _write_json(self.mark(name), outcome)
+
+    def outcomes(self) -> dict[str, dict[str, Any]]:
+        """What became of all finished sources, by name."""
+        files = sorted((self.path / MARKS).glob("*.json"))
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"`name` is {name!r}: the name of a source, without dots and slashes, is accepted.")
+    return name
+
+
+def _check_same(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"`{name}` is {wanted.get(name)!r}, but `{file.parent}` was begun with {found.get(name)!r}: "
+                "go on with the same settings, or choose another folder."
+            )
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
