@@ -222,6 +222,10 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
             The sign of the delta map: `"handle_minus_target"` (the paper) or `"target_minus_handle"`.
         delta_scale (`float`, *optional*, defaults to 1.0): Factor on the deltas, in pixels, at the input.
         flow_scale (`float`, *optional*, defaults to 1.0): Factor on the network's output that gives pixels.
+        straight_share (`float`, *optional*, defaults to 0.0):
+            Where a delta is painted, the flow starts from this share of the way to the target and the network adds to
+            it; an untrained network then predicts exactly this straight step. 0 is the paper; others need
+            `delta_paint="disc"`, as handles between pixels would see little of a single one.
 
     Example:
 
@@ -264,6 +268,7 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
         delta_convention: str = "handle_minus_target",
         delta_scale: float = 1.0,
         flow_scale: float = 1.0,
+        straight_share: float = 0.0,
     ):
         super().__init__()
         _check_channels(
@@ -271,6 +276,7 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
         )
         _check_blocks(num_spatial_blocks, num_translator_blocks, inception_kernels)
         _check_conditioning(sample_size, heatmap_radius, delta_paint, delta_convention, delta_scale, flow_scale)
+        _check_straight_share(straight_share, delta_paint)
 
         self.encoder = MotionEncoder(in_channels, hidden_channels_spatial, num_spatial_blocks)
         self.translator = MotionTranslator(
@@ -281,6 +287,9 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
             inception_groups,
         )
         self.decoder = MotionDecoder(hidden_channels_spatial, out_channels, num_spatial_blocks)
+        if straight_share:
+            for parameter in self.decoder.readout.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, sample: torch.Tensor, return_dict: bool = True) -> MotionPredictorOutput | tuple[torch.Tensor]:
         r"""
@@ -301,6 +310,8 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
         hidden_states, skip, sizes = self.encoder(sample)
         hidden_states = self.translator(hidden_states)
         flow = self.decoder(hidden_states, skip, sizes) * self.config["flow_scale"]
+        if self.config["straight_share"]:
+            flow = flow + self.config["straight_share"] * self._painted_way(sample)
 
         if not return_dict:
             return (flow,)
@@ -368,6 +379,11 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
         per_axis = flow.new_tensor((image_size[1] / width, image_size[0] / height))
         return _resize(flow, image_size) * per_axis[:, None, None]
 
+    def _painted_way(self, sample: torch.Tensor) -> torch.Tensor:
+        """The way to the target in pixels where the delta map holds one, `[B, 2, H, W]`; zero elsewhere."""
+        sign = -1 if self.config["delta_convention"] == "handle_minus_target" else 1
+        return sample[:, -3:-1] * (sign / self.config["delta_scale"])
+
     def _network_size(self, height: int, width: int) -> tuple[int, int]:
         if self.config["sample_size"] is None:
             return height, width
@@ -431,3 +447,13 @@ def _check_conditioning(
     for name, value in (("delta_scale", delta_scale), ("flow_scale", flow_scale)):
         if not (value > 0 and value < float("inf")):
             raise ValueError(f"`{name}` is {value}: a positive, finite number is accepted.")
+
+
+def _check_straight_share(straight_share: float, delta_paint: str) -> None:
+    if not 0 <= straight_share <= 1:
+        raise ValueError(f"`straight_share` is {straight_share}: a number from 0 to 1 is accepted.")
+    if straight_share and delta_paint != "disc":
+        raise ValueError(
+            f'`straight_share` is {straight_share} and `delta_paint` {delta_paint!r}: "disc" is accepted with it, '
+            "or a share of 0."
+        )

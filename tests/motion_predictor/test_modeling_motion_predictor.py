@@ -337,3 +337,19 @@ class TestPredictFlow:
     def test_as_many_pictures_as_sets_of_points_are_accepted_only(self):
         with pytest.raises(ValueError, match=r"`image` holds 2 pictures"):
             tiny_model().predict_flow(torch.rand(2, 3, 40, 60), self.HANDLES[None], self.TARGETS[None])
+
+
+@pytest.mark.parametrize("convention", ["handle_minus_target", "target_minus_handle"])
+def test_an_untrained_network_with_a_straight_share_predicts_that_share_of_the_way(convention: str):
+    model = tiny_model(
+        sample_size=32, delta_paint="disc", delta_scale=0.1, delta_convention=convention, straight_share=0.125
+    )
+    handles, targets = torch.tensor([[8.3, 9.6], [20.0, 21.4]]), torch.tensor([[16.3, 1.6], [20.0, 29.4]])
+    flow = model.predict_flow(torch.rand(1, 3, 32, 32), handles, targets)
+    torch.testing.assert_close(sample_flow(flow, handles[None])[0], 0.125 * (targets - handles))
+
+
+@pytest.mark.parametrize(("share", "paint"), [(0.1, "pixel"), (-0.1, "disc"), (1.5, "disc")])
+def test_a_straight_share_out_of_range_or_without_discs_is_refused(share: float, paint: str):
+    with pytest.raises(ValueError, match=f"`straight_share` is {share}"):
+        tiny_model(straight_share=share, delta_paint=paint)
