@@ -1,0 +1,147 @@
+"""What a training run of the motion predictor is: data, network, samples, loss, optimisation; and two presets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from .data.samples import SampleSettings
+
+# The recipe as published is what all defaults say: motion over one frame, a delta on one pixel, plain MSE (Eq. 1).
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "robust": {
+        "network": {"delta_paint": "disc", "delta_scale": 0.1, "straight_share": 0.1},
+        "samples": {"horizon": 10, "min_cosine": 0.3, "remove_background": True, "augment": True},
+        "loss": {"handle_weight": 10.0, "relative": True},
+    },
+}
+
+
+@dataclass
+class DataSource:
+    """A dataset that `dynadrag build-dataset` wrote, and how often it is drawn from, in proportion."""
+
+    folder: str
+    weight: float = 1.0
+
+
+@dataclass
+class LossSettings:
+    """How the error of the flow is weighed.
+
+    Attributes:
+        handle_weight: weight of pixels on the discs of handles, on top of 1; 0 is plain MSE (Eq. 1).
+        relative: divide a sample's error by the squared length of its steps. An absolute error would leave short ways
+            untaught, and every way is short before it ends.
+    """
+
+    handle_weight: float = 0.0
+    relative: bool = False
+
+
+@dataclass
+class TrainingConfig:
+    """A training run, as its YAML file says it; what the file leaves out is as the preset says, or as here.
+
+    Attributes:
+        out: folder for checkpoints, curves and the trained model.
+        data: datasets with weights.
+        preset: `"paper"` or `"robust"`: values that the rest of the file may change.
+        network: arguments of `MotionPredictorModel`; `sample_size` is also the side of the training pictures.
+        samples: how samples are drawn.
+        loss: how the error is weighed.
+        steps: optimisation steps.
+        batch_size: samples per step and process, before accumulation.
+        gradient_accumulation: batches per step.
+        learning_rate: of AdamW, after the warm-up and before the fall.
+        warmup_steps: over which the rate rises from 0.
+        decay_share: of the steps, at the end, over which the rate falls to 0.
+        weight_decay: of AdamW.
+        max_gradient_norm: longer gradients are shortened to this.
+        ema_decay: of the average of the weights, which is what is saved in the end.
+        mixed_precision: `"no"`, `"fp16"` or `"bf16"`.
+        workers: processes that draw samples, for each process that trains; 0 draws them between the steps.
+        save_every: steps between checkpoints.
+        validate_every: steps between measurements of the loss on the validation splits; 0 for none.
+        validation_samples: samples that it is measured on.
+        seed: of everything random.
+    """
+
+    out: str
+    data: list[DataSource]
+    preset: str = "robust"
+    network: dict[str, Any] = field(default_factory=dict)
+    samples: SampleSettings = field(default_factory=SampleSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    steps: int = 100_000
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.3
+    weight_decay: float = 1e-2
+    max_gradient_norm: float = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"
+    workers: int = 1
+    save_every: int = 500
+    validate_every: int = 500
+    validation_samples: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "gradient_accumulation", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: a whole number from 1 is accepted.")
+        for name in ("warmup_steps", "workers", "validate_every", "validation_samples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: a whole number from 0 is accepted.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"`learning_rate` is {self.learning_rate}: a positive number is accepted.")
+        for name in ("decay_share", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: a number from 0 to below 1 is accepted.")
+        if self.mixed_precision not in ("no", "fp16", "bf16"):
+            raise ValueError(f'`mixed_precision` is {self.mixed_precision!r}: "no", "fp16" or "bf16" is accepted.')
+        if not self.data:
+            raise ValueError("`data` is empty: at least one dataset with a `folder` is accepted.")
+
+
+def load_training_config(path: str | Path, changes: Sequence[str] = ()) -> TrainingConfig:
+    """Read a run's YAML file: the preset's values, then the file's, then `changes`.
+
+    Args:
+        path: of the file; folders in it are relative to where the command is started.
+        changes: `"key=value"` with dots between levels, such as `"samples.horizon=0"`.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: for a key that does not exist, a value of the wrong type or out of range, naming the key.
+
+    Example:
+        >>> config = load_training_config("motion_predictor.yaml", ["steps=200"])  # doctest: +SKIP
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        given = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(changes)))
+        preset = OmegaConf.select(given, "preset", default=TrainingConfig.preset)
+        if preset not in PRESETS:
+            raise ValueError(f"`preset` is {preset!r}: one of {tuple(PRESETS)} is accepted.")
+        merged = OmegaConf.merge(OmegaConf.structured(TrainingConfig), PRESETS[preset], given)
+        return cast(TrainingConfig, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, YAMLError, AttributeError) as error:
+        reason = " ".join(line.strip() for line in str(error).split("\n")[:2])
+        raise ValueError(f"`{path}`: {reason} (keys and their meaning: `TrainingConfig`)") from error
+
+
+def save_training_config(config: TrainingConfig) -> str:
+    """A run as YAML, with every value written out."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
