@@ -1,4 +1,4 @@
-"""The command line: `dynadrag edit IMAGE --handle X,Y --target X,Y`.
+"""The command line: `dynadrag edit IMAGE --handle X,Y --target X,Y`, and the commands of the other packages.
 
 A command is a parser made by `_add_*_command` and a function that does it. What needs torch or diffusers is imported
 when a command runs, so that help and mistakes in the arguments are answered at once.
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
+from motion_predictor.command_line import CommandError, add_motion_predictor_commands
+
 from . import EMBEDDED_SETTINGS
 
 if TYPE_CHECKING:
@@ -29,10 +31,6 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-
-
-class CommandError(Exception):
-    """What the user can put right; shown as one line, without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_edit_command(commands)
+    add_motion_predictor_commands(commands)
     return parser
 
 

@@ -1,0 +1,390 @@
+"""Training of the motion predictor (DynaDrag, Eq. 1) on accelerate: one process or many, resumable to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from .atomic_file import atomic_file
+from .conditioning import rasterize_points, sample_flow
+from .data.samples import MotionSample, MotionSamples
+from .data.shards import MotionShards
+from .modeling_motion_predictor import MotionPredictorModel
+from .training_config import DataSource, LossSettings, TrainingConfig, save_training_config
+
+SMALLEST_STEP = 0.1  # pixels: shorter steps than this do not make an error weigh more
+LOG_EVERY = 20  # steps
+# What a run may be resumed with a change of: nothing that a step depends on, but for the fall of the learning rate.
+CHANGEABLE = ("steps", "workers", "save_every", "validate_every", "validation_samples")
+
+
+def network_input(model: MotionPredictorModel, batch: MotionSample) -> tuple[torch.Tensor, torch.Tensor]:
+    """The six channels of Sec. 3.2.1, `[B, 6, H, W]`, and among them the heatmap, `[B, 1, H, W]`."""
+    config = model.config
+    delta_map, heatmap = rasterize_points(
+        batch.handles,
+        batch.targets,
+        *batch.image.shape[-2:],
+        radius=config["heatmap_radius"],
+        delta_paint=config["delta_paint"],
+        delta_convention=config["delta_convention"],
+        delta_scale=config["delta_scale"],
+        valid=batch.valid,
+    )
+    return torch.cat([batch.image, delta_map, heatmap], dim=1), heatmap
+
+
+def motion_loss(
+    flow: torch.Tensor, batch: MotionSample, heatmap: torch.Tensor, settings: LossSettings
+) -> torch.Tensor:
+    """Mean squared error of the flow where its label is known (Eq. 1), weighed as `settings` say.
+
+    Args:
+        flow: `[B, 2, H, W]` predicted, in pixels.
+        batch: with `label` `[B, 2, H, W]`, NaN where it is not known.
+        heatmap: `[B, 1, H, W]`, 1 on the discs of handles.
+        settings: of the loss.
+
+    Returns:
+        a scalar: squared pixels, or without unit if the loss is relative.
+    """
+    known = torch.isfinite(batch.label)
+    weight = (1 + settings.handle_weight * heatmap) * known
+    error = (flow.float() - batch.label.nan_to_num()).square()
+    per_sample = (weight * error).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1)
+    if settings.relative:
+        steps = sample_flow(batch.label.nan_to_num(), batch.handles) * batch.valid[..., None]
+        squared = steps.square().sum(dim=(1, 2)) / batch.valid.sum(dim=1).clamp(min=1)
+        per_sample = per_sample / (squared + SMALLEST_STEP**2)
+    return per_sample.mean()
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """Warm-up, plateau and fall, each linear. The plateau does not depend on `steps`, so a run can be prolonged."""
+    rising = (step + 1) / max(config.warmup_steps, 1)
+    fall = max(config.steps * config.decay_share, 1)
+    return min(1.0, rising, (config.steps - step) / fall if config.decay_share else 1.0)
+
+
+def _sources(config: TrainingConfig, split: str) -> list[DataSource]:
+    """The datasets that have records in a split."""
+    return [source for source in config.data if any((Path(source.folder) / split).glob("*.tar"))]
+
+
+def _samples(config: TrainingConfig, split: str, size: int) -> MotionSamples:
+    sources = config.data if split == "train" else _sources(config, split)
+    shards = [MotionShards(source.folder, split) for source in sources]
+    weights = [source.weight for source in sources]
+    return MotionSamples(shards, weights, config.samples, size, config.seed + (split == "val"))
+
+
+class StepSampler(Sampler[list[int]]):
+    """The numbers of the samples of each batch of this process, from a given step on.
+
+    Step n takes the samples n * G ... (n + 1) * G - 1, where G is the size of a batch over all processes and
+    accumulations. A process takes its share of each.
+    """
+
+    def __init__(self, config: TrainingConfig, process: int, processes: int, start_step: int):
+        self.config, self.process, self.processes, self.start_step = config, process, processes, start_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch_size = self.config.batch_size
+        per_step = self.config.gradient_accumulation
+        for batch in range(self.start_step * per_step, self.config.steps * per_step):
+            first = (batch * self.processes + self.process) * batch_size
+            yield list(range(first, first + batch_size))
+
+
+def train_motion_predictor(config: TrainingConfig) -> Path:
+    """Train a motion predictor, or go on where an earlier run in the same folder was stopped.
+
+    A run that was interrupted and resumed ends with the same weights as one that ran through. Ctrl-C finishes the
+    step, saves, and then raises `KeyboardInterrupt`; a kill loses at most `save_every` steps.
+
+    Writes to `config.out`: `config.yaml`, `checkpoint-N/` (the last), `log.jsonl`, `tensorboard/`, and in the end
+    `motion_predictor/` with the averaged weights.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        `Path`: the folder of the trained model, for `MotionPredictorModel.from_pretrained`.
+
+    Raises:
+        FileNotFoundError: if a dataset holds no records.
+        ValueError: if the folder holds a run with another configuration, or the data do not fit it.
+
+    Example:
+        >>> from motion_predictor.training_config import DataSource, TrainingConfig
+        >>> config = TrainingConfig(out="runs/predictor", data=[DataSource("data/portraits")], steps=100)
+        >>> train_motion_predictor(config)  # doctest: +SKIP
+        PosixPath('runs/predictor/motion_predictor')
+    """
+    return _Run(config).train()
+
+
+class _Run:
+    """One process of a training run: its model, optimiser, average and place on disk."""
+
+    def __init__(self, config: TrainingConfig):
+        self.config = config
+        self.out = Path(config.out)
+        self.accelerator = Accelerator(
+            gradient_accumulation_steps=config.gradient_accumulation,
+            mixed_precision=config.mixed_precision,
+            log_with="tensorboard",
+            project_dir=str(self.out),
+        )
+        torch.manual_seed(config.seed)
+        network = MotionPredictorModel(**config.network)
+        size = network.config["sample_size"]
+        if size is None:
+            raise ValueError("`network.sample_size` is None: the side of the training pictures in pixels is accepted.")
+        self.training_data = _samples(config, "train", size)
+        validates = config.validate_every and _sources(config, "val")
+        self.validation_data = _samples(config, "val", size) if validates else None
+        self.ema = EMAModel(network.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
+        self.ema.to(self.accelerator.device)
+        self.accelerator.register_for_checkpointing(self.ema)
+
+    def train(self) -> Path:
+        self._claim_folder()
+        start = self._resume()
+        self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": start}})
+        try:
+            self._fit(start)
+        finally:
+            self.accelerator.end_training()
+        return self._save_model()
+
+    def _fit(self, start: int) -> None:
+        sampler = StepSampler(self.config, self.accelerator.process_index, self.accelerator.num_processes, start)
+        loader = DataLoader(
+            self.training_data,
+            batch_sampler=sampler,
+            collate_fn=MotionSample.stack,
+            num_workers=self.config.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            prefetch_factor=4 if self.config.workers else None,
+            worker_init_fn=_leave_signals_to_the_run,
+        )
+        batches = iter(loader)
+        self.model.train()
+        meter = _Meter()
+        progress = tqdm(
+            total=self.config.steps,
+            initial=start,
+            desc=f"Training {self.out.name}",
+            disable=not self.accelerator.is_main_process,
+        )
+        with progress, _stop_signals(self.accelerator):
+            for step in range(start, self.config.steps):
+                self._set_learning_rate(step)
+                for batch in itertools.islice(meter.waiting(batches), self.config.gradient_accumulation):
+                    with self.accelerator.accumulate(self.model):
+                        meter.add(self._descend(batch.to(self.accelerator.device)))
+                self.ema.step(self.network.parameters())
+                progress.update()
+                self._after_step(step + 1, meter, progress)
+
+    def _descend(self, batch: MotionSample) -> torch.Tensor:
+        sample, heatmap = network_input(self.network, batch)
+        flow = self.model(sample.contiguous(memory_format=torch.channels_last)).flow
+        loss = motion_loss(flow, batch, heatmap, self.config.loss)
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+    def _set_learning_rate(self, step: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * learning_rate_factor(step, self.config)
+
+    def _after_step(self, step: int, meter: _Meter, progress: tqdm) -> None:
+        """What is due after a step: figures, a checkpoint, and the end that a signal asked for."""
+        stopped = self.accelerator.check_trigger()
+        last = step == self.config.steps
+        if self.config.validate_every and (step % self.config.validate_every == 0 or last):
+            self._log(step, {"validation_loss": self._validate()})
+        if step % LOG_EVERY == 0 or last:
+            figures = meter.read()
+            progress.set_postfix(loss=f"{figures['loss']:.4f}", waiting=f"{figures['waiting_share']:.0%}")
+            self._log(step, figures)
+        if stopped or last or step % self.config.save_every == 0:
+            self._save_checkpoint(step)
+        if stopped:
+            raise KeyboardInterrupt
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """The loss of the averaged weights on a fixed set of samples, each process on its share of them."""
+        if self.validation_data is None:
+            return float("nan")
+        self.ema.store(self.network.parameters())
+        self.ema.copy_to(self.network.parameters())
+        self.network.eval()
+        losses = []
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        for index in range(rank, max(self.config.validation_samples, ranks), ranks):
+            batch = MotionSample.stack([self.validation_data[index]]).to(self.accelerator.device)
+            sample, heatmap = network_input(self.network, batch)
+            losses.append(motion_loss(self.network(sample).flow, batch, heatmap, self.config.loss))
+        self.ema.restore(self.network.parameters())
+        self.network.train()
+        mean = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
+        return float(mean)
+
+    def _log(self, step: int, figures: dict[str, float]) -> None:
+        self.accelerator.log(figures, step=step)
+        if self.accelerator.is_main_process:
+            with (self.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step, **figures}) + "\n")
+
+    def _claim_folder(self) -> None:
+        """Write the configuration, or refuse a folder that holds a run with another."""
+        path = self.out / "config.yaml"
+        if path.exists():
+            from omegaconf import OmegaConf
+
+            there: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+            here: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(self.config))  # type: ignore[assignment]
+            for name in here:
+                if name not in CHANGEABLE and there.get(name) != here[name]:
+                    raise ValueError(
+                        f"`out` is `{self.out}`, which holds a run with another `{name}`: {there.get(name)}, and not "
+                        f"{here[name]}. Choose another folder, or remove it to start anew."
+                    )
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                file.write(save_training_config(self.config).encode())
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.out.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+
+    def _resume(self) -> int:
+        """Load the last checkpoint, if there is one, and return the number of steps that are done."""
+        checkpoints = self._checkpoints()
+        if not checkpoints:
+            return 0
+        self.accelerator.load_state(str(checkpoints[-1]))
+        done = int(checkpoints[-1].name.split("-")[1])
+        if self.accelerator.is_main_process:
+            self._forget_steps_after(done)
+        return done
+
+    def _forget_steps_after(self, step: int) -> None:
+        """Cut the log to the checkpoint's step: those after it will be taken, and logged, again."""
+        log = self.out / "log.jsonl"
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a kill may have torn the last
+        with atomic_file(log) as file:
+            file.write("".join(line for line in whole if json.loads(line)["step"] <= step).encode())
+
+    def _save_checkpoint(self, step: int) -> None:
+        """Save beside, rename, and only then remove the older one."""
+        partial, final = self.out / f"checkpoint-{step}.partial", self.out / f"checkpoint-{step}"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            for older in self._checkpoints()[:-1]:
+                shutil.rmtree(older)
+        self.accelerator.wait_for_everyone()
+
+    def _save_model(self) -> Path:
+        folder, partial = self.out / "motion_predictor", self.out / "motion_predictor.partial"
+        if self.accelerator.is_main_process:
+            self.ema.copy_to(self.network.parameters())
+            shutil.rmtree(partial, ignore_errors=True)
+            self.network.eval().save_pretrained(partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        self.accelerator.wait_for_everyone()
+        return folder
+
+
+class _Meter:
+    """Loss, speed, and the share of time that was spent waiting for samples, since they were last read."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self.losses: list[torch.Tensor] = []
+        self.waited = 0.0
+        self.began = time.perf_counter()
+
+    def waiting(self, batches: Iterator[MotionSample]) -> Iterator[MotionSample]:
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - asked
+            yield batch
+
+    def add(self, loss: torch.Tensor) -> None:
+        self.losses.append(loss)
+
+    def read(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self.began
+        figures = {
+            "loss": float(torch.stack(self.losses).mean()),
+            "batches_per_second": len(self.losses) / seconds,
+            "waiting_share": self.waited / seconds,
+        }
+        self._start()
+        return figures
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; those that draw samples must live until the step has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _stop_signals(accelerator: Accelerator) -> Iterator[None]:
+    """Within it, the first Ctrl-C or SIGTERM lets the step at hand end; a second one acts as always."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def on_signal(number: int, frame: object) -> None:
+        accelerator.set_trigger()
+        restore()
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        restore()

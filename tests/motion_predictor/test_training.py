@@ -1,0 +1,251 @@
+"""Training: the loss in closed form, the schedule, and runs that are stopped and go on as if they had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+
+from motion_predictor import MotionPredictorModel, training
+from motion_predictor.data.samples import MotionSample
+from motion_predictor.data.shards import write_shard
+from motion_predictor.training import StepSampler, learning_rate_factor, motion_loss, train_motion_predictor
+from motion_predictor.training_config import DataSource, LossSettings, TrainingConfig, save_training_config
+
+NETWORK = {
+    "hidden_channels_spatial": 4,
+    "hidden_channels_translator": 8,
+    "num_translator_blocks": 2,
+    "inception_kernels": [3],
+    "inception_groups": 2,
+    "sample_size": 16,
+    "delta_paint": "disc",
+    "straight_share": 0.1,
+}
+
+
+def forget_accelerate_state() -> None:
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state():
+    yield
+    forget_accelerate_state()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, make_motion_record) -> str:
+    folder = tmp_path / "data"
+    for split in ("train", "val"):
+        records = [make_motion_record(f"{split}_{index:06d}", seed=index) for index in range(4)]
+        write_shard(folder / split / "clip.tar", records)
+    return str(folder)
+
+
+def make_config(dataset: str, out: Path, **changes) -> TrainingConfig:
+    settings = {
+        "network": NETWORK,
+        "steps": 6,
+        "batch_size": 2,
+        "save_every": 2,
+        "validate_every": 3,
+        "validation_samples": 2,
+        "workers": 0,
+        "warmup_steps": 2,
+    }
+    return TrainingConfig(out=str(out), data=[DataSource(dataset)], **{**settings, **changes})
+
+
+def trained_weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "motion_predictor" / "diffusion_pytorch_model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for name, weight in trained_weights(one).items():
+        torch.testing.assert_close(weight, trained_weights(other)[name], atol=0, rtol=0, msg=name)
+
+
+def flat_batch(label: float, width: int = 8) -> MotionSample:
+    return MotionSample(
+        image=torch.zeros(1, 3, width, width),
+        handles=torch.tensor([[[2.0, 2.0], [0.0, 0.0]]]),
+        targets=torch.tensor([[[6.0, 2.0], [0.0, 0.0]]]),
+        valid=torch.tensor([[True, False]]),
+        steps=torch.zeros(1, 2, 2),
+        label=torch.full((1, 2, width, width), label),
+        frames=torch.tensor([20]),
+    )
+
+
+def test_the_plain_loss_is_the_mean_squared_error_of_eq_1():
+    batch = flat_batch(1.0)
+    flow = torch.randn(1, 2, 8, 8)
+    loss = motion_loss(flow, batch, torch.zeros(1, 1, 8, 8), LossSettings())
+    torch.testing.assert_close(loss, torch.nn.functional.mse_loss(flow, batch.label))
+
+
+def test_pixels_on_discs_weigh_more():
+    batch = flat_batch(0.0)
+    heatmap = torch.zeros(1, 1, 8, 8)
+    heatmap[..., :4] = 1  # half of the picture, wrong by 1; the other half by 2
+    flow = torch.where(heatmap > 0, 1.0, 2.0).expand(1, 2, 8, 8)
+    loss = motion_loss(flow, batch, heatmap, LossSettings(handle_weight=3.0))
+    assert loss.item() == pytest.approx((4 * 1 + 1 * 4) / 5)
+
+
+def test_unknown_pixels_do_not_count():
+    batch = flat_batch(1.0)
+    batch.label[..., 4:] = float("nan")
+    flow = torch.full((1, 2, 8, 8), 3.0)
+    flow[..., 4:] = 1e6
+    assert motion_loss(flow, batch, torch.zeros(1, 1, 8, 8), LossSettings()).item() == pytest.approx(4.0)
+
+
+def test_a_relative_loss_is_that_of_the_step_left_out():
+    batch = flat_batch(2.0)  # a step of 2 px per axis: 8 squared pixels
+    loss = motion_loss(torch.zeros(1, 2, 8, 8), batch, torch.zeros(1, 1, 8, 8), LossSettings(relative=True))
+    assert loss.item() == pytest.approx(4.0 / (8.0 + 0.1**2))
+
+
+def test_the_learning_rate_rises_stays_and_falls(tmp_path: Path):
+    config = make_config("data", tmp_path, steps=100, warmup_steps=10, decay_share=0.2)
+    factors = [learning_rate_factor(step, config) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:80] == [1.0] * 71
+    assert factors[90] == pytest.approx(0.5)
+    assert 0 < factors[99] < 0.1
+
+
+def test_processes_share_the_samples_that_one_would_see(tmp_path: Path):
+    config = make_config("data", tmp_path, steps=3, batch_size=2)
+    shares = [[index for batch in StepSampler(config, rank, 2, 1) for index in batch] for rank in range(2)]
+    assert shares == [[4, 5, 8, 9], [6, 7, 10, 11]]
+    whole = make_config("data", tmp_path, steps=3, batch_size=4)
+    assert sorted(shares[0] + shares[1]) == [index for batch in StepSampler(whole, 0, 1, 1) for index in batch]
+
+
+def test_a_run_leaves_a_model_a_log_and_curves(dataset: str, tmp_path: Path):
+    folder = train_motion_predictor(make_config(dataset, tmp_path / "run"))
+    model = MotionPredictorModel.from_pretrained(folder)
+    assert model.config["straight_share"] == 0.1
+    logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in logged if "validation_loss" in entry] == [3, 6]
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-6"]
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_training_learns_the_motion_of_its_records(dataset: str, tmp_path: Path):
+    config = make_config(dataset, tmp_path / "run", steps=60, learning_rate=5e-3, validate_every=60, ema_decay=0.9)
+    untrained = training._Run(make_config(dataset, tmp_path / "untrained"))._validate()
+    forget_accelerate_state()
+    train_motion_predictor(config)
+    last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-2])
+    assert last["validation_loss"] < 0.7 * untrained
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation": 2}, {"workers": 1}])
+def test_a_run_that_fails_at_any_step_and_is_resumed_ends_with_the_same_weights(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, int]
+):
+    train_motion_predictor(make_config(dataset, tmp_path / "through", **changes))
+    descend = training._Run._descend
+
+    for failing in (3, 5):
+        calls = iter(range(1000))
+        per_step = changes.get("gradient_accumulation", 1)
+
+        def fail(run, batch, calls=calls, at=(failing - 2) * per_step):
+            if next(calls) == at:
+                raise ZeroDivisionError
+            return descend(run, batch)
+
+        monkeypatch.setattr(training._Run, "_descend", fail)
+        with pytest.raises(ZeroDivisionError):
+            train_motion_predictor(make_config(dataset, tmp_path / "stopped", **changes))
+        forget_accelerate_state()
+    monkeypatch.setattr(training._Run, "_descend", descend)
+    train_motion_predictor(make_config(dataset, tmp_path / "stopped", **changes))
+    assert_same_weights(tmp_path / "through", tmp_path / "stopped")
+    logged = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()]
+    assert logged == sorted(logged)
+    assert logged.count(3) == 1
+
+
+def test_ctrl_c_ends_the_step_saves_and_can_be_resumed(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    train_motion_predictor(make_config(dataset, tmp_path / "through"))
+    descend = training._Run._descend
+
+    def interrupt(run, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        return descend(run, batch)
+
+    monkeypatch.setattr(training._Run, "_descend", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-1"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(training._Run, "_descend", descend)
+    train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
+    assert_same_weights(tmp_path / "through", tmp_path / "stopped")
+
+
+def test_a_folder_with_another_run_is_refused(dataset: str, tmp_path: Path):
+    train_motion_predictor(make_config(dataset, tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"another `learning_rate`: 0\.001, and not 0\.01"):
+        train_motion_predictor(make_config(dataset, tmp_path / "run", learning_rate=0.01))
+
+
+def test_a_run_can_be_prolonged(dataset: str, tmp_path: Path):
+    train_motion_predictor(make_config(dataset, tmp_path / "run", decay_share=0.0))
+    train_motion_predictor(make_config(dataset, tmp_path / "run", decay_share=0.0, steps=8))
+    train_motion_predictor(make_config(dataset, tmp_path / "through", decay_share=0.0, steps=8))
+    assert_same_weights(tmp_path / "through", tmp_path / "run")
+
+
+def test_missing_data_say_how_to_build_them(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="dynadrag build-dataset"):
+        train_motion_predictor(make_config(str(tmp_path / "nothing"), tmp_path / "run"))
+
+
+def test_two_processes_stopped_and_resumed_end_with_the_same_weights(dataset: str, tmp_path: Path):
+    def command(out: Path) -> list[str]:
+        file = tmp_path / f"{out.name}.yaml"
+        file.write_text(save_training_config(make_config(dataset, out, steps=30)))
+        launch = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+        ]
+        launch += ["1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+        return [*launch, "-m", "dynadrag_pipeline", "train-motion-predictor", str(file)]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(tmp_path / "through"), check=True, env=environment, timeout=300, capture_output=True)
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(stopped), env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 200
+    while not list(stopped.glob("checkpoint-*[0-9]")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+    assert list(stopped.glob("checkpoint-*[0-9]"))
+    assert not (stopped / "motion_predictor").exists()
+    subprocess.run(command(stopped), check=True, env=environment, timeout=300, capture_output=True)
+    assert_same_weights(tmp_path / "through", stopped)
