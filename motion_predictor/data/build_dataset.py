@@ -1,0 +1,327 @@
+"""Build a dataset of motion records from videos (DynaDrag, arXiv 2601.00542, Sec. 3.2.1 and 8).
+
+One shard for each video, and a report of what became of it. A build that was stopped, in whatever way, goes on with
+the same command, and ends with the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from .dataset_folder import DatasetFolder
+from .editing_region import REGIONS, EditingRegion, make_editing_region
+from .motion_record import MotionRecord
+from .optical_flow import FLOWS, OpticalFlow, make_optical_flow
+from .shards import split_of, write_shard
+from .statistics import MotionStatistics
+from .video import UnusableVideo, VideoFile, find_videos, fingerprint, read_frames, read_header
+from .video_records import EndedEarlyError, draw_starts, video_records
+
+FORMAT = 1
+NAMES_SHOWN = 8
+POLL_SECONDS = 0.5
+
+
+def _setting(default: Any, text: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a dataset is built with. Each field's `metadata["help"]` says what it means, in which unit.
+
+    Raises:
+        ValueError: for a value that is not accepted.
+
+    Example:
+        >>> BuildSettings(short_side=128).records_per_video
+        8
+    """
+
+    short_side: int = _setting(256, "shorter side that frames are resized to, in pixels")
+    records_per_video: int = _setting(8, "start frames drawn from each video, in each direction of time")
+    min_track_frames: int = _setting(15, "frames that must follow a start frame (Sec. 8)")
+    max_track_frames: int = _setting(55, "frames that points are followed for, at most (Sec. 8)")
+    candidates: int = _setting(256, "points kept for each start frame, from which handles are drawn in training")
+    min_motion: float = _setting(
+        0.25,
+        "start frames are passed over if the fastest twentieth of their region moves less, in pixels per frame",
+    )
+    reverse: bool = _setting(True, "also start from as many frames of the video played backwards")
+    max_frames: int | None = _setting(None, "frames of a video that are looked at, from its beginning; none: all")
+    flow: str = _setting(
+        "dis", "optical flow: OpenCV's DIS, UniMatch (the paper's) or torchvision's RAFT", choices=FLOWS
+    )
+    flow_checkpoint: str | None = _setting(None, "weights of `unimatch` (needed) or `raft` (else torchvision's own)")
+    region: str = _setting(
+        "motion",
+        "editing region that handles lie in: the face by a parsing model (Sec. 8) or by landmarks, a person by a "
+        "detector (Sec. 8), what moves, your own masks, or the whole frame",
+        choices=REGIONS,
+    )
+    region_model: str | None = _setting(
+        None, "model for the region `face-parsing` or `person`: a name on the Hugging Face Hub, or a folder"
+    )
+    region_labels: tuple[str, ...] | None = _setting(
+        None, "classes of the region's model, by name or number; none: those of a face without hair, or of a person"
+    )
+    region_threshold: float = _setting(
+        0.25, "for the region `motion`: what moves faster belongs to it, in pixels per frame"
+    )
+    masks: str | None = _setting(
+        None, "for the region `masks`: a folder with VIDEO.png, or VIDEO/000012.png for frame 12; white may be edited"
+    )
+    source: str = _setting("", "where the videos come from, kept with each record for your own use")
+    val_share: float = _setting(0.05, "share of the videos that is held out for validation (Sec. 8)")
+    seed: int = _setting(0, "of all that is drawn at random")
+
+    def __post_init__(self) -> None:
+        for name, least in (("short_side", 32), ("records_per_video", 1), ("min_track_frames", 1), ("candidates", 1)):
+            _require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number from {least} on")
+        _require(
+            self.max_track_frames >= self.min_track_frames,
+            "max_track_frames",
+            self.max_track_frames,
+            f"a whole number from `min_track_frames` ({self.min_track_frames}) on",
+        )
+        needed = self.min_track_frames + 1
+        if self.max_frames is not None:
+            _require(self.max_frames >= needed, "max_frames", self.max_frames, f"a whole number from {needed} on")
+        for name in ("min_motion", "region_threshold"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "a number that is not negative")
+        _require(0 <= self.val_share <= 1, "val_share", self.val_share, "a number from 0 to 1")
+
+
+def _require(met: bool, name: str, value: Any, accepted: str) -> None:
+    if not met:
+        raise ValueError(f"`{name}` is {value!r}: {accepted} is accepted.")
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What became of the videos: the contents of `videos/VIDEO.json`, by name of video."""
+
+    outcomes: Mapping[str, Mapping[str, Any]]
+
+    def __str__(self) -> str:
+        done = [outcome for outcome in self.outcomes.values() if outcome["status"] == "done"]
+        rows = [
+            (split, sum(o["split"] == split for o in done), sum(o["records"] for o in done if o["split"] == split))
+            for split in ("train", "val")
+        ]
+        lines = ["split    videos  records", *(f"{split:6} {videos:8} {records:8}" for split, videos, records in rows)]
+        notes = {name: o["note"] for name, o in self.outcomes.items() if o["status"] == "done" and o["note"]}
+        lines += _listing("used in part", notes)
+        skipped: dict[str, dict[str, str]] = {}
+        for name, outcome in self.outcomes.items():
+            if outcome["status"] == "skipped":
+                skipped.setdefault(outcome["reason"], {})[name] = outcome["detail"]
+        for reason in sorted(skipped):
+            lines += _listing(f"skipped, {reason}", skipped[reason])
+        return "\n".join(lines)
+
+
+def _listing(title: str, details: Mapping[str, str]) -> list[str]:
+    if not details:
+        return []
+    lines = [f"{title}: {len(details)}"]
+    lines += [f"  {name}: {detail}" for name, detail in list(details.items())[:NAMES_SHOWN]]
+    if len(details) > NAMES_SHOWN:
+        lines.append(f"  ... and {len(details) - NAMES_SHOWN} more, see videos/*.json")
+    return lines
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A video that is still to be done; `same_as` names the first with this content: mostly itself."""
+
+    video: VideoFile
+    fingerprint: str
+    same_as: str
+
+
+def build_dataset(
+    videos: Sequence[str | Path],
+    out: str | Path,
+    settings: BuildSettings | None = None,
+    *,
+    optical_flow: OpticalFlow | None = None,
+    editing_region: EditingRegion | None = None,
+    show_progress: bool = True,
+) -> BuildSummary | None:
+    """Build a dataset of motion records, or go on with one.
+
+    Under `accelerate launch --num_processes N` the videos are shared out among N processes.
+
+    Args:
+        videos: files and folders, see `find_videos`.
+        out: folder of the dataset; `shards.py` says what it holds.
+        settings: of the dataset; the defaults if None.
+        optical_flow: in place of the one that the settings name.
+        editing_region: in place of the one that the settings name.
+        show_progress: show a bar over the videos, and at the end what became of them.
+
+    Returns:
+        `BuildSummary`, or None in all processes but the main one.
+
+    Raises:
+        FileNotFoundError: if there are no videos.
+        ValueError: if `out` was begun with other settings or other videos of the same names.
+        RuntimeError: if another build is writing to `out`.
+
+    Example:
+        >>> summary = build_dataset(["talks"], "dataset", BuildSettings(short_side=128))  # doctest: +SKIP
+    """
+    import cv2
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    cv2.setNumThreads(1)  # videos are shared out among processes
+    settings = settings or BuildSettings()
+    state = PartialState()
+    optical_flow = optical_flow or make_optical_flow(settings.flow, settings.flow_checkpoint, state.device)
+    editing_region = editing_region or make_editing_region(settings, state.device)
+    files, folder = find_videos(videos), DatasetFolder(Path(out))
+    if not state.is_main_process:
+        (jobs,) = broadcast_object_list([None])
+        for job in jobs[state.process_index :: state.num_processes]:
+            _do(job, folder, settings, optical_flow, editing_region)
+        return None
+
+    with _only_writer(out):
+        folder = DatasetFolder.open(out, _recorded(settings, optical_flow, editing_region))
+        jobs = _open_jobs(files, folder)
+        broadcast_object_list([jobs])
+        with tqdm(total=len(files), unit="video", disable=not show_progress) as bar:
+            try:
+                for job in jobs[:: state.num_processes]:
+                    _show_finished(bar, files, folder)
+                    _do(job, folder, settings, optical_flow, editing_region)
+                while _show_finished(bar, files, folder) < len(files):
+                    time.sleep(POLL_SECONDS)  # not a barrier, which would give up on a long video
+            except KeyboardInterrupt:
+                kept = _show_finished(bar, files, folder)
+                bar.write(f"Interrupted: {kept} of {len(files)} videos are kept in {out}. The same command goes on.")
+                raise
+        outcomes = folder.outcomes()
+        summary = BuildSummary({file.name: outcomes[file.name] for file in files})
+    if show_progress:
+        print(summary)
+    return summary
+
+
+@contextmanager
+def _only_writer(out: str | Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process, however that ends."""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(out) / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RuntimeError(f"`out` is `{out}`, which another build is writing to: wait until it has ended.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _recorded(settings: BuildSettings, flow: OpticalFlow, region: EditingRegion) -> dict[str, Any]:
+    """What records depend on, for `dataset.json`."""
+    return {"format": FORMAT, "kind": "videos", **asdict(settings), "flow": flow.name, "region": region.name}
+
+
+def _open_jobs(files: Sequence[VideoFile], folder: DatasetFolder) -> list[_Job]:
+    """The videos that have no outcome yet. Those with one must still be the same files."""
+    outcomes = folder.outcomes()
+    owners = {o["fingerprint"]: name for name, o in outcomes.items() if o["status"] == "done"}
+    jobs = []
+    for file in files:
+        digest = fingerprint(file.path)
+        if file.name not in outcomes:
+            jobs.append(_Job(file, digest, owners.setdefault(digest, file.name)))
+        elif outcomes[file.name]["fingerprint"] != digest:
+            raise ValueError(
+                f"`videos` names `{file.path}`, but `{folder.path}` holds another video of that name, `{file.name}`. "
+                f"Delete `videos/{file.name}.json` there to build it anew, or build into another folder."
+            )
+    return jobs
+
+
+def _show_finished(bar: tqdm, files: Sequence[VideoFile], folder: DatasetFolder) -> int:
+    bar.n = sum(folder.is_finished(file.name) for file in files)
+    bar.refresh()
+    return int(bar.n)
+
+
+def _do(
+    job: _Job, folder: DatasetFolder, settings: BuildSettings, optical_flow: OpticalFlow, editing_region: EditingRegion
+) -> None:
+    """Write the shard of a video, then its outcome: a video without an outcome is done again."""
+    outcome: dict[str, Any] = {"source": job.video.source, "fingerprint": job.fingerprint}
+    try:
+        if job.same_as != job.video.name:
+            raise UnusableVideo("same content as another", f"as {job.same_as}")
+        outcome |= {"status": "done", **_write_video(job.video, folder, settings, optical_flow, editing_region)}
+    except UnusableVideo as error:
+        outcome |= {"status": "skipped", "reason": error.reason, "detail": error.detail}
+    folder.mark_finished(job.video.name, outcome)
+
+
+def _write_video(
+    video: VideoFile,
+    folder: DatasetFolder,
+    settings: BuildSettings,
+    optical_flow: OpticalFlow,
+    editing_region: EditingRegion,
+) -> dict[str, Any]:
+    header = read_header(video.path)
+    frames, note = header.frames, header.note
+    if settings.max_frames is not None:
+        frames = min(frames, settings.max_frames)
+    while True:
+        starts = draw_starts(video.name, frames, settings)
+        if not starts:
+            detail = f"{frames} frames, {settings.min_track_frames + 1} are needed" + (note and f" ({note})")
+            raise UnusableVideo("too short", detail)
+        passed_over: Counter[str] = Counter()
+        statistics = MotionStatistics()
+        pictures = read_frames(video.path, settings.short_side)
+        records = video_records(
+            video, header.fps, pictures, frames, starts, settings, optical_flow, editing_region, passed_over
+        )
+        split = split_of(video.name, settings.val_share, settings.seed)
+        try:
+            first = next(records, None)
+            if first is None:
+                reason = passed_over.most_common(1)[0][0]
+                raise UnusableVideo(reason, f"in all {len(starts)} start frames" + (note and f" ({note})"))
+            count = write_shard(folder.shard(split, video.name), _counted(chain([first], records), statistics))
+        except EndedEarlyError as error:
+            note = note or f"truncated: {error.frames} of {header.frames} frames can be decoded"
+            frames = error.frames
+            continue
+        return {
+            "split": split,
+            "records": count,
+            "frames": frames,
+            "fps": round(header.fps, 3),
+            "note": note,
+            "passed_over": dict(sorted(passed_over.items())),
+            "statistics": statistics.summary(),
+        }
+
+
+def _counted(records: Iterator[MotionRecord], statistics: MotionStatistics) -> Iterator[MotionRecord]:
+    for record in records:
+        statistics.add(record)
+        yield record

@@ -1,0 +1,248 @@
+"""Source videos: which files they are, what they are called in a dataset, and their frames one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from .motion_record import HORIZON_STRIDE
+
+# Taken from folders; files that are named one by one may have any suffix. FFmpeg opens texts and pictures, too.
+VIDEO_SUFFIXES = tuple(
+    f".{suffix}"
+    for suffix in (
+        *("3gp", "asf", "avi", "f4v", "flv", "gif", "m2ts", "m4v", "mjpeg", "mjpg", "mkv", "mov", "mp4", "mpeg"),
+        *("mpg", "mts", "mxf", "ogv", "ts", "vob", "webm", "wmv", "y4m"),
+    )
+)
+FINGERPRINT_BYTES = 1 << 16
+SHORT_OF_DECLARED = 0.9  # of the declared duration: containers round it, and count the sound
+
+
+class UnusableVideo(Exception):
+    """A video that gives no records.
+
+    Attributes:
+        reason: a few words, the same for all videos that share it.
+        detail: what was found, in one line.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video and its name in a dataset.
+
+    Attributes:
+        name: unique among the videos that were found together; letters, digits, `_` and `-`.
+        path: of the file.
+        source: the path relative to the folder that holds all videos, with `/` on every system.
+    """
+
+    name: str
+    path: Path
+    source: str
+
+
+def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
+    """Videos in files and folders, sorted by name.
+
+    A video is named by its path relative to the folder that holds all of `paths` (for one folder: that folder),
+    without the suffix and with `__` for the separators. Where two would have one name, both get a digest of that path.
+
+    Args:
+        paths: files of any suffix, and folders that are searched recursively for files with a suffix of
+            `VIDEO_SUFFIXES`; hidden files and folders are passed over.
+
+    Raises:
+        FileNotFoundError: if a path does not exist, or there is no video.
+
+    Example:
+        >>> [video.name for video in find_videos(["talks"])]  # doctest: +SKIP
+        ['anna__interview-1', 'ben__interview-1']
+    """
+    files: set[Path] = set()
+    roots = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files.update(_videos_below(path.resolve()))
+            roots.append(path.resolve())
+        elif path.exists():
+            files.add(path.resolve())
+            roots.append(path.resolve().parent)
+        else:
+            raise FileNotFoundError(f"`videos` names `{path}`: files and folders that exist are accepted.")
+    if not files:
+        raise FileNotFoundError(
+            f"`videos` is {[str(path) for path in paths]}, where no file ends in one of {VIDEO_SUFFIXES}: "
+            "folders with videos, or the videos themselves, are accepted."
+        )
+    root = Path(os.path.commonpath(roots))
+    sources = {path: path.relative_to(root).as_posix() for path in files}
+    names = {path: _slug(source) for path, source in sources.items()}
+    count = Counter(name.casefold() for name in names.values())
+    for path, name in names.items():
+        if count[name.casefold()] > 1:
+            names[path] = f"{name}-{hashlib.sha256(sources[path].encode()).hexdigest()[:8]}"
+    return sorted(
+        (VideoFile(names[path], path, sources[path]) for path in files), key=lambda video: (video.name, video.source)
+    )
+
+
+def _videos_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in VIDEO_SUFFIXES and not hidden and path.is_file():
+            yield path.resolve()
+
+
+def _slug(source: str) -> str:
+    stem = source.removesuffix(Path(source).suffix) if Path(source).stem else source
+    return re.sub(r"[^\w-]", "-", stem.replace("/", "__"))
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a video from all others: a digest of its size, beginning and end.
+
+    So a file that was replaced, or that lies in two places, is noticed without being read as a whole.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(FINGERPRINT_BYTES))
+        file.seek(max(size - FINGERPRINT_BYTES, 0))
+        digest.update(file.read(FINGERPRINT_BYTES))
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What is known of a video before its frames are decoded.
+
+    Attributes:
+        frames: number of pictures that the file holds.
+        fps: frames per second; 0 if the file does not say.
+        note: empty, or in which way the file is damaged.
+    """
+
+    frames: int
+    fps: float
+    note: str
+
+
+def read_header(path: Path) -> VideoHeader:
+    """Count the frames of a video without decoding them.
+
+    Raises:
+        UnusableVideo: if the file can't be opened or holds no pictures.
+    """
+    import av
+
+    frames, note = 0, ""
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container)
+            fps = float(stream.average_rate or 0)
+            declared = stream.frames or _declared_duration(container, stream) * fps * SHORT_OF_DECLARED
+            try:
+                for packet in container.demux(stream):
+                    if packet.is_corrupt:
+                        note = "a packet is damaged"
+                        break
+                    frames += packet.size > 0
+            except av.FFmpegError as error:
+                note = _message(error)
+    except (av.FFmpegError, OSError) as error:
+        raise UnusableVideo("cannot be opened", _message(error)) from error
+    if not note and frames < declared:
+        note = f"it ends after {frames} of some {round(declared)} frames"
+    return VideoHeader(frames, fps, note and f"truncated: {note}")
+
+
+def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
+    """The frames of a video as people see them: upright, with square pixels, resized.
+
+    Ends without an error where the file can't be decoded any further: what comes after a gap would be taken for a
+    sudden motion.
+
+    Args:
+        path: of the file.
+        short_side: that frames are resized to, in pixels. Both sides are rounded to multiples of 4.
+
+    Yields:
+        `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        UnusableVideo: if the file can't be opened or holds no pictures.
+    """
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        raise UnusableVideo("cannot be opened", _message(error)) from error
+    with container:
+        stream = _video_stream(container)
+        reformatter = VideoReformatter()  # one for all frames: a new one costs more than it saves
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        size = None
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    return
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        return
+                    if size is None:  # the first frame's, should it change on the way
+                        quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                        size = fitted_size(round(frame.width * aspect), frame.height, short_side)
+                        enlarged = min(size) > min(frame.width, frame.height)
+                    method = "BICUBIC" if enlarged else "AREA"
+                    rgb = reformatter.reformat(frame, *size, format="rgb24", interpolation=method).to_ndarray()
+                    yield np.ascontiguousarray(np.rot90(rgb, quarter_turns))
+        except av.FFmpegError:
+            return
+
+
+def fitted_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """`(width, height)` with the given short side, both rounded to multiples of 4.
+
+    Example:
+        >>> fitted_size(1920, 1080, 256)
+        (456, 256)
+    """
+    scale = short_side / min(width, height)
+    wide, high = (max(round(side * scale / HORIZON_STRIDE), 1) * HORIZON_STRIDE for side in (width, height))
+    return wide, high
+
+
+def _video_stream(container):  # type: ignore[no-untyped-def]
+    for stream in container.streams.video:
+        if not stream.disposition & stream.disposition.__class__.attached_pic:  # the cover of a song is no video
+            return stream
+    raise UnusableVideo("no pictures", "the file has no video stream")
+
+
+def _declared_duration(container, stream) -> float:  # type: ignore[no-untyped-def]
+    import av
+
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else 0.0
+
+
+def _message(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
