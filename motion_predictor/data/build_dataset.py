@@ -10,101 +10,29 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from .build_settings import BuildSettings
 from .dataset_folder import DatasetFolder
-from .editing_region import REGIONS, EditingRegion, make_editing_region
 from .motion_record import MotionRecord
-from .optical_flow import FLOWS, OpticalFlow, make_optical_flow
 from .shards import split_of, write_shard
 from .statistics import MotionStatistics
 from .video import UnusableVideo, VideoFile, find_videos, fingerprint, read_frames, read_header
-from .video_records import EndedEarlyError, draw_starts, video_records
+
+if TYPE_CHECKING:
+    from .editing_region import EditingRegion
+    from .optical_flow import OpticalFlow
+    from .video_records import RecordMaker
 
 FORMAT = 1
 NAMES_SHOWN = 8
 POLL_SECONDS = 0.5
-
-
-def _setting(default: Any, text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": text, **metadata})
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """What a dataset is built with. Each field's `metadata["help"]` says what it means, in which unit.
-
-    Raises:
-        ValueError: for a value that is not accepted.
-
-    Example:
-        >>> BuildSettings(short_side=128).records_per_video
-        8
-    """
-
-    short_side: int = _setting(256, "shorter side that frames are resized to, in pixels")
-    records_per_video: int = _setting(8, "start frames drawn from each video, in each direction of time")
-    min_track_frames: int = _setting(15, "frames that must follow a start frame (Sec. 8)")
-    max_track_frames: int = _setting(55, "frames that points are followed for, at most (Sec. 8)")
-    candidates: int = _setting(256, "points kept for each start frame, from which handles are drawn in training")
-    min_motion: float = _setting(
-        0.25,
-        "start frames are passed over if the fastest twentieth of their region moves less, in pixels per frame",
-    )
-    reverse: bool = _setting(True, "also start from as many frames of the video played backwards")
-    max_frames: int | None = _setting(None, "frames of a video that are looked at, from its beginning; none: all")
-    flow: str = _setting(
-        "dis", "optical flow: OpenCV's DIS, UniMatch (the paper's) or torchvision's RAFT", choices=FLOWS
-    )
-    flow_checkpoint: str | None = _setting(None, "weights of `unimatch` (needed) or `raft` (else torchvision's own)")
-    region: str = _setting(
-        "motion",
-        "editing region that handles lie in: the face by a parsing model (Sec. 8) or by landmarks, a person by a "
-        "detector (Sec. 8), what moves, your own masks, or the whole frame",
-        choices=REGIONS,
-    )
-    region_model: str | None = _setting(
-        None, "model for the region `face-parsing` or `person`: a name on the Hugging Face Hub, or a folder"
-    )
-    region_labels: tuple[str, ...] | None = _setting(
-        None, "classes of the region's model, by name or number; none: those of a face without hair, or of a person"
-    )
-    region_threshold: float = _setting(
-        0.25, "for the region `motion`: what moves faster belongs to it, in pixels per frame"
-    )
-    masks: str | None = _setting(
-        None, "for the region `masks`: a folder with VIDEO.png, or VIDEO/000012.png for frame 12; white may be edited"
-    )
-    source: str = _setting("", "where the videos come from, kept with each record for your own use")
-    val_share: float = _setting(0.05, "share of the videos that is held out for validation (Sec. 8)")
-    seed: int = _setting(0, "of all that is drawn at random")
-
-    def __post_init__(self) -> None:
-        for name, least in (("short_side", 32), ("records_per_video", 1), ("min_track_frames", 1), ("candidates", 1)):
-            _require(getattr(self, name) >= least, name, getattr(self, name), f"a whole number from {least} on")
-        _require(
-            self.max_track_frames >= self.min_track_frames,
-            "max_track_frames",
-            self.max_track_frames,
-            f"a whole number from `min_track_frames` ({self.min_track_frames}) on",
-        )
-        needed = self.min_track_frames + 1
-        if self.max_frames is not None:
-            _require(self.max_frames >= needed, "max_frames", self.max_frames, f"a whole number from {needed} on")
-        for name in ("min_motion", "region_threshold"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "a number that is not negative")
-        _require(0 <= self.val_share <= 1, "val_share", self.val_share, "a number from 0 to 1")
-
-
-def _require(met: bool, name: str, value: Any, accepted: str) -> None:
-    if not met:
-        raise ValueError(f"`{name}` is {value!r}: {accepted} is accepted.")
 
 
 @dataclass(frozen=True)
@@ -186,27 +114,34 @@ def build_dataset(
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
+    from .editing_region import make_editing_region
+    from .optical_flow import make_optical_flow
+    from .video_records import RecordMaker
+
     cv2.setNumThreads(1)  # videos are shared out among processes
     settings = settings or BuildSettings()
     state = PartialState()
-    optical_flow = optical_flow or make_optical_flow(settings.flow, settings.flow_checkpoint, state.device)
-    editing_region = editing_region or make_editing_region(settings, state.device)
+    maker = RecordMaker(
+        settings,
+        optical_flow or make_optical_flow(settings.flow, settings.flow_checkpoint, state.device),
+        editing_region or make_editing_region(settings, state.device),
+    )
     files, folder = find_videos(videos), DatasetFolder(Path(out))
     if not state.is_main_process:
         (jobs,) = broadcast_object_list([None])
         for job in jobs[state.process_index :: state.num_processes]:
-            _do(job, folder, settings, optical_flow, editing_region)
+            _do(job, folder, maker)
         return None
 
     with _only_writer(out):
-        folder = DatasetFolder.open(out, _recorded(settings, optical_flow, editing_region))
+        folder = DatasetFolder.open(out, _recorded(maker))
         jobs = _open_jobs(files, folder)
         broadcast_object_list([jobs])
         with tqdm(total=len(files), unit="video", disable=not show_progress) as bar:
             try:
                 for job in jobs[:: state.num_processes]:
                     _show_finished(bar, files, folder)
-                    _do(job, folder, settings, optical_flow, editing_region)
+                    _do(job, folder, maker)
                 while _show_finished(bar, files, folder) < len(files):
                     time.sleep(POLL_SECONDS)  # not a barrier, which would give up on a long video
             except KeyboardInterrupt:
@@ -235,9 +170,10 @@ def _only_writer(out: str | Path) -> Iterator[None]:
         lock.release()
 
 
-def _recorded(settings: BuildSettings, flow: OpticalFlow, region: EditingRegion) -> dict[str, Any]:
+def _recorded(maker: RecordMaker) -> dict[str, Any]:
     """What records depend on, for `dataset.json`."""
-    return {"format": FORMAT, "kind": "videos", **asdict(settings), "flow": flow.name, "region": region.name}
+    backends = {"flow": maker.optical_flow.name, "region": maker.editing_region.name}
+    return {"format": FORMAT, "kind": "videos", **asdict(maker.settings), **backends}
 
 
 def _open_jobs(files: Sequence[VideoFile], folder: DatasetFolder) -> list[_Job]:
@@ -263,27 +199,22 @@ def _show_finished(bar: tqdm, files: Sequence[VideoFile], folder: DatasetFolder)
     return int(bar.n)
 
 
-def _do(
-    job: _Job, folder: DatasetFolder, settings: BuildSettings, optical_flow: OpticalFlow, editing_region: EditingRegion
-) -> None:
+def _do(job: _Job, folder: DatasetFolder, maker: RecordMaker) -> None:
     """Write the shard of a video, then its outcome: a video without an outcome is done again."""
     outcome: dict[str, Any] = {"source": job.video.source, "fingerprint": job.fingerprint}
     try:
         if job.same_as != job.video.name:
             raise UnusableVideo("same content as another", f"as {job.same_as}")
-        outcome |= {"status": "done", **_write_video(job.video, folder, settings, optical_flow, editing_region)}
+        outcome |= {"status": "done", **_write_video(job.video, folder, maker)}
     except UnusableVideo as error:
         outcome |= {"status": "skipped", "reason": error.reason, "detail": error.detail}
     folder.mark_finished(job.video.name, outcome)
 
 
-def _write_video(
-    video: VideoFile,
-    folder: DatasetFolder,
-    settings: BuildSettings,
-    optical_flow: OpticalFlow,
-    editing_region: EditingRegion,
-) -> dict[str, Any]:
+def _write_video(video: VideoFile, folder: DatasetFolder, maker: RecordMaker) -> dict[str, Any]:
+    from .video_records import EndedEarlyError, draw_starts
+
+    settings = maker.settings
     header = read_header(video.path)
     frames, note = header.frames, header.note
     if settings.max_frames is not None:
@@ -296,9 +227,7 @@ def _write_video(
         passed_over: Counter[str] = Counter()
         statistics = MotionStatistics()
         pictures = read_frames(video.path, settings.short_side)
-        records = video_records(
-            video, header.fps, pictures, frames, starts, settings, optical_flow, editing_region, passed_over
-        )
+        records = maker.records(video, header.fps, pictures, frames, starts, passed_over)
         split = split_of(video.name, settings.val_share, settings.seed)
         try:
             first = next(records, None)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from .build_settings import REGIONS
+
 if TYPE_CHECKING:
     import torch
 
-    from .build_dataset import BuildSettings
+    from .build_settings import BuildSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +83,6 @@ class MovingRegion:
         element = np.ones((side, side), np.uint8)
         opened = cv2.morphologyEx(moving, cv2.MORPH_OPEN, element)
         return cv2.morphologyEx(opened, cv2.MORPH_CLOSE, element).astype(bool)
-
-
-REGIONS = ("motion", "whole")
 
 
 def make_editing_region(settings: BuildSettings, device: torch.device) -> EditingRegion:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .build_settings import FLOWS
+
 if TYPE_CHECKING:
     import torch
 
@@ -78,9 +80,6 @@ class DISFlow:
             flow = cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA)
             flow /= np.array([large[0] / width, large[1] / height], np.float32)
         return flow
-
-
-FLOWS = ("dis",)
 
 
 def make_optical_flow(name: str, checkpoint: str | None, device: torch.device) -> OpticalFlow:

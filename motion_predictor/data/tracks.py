@@ -15,6 +15,10 @@ from .motion_record import HORIZON_STRIDE
 TOLERANCE = 1.0
 RELATIVE_TOLERANCE = 0.05
 
+# Root of the mean squared gradient, in grey levels per pixel of a picture with a short side of 128.
+LEAST_TEXTURE = 2.0
+TEXTURE_WINDOW = 7
+
 BACKGROUND_STRIDE = 8  # pixels between the points whose median is the motion of the background
 FEWEST_BACKGROUND_POINTS = 16
 
@@ -66,8 +70,8 @@ def chain_tracks(points: np.ndarray, steps: Iterable[FlowStep]) -> np.ndarray:
         limits = torch.tensor([step.forward.shape[3] - 0.5, step.forward.shape[2] - 0.5])
         inside = ((position >= -0.5) & (position <= limits)).all(dim=-1)
         backward = sample_flow(step.backward, position[None])[0]
-        tolerance = TOLERANCE + RELATIVE_TOLERANCE * forward.norm(dim=-1)
-        alive = alive & inside & ((forward + backward).norm(dim=-1) < tolerance)
+        tolerance = TOLERANCE + RELATIVE_TOLERANCE * torch.hypot(*forward.unbind(-1))
+        alive = alive & inside & (torch.hypot(*(forward + backward).unbind(-1)) < tolerance)
         motion.append(torch.where(alive[:, None], position - start, torch.nan))
     if not motion:
         return np.empty((len(start), 0, 2), np.float32)
@@ -85,10 +89,24 @@ def cell_centres(height: int, width: int) -> np.ndarray:
     return np.stack(np.meshgrid(x, y), axis=-1).astype(np.float32)
 
 
-def background_points(region: np.ndarray) -> np.ndarray:
-    """A grid `[N, 2]` of points outside a region `[H, W]` bool, 8 pixels apart."""
+def has_texture(picture: np.ndarray) -> np.ndarray:
+    """Where motion can be seen: `[H, W]` bool. The flow of a blank wall is a guess.
+
+    Args:
+        picture: `[H, W, 3]` uint8 RGB.
+    """
+    import cv2
+
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    across, down = (cv2.Sobel(grey, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    energy = cv2.boxFilter(across**2 + down**2, -1, (TEXTURE_WINDOW, TEXTURE_WINDOW))
+    return np.sqrt(energy) * min(grey.shape) / 128 > LEAST_TEXTURE
+
+
+def background_points(background: np.ndarray) -> np.ndarray:
+    """A grid `[N, 2]` of points of a region `[H, W]` bool, 8 pixels apart."""
     half = BACKGROUND_STRIDE // 2
-    rows, columns = np.nonzero(~region[half::BACKGROUND_STRIDE, half::BACKGROUND_STRIDE])
+    rows, columns = np.nonzero(background[half::BACKGROUND_STRIDE, half::BACKGROUND_STRIDE])
     return np.stack([columns, rows], axis=-1).astype(np.float32) * BACKGROUND_STRIDE + half
 
 
