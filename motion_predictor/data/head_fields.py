@@ -1,0 +1,249 @@
+"""Where the content of a portrait can move: smooth fields over the picture, made from the landmarks of a face.
+
+A motion of the head and the face is a sum of these fields with factors that change in time, so that its inverse, its
+flow between any two moments and its determinant follow from one set of fields. Lengths are fractions of the picture's
+side, `(x, y)` from the upper left corner; z grows away from the camera, as in the landmarks.
+
+Landmarks are the 478 vertices of MediaPipe's face mesh.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import grid_sample, interpolate
+
+NODES = 256  # of the fields per side of the picture: enough for a closed pair of lips
+MARGIN = 40 / NODES  # the fields reach beyond the picture, for content that comes in over its border
+
+FOREHEAD, CHIN, LEFT_EDGE, RIGHT_EDGE = 10, 152, 234, 454
+LEFT_CORNER, RIGHT_CORNER = 61, 291
+LEFT_BROW, RIGHT_BROW = 105, 334
+INNER_UPPER_LIP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
+INNER_LOWER_LIP = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+UPPER_LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 385, 384, 398, 362))
+LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (263, 249, 390, 373, 374, 380, 381, 382, 362))
+
+# The fields, in the order of `HeadFields.channels`. Those of the head are its weight times position; those of the body
+# have a wider weight; the expressions are displacements in the face's axes, in face heights, at their full strength.
+HEAD = ("head_x", "head_y", "head_z")
+BODY = ("body_x", "body_y", "body")
+EXPRESSIONS = ("open_y", "close_y", "smile_x", "smile_y", "brows_y", "blink_y")
+CHANNELS = (*HEAD, *BODY, *EXPRESSIONS)
+
+DEPTH_BLUR = 0.08  # of the depth of landmarks, in face heights: noses are less steep than they are
+LIP_BAND = 0.022  # height of the seam between closed lips that opens, in face heights
+
+
+@dataclass(frozen=True)
+class HeadFields:
+    """The fields of one portrait.
+
+    Attributes:
+        channels: `[C, G, G]` float32, the fields `CHANNELS` on a square grid of nodes.
+        seam: `[2, G, G]` float32, for painting the open mouth: the position across the seam between the lips, 0 at
+            the upper lip and 1 at the lower one, and how far the seam opens there at full strength, in fractions of
+            the side.
+        head: `[1, G, G]` float32, 1 on the head with its hair, falling to 0 on shoulders and background.
+        pivot: `[3]`, the point that the head turns about, behind the face and above the neck.
+        axes: `[2, 2]`, its columns are the face's own axes, to its side and down, in the picture.
+        mouth: `[2]`, the middle of the mouth.
+    """
+
+    channels: torch.Tensor
+    seam: torch.Tensor
+    head: torch.Tensor
+    pivot: torch.Tensor
+    axes: torch.Tensor
+    mouth: torch.Tensor
+
+    @staticmethod
+    def from_landmarks(landmarks: np.ndarray) -> HeadFields:
+        """Make the fields of a face.
+
+        Args:
+            landmarks: `[478, 3]`, x and y as fractions of the side, z in the same scale.
+
+        Raises:
+            ValueError: if the shape is another, values are not finite, or the face is no larger than a point.
+        """
+        if landmarks.shape != (478, 3) or not np.isfinite(landmarks).all():
+            raise ValueError(f"`landmarks` has shape {landmarks.shape}: [478, 3] finite numbers are accepted.")
+        face = _Face(torch.from_numpy(np.ascontiguousarray(landmarks, dtype=np.float32)))
+        grid = node_positions()
+        at = face.coordinates(grid)
+        depth = _depth(face, at)
+        head, body = _falloff(_head_radius(at), 1.0, 1.75), _falloff(_head_radius(at), 1.0, 2.1)
+        from_pivot = at * face.height - face.pivot[:2]  # in the face's axes, fractions of the side
+        opening, closing, seam = _jaw(face, at)
+        fields = {
+            "head_x": head * from_pivot[..., 0],
+            "head_y": head * from_pivot[..., 1],
+            "head_z": head * (depth - face.pivot[2]),
+            "body_x": body * from_pivot[..., 0],
+            "body_y": body * from_pivot[..., 1],
+            "body": body,
+            "open_y": opening * face.height,
+            "close_y": closing * face.height,
+            **{name: field * face.height for name, field in _smile(face, at).items()},
+            "brows_y": _brows(face, at) * face.height,
+            "blink_y": _blink(face, at) * face.height,
+        }
+        seam[1] *= face.height
+        lips = face.marks[list(INNER_LOWER_LIP), :2].mean(dim=0)
+        return HeadFields(
+            channels=torch.stack([fields[name] for name in CHANNELS]),
+            seam=seam,
+            head=head[None],
+            pivot=torch.cat([face.origin + face.axes @ face.pivot[:2], face.pivot[2:]]),
+            axes=face.axes,
+            mouth=face.origin + face.axes @ lips * face.height,
+        )
+
+
+def node_positions() -> torch.Tensor:
+    """`[G, G, 2]`, where the nodes of the fields are, in fractions of the picture's side."""
+    count = round(NODES * (1 + 2 * MARGIN))  # a multiple of 4: the depth is made on every fourth node
+    along = (torch.arange(count) + 0.5) / NODES - MARGIN
+    y, x = torch.meshgrid(along, along, indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+def read_fields(fields: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Read fields between their nodes, bilinearly; beyond the grid the outermost value holds.
+
+    Args:
+        fields: `[C, G, G]`.
+        points: `[..., 2]`, in fractions of the picture's side.
+
+    Returns:
+        `[..., C]`.
+    """
+    grid = ((points + MARGIN) * 2 / (1 + 2 * MARGIN) - 1).reshape(1, 1, -1, 2)
+    read = grid_sample(fields[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
+    return read.T.reshape(*points.shape[:-1], len(fields))
+
+
+class _Face:
+    """The face's own axes: origin between forehead and chin, x to its side, y down, its height the unit."""
+
+    def __init__(self, landmarks: torch.Tensor):
+        forehead, chin = landmarks[FOREHEAD, :2], landmarks[CHIN, :2]
+        self.landmarks = landmarks
+        self.origin = (forehead + chin) / 2
+        self.height = float((chin - forehead).norm())
+        if not self.height > 0.02:
+            raise ValueError(f"`landmarks` has a face {self.height:.3f} sides high: at least 0.02 is accepted.")
+        down = (chin - forehead) / self.height
+        self.axes = torch.stack([torch.stack([down[1], -down[0]]), down], dim=1)
+        self.marks = torch.cat([self.coordinates(landmarks[:, :2]), landmarks[:, 2:]], dim=1)  # z in sides
+        self.back = landmarks[[LEFT_EDGE, RIGHT_EDGE], 2].mean()
+        # The head turns on the neck: at the height of the mouth, a little behind the edges of the face.
+        self.pivot = torch.stack([torch.tensor(0.0), torch.tensor(0.38 * self.height), self.back + 0.04 * self.height])
+
+    def coordinates(self, points: torch.Tensor) -> torch.Tensor:
+        """Points `[..., 2]` of the picture in the face's coordinates."""
+        return (points - self.origin) @ self.axes / self.height
+
+
+def _head_radius(at: torch.Tensor) -> torch.Tensor:
+    """1 on the outline of the head with its hair, an ellipse in the face's coordinates."""
+    return ((at[..., 0] / 0.56).square() + ((at[..., 1] + 0.15) / 0.72).square()).sqrt()
+
+
+def _depth(face: _Face, at: torch.Tensor) -> torch.Tensor:
+    """Depth `[G, G]` of the head: that of the landmarks nearby, and towards the hair that of an ellipsoid."""
+    coarse = interpolate(at.permute(2, 0, 1)[None], scale_factor=1 / 4, mode="area")[0].permute(1, 2, 0)
+    marks = face.marks[:468:2]
+    distance = torch.cdist(coarse.reshape(-1, 2), marks[:, :2])
+    nearness = torch.exp(-(distance / DEPTH_BLUR).square() / 2).view(*coarse.shape[:2], -1)
+    front = face.landmarks[:, 2].amin()
+    dome = (1 - _head_radius(coarse).square()).clamp(min=0).square()  # flat at its rim, where a sphere is steep
+    around = face.back - (face.back - front) * 0.8 * dome
+    depth = (nearness @ marks[:, 2] + 0.6 * around) / (nearness.sum(dim=-1) + 0.6)
+    return interpolate(depth[None, None], size=at.shape[:2], mode="bicubic", align_corners=False)[0, 0]
+
+
+def _jaw(face: _Face, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The jaw going down with a mouth that opens, coming up with one that closes, and the seam `[2, G, G]`.
+
+    Lips part at a seam: a narrow band above the edge of the lower lip, which is stretched to the width of the opening,
+    and over which the inside of the mouth is painted. Upper teeth that are to be seen stay where they are.
+    """
+    upper, lower = face.marks[list(INNER_UPPER_LIP), :2], face.marks[list(INNER_LOWER_LIP), :2]
+    along, upper_edge, lower_edge = _between_curves(upper, lower, at[..., 0])
+    y = at[..., 1]
+    across = (y - lower_edge) / LIP_BAND + 1
+    ellipse = (1 - along.square()).clamp(min=0).pow(0.6)
+    cheeks = _smooth_step((y - lower_edge) / 0.3 + 0.4)
+    chin = float(face.marks[CHIN, 1])
+    middle = float(face.marks[CHIN, 0] + lower[5, 0]) / 2
+    jaw = torch.exp(-((at[..., 0] - middle) / 0.27).square() / 2) * _smooth_step((chin + 0.4 - y) / 0.4)
+    parted = ellipse * across.clamp(0, 1) + (1 - ellipse) * cheeks
+    gap = (lower_edge - upper_edge).clamp(min=1e-3)
+    joined = ellipse * ((y - upper_edge) / gap).clamp(0, 1) + (1 - ellipse) * cheeks
+    closing = -jaw * joined * (lower[5, 1] - upper[5, 1]).clamp(min=0)
+    return jaw * parted, closing, torch.stack([across, jaw * ellipse])
+
+
+def _smile(face: _Face, at: torch.Tensor) -> dict[str, torch.Tensor]:
+    left, right = (_bump(at, face.marks[corner, :2], 0.13, 0.13) for corner in (LEFT_CORNER, RIGHT_CORNER))
+    return {"smile_x": 0.6 * (right - left), "smile_y": -0.6 * (right + left)}
+
+
+def _brows(face: _Face, at: torch.Tensor) -> torch.Tensor:
+    return -sum((_bump(at, face.marks[brow, :2], 0.2, 0.1) for brow in (LEFT_BROW, RIGHT_BROW)), torch.tensor(0.0))
+
+
+def _blink(face: _Face, at: torch.Tensor) -> torch.Tensor:
+    """Upper lids coming down over the eyes: skin above is stretched, the eye between the lids is narrowed."""
+    down = torch.zeros(at.shape[:2])
+    for upper_lid, lower_lid in zip(UPPER_LIDS, LOWER_LIDS, strict=True):
+        upper, lower = face.marks[list(upper_lid), :2], face.marks[list(lower_lid), :2]
+        along, upper_edge, lower_edge = _between_curves(upper, lower, at[..., 0])
+        opening = (lower_edge - upper_edge).clamp(min=0) * (along.abs() < 1)
+        above = _smooth_step((at[..., 1] - upper_edge) / 0.1 + 1)
+        below = ((lower_edge - at[..., 1]) / (lower_edge - upper_edge).clamp(min=1e-3)).clamp(0, 1)
+        down = down + opening * above * below
+    return down
+
+
+def _between_curves(
+    upper: torch.Tensor, lower: torch.Tensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two edges of lips or lids that meet in their corners, as smooth curves over `x` of the face.
+
+    Args:
+        upper, lower: `[n, 2]` marks from one corner to the other.
+        x: `[...]` where the curves are read.
+
+    Returns:
+        position along the curves, -1 and 1 at the corners, and the height of both curves there: `[...]` each.
+    """
+    corners = upper[[0, -1], 0]
+    half = ((corners[1] - corners[0]).abs() / 2).clamp(min=0.01)
+    along = (x - corners.mean()) / half
+    edges = []
+    for marks in (upper, lower):
+        powers = ((marks[:, 0] - corners.mean()) / half)[:, None] ** torch.arange(4)
+        factors = torch.linalg.lstsq(powers, marks[:, 1:]).solution[:, 0]
+        inside = along.clamp(-1, 1)
+        edges.append(factors[0] + inside * (factors[1] + inside * (factors[2] + inside * factors[3])))
+    return along, edges[0], edges[1]
+
+
+def _falloff(radius: torch.Tensor, inner: float, outer: float) -> torch.Tensor:
+    """1 within `inner`, falling smoothly to 0 at `outer`."""
+    return _smooth_step((outer - radius) / (outer - inner))
+
+
+def _smooth_step(share: torch.Tensor) -> torch.Tensor:
+    share = share.clamp(0, 1)
+    return share.square() * (3 - 2 * share)
+
+
+def _bump(at: torch.Tensor, centre: torch.Tensor, width: float, height: float) -> torch.Tensor:
+    offset = at - centre
+    return torch.exp(-(offset[..., 0] / width).square() / 2 - (offset[..., 1] / height).square() / 2)

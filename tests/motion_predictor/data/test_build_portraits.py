@@ -1,0 +1,144 @@
+"""Portraits become shards: splits by name, builds that go on where they were stopped, sources that can't be used."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_face import make_landmarks, make_picture
+
+from motion_predictor.data import build_portraits as module
+from motion_predictor.data.build_portraits import PortraitSettings, build_portraits
+from motion_predictor.data.portraits import PortraitSource, held_out_names
+from motion_predictor.data.shards import MotionShards
+
+QUICK = PortraitSettings(size=32, records=2, frames=60, candidates=20, val_share=0.3)
+NAMES = [f"face{number}.png" for number in range(6)]
+
+
+def png(picture: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, format="PNG")
+    return data.getvalue()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> PortraitSource:
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        archive.writestr("about.json", "{}")
+        for number, name in enumerate(NAMES):
+            archive.writestr(f"png/{name}", png(np.roll(make_picture(40), number, axis=1)))
+        archive.writestr("png/no_landmarks.png", png(make_picture(40)))
+    landmarks = np.stack([make_landmarks()] * len(NAMES)).astype(np.float16)
+    np.savez(tmp_path / "faces.npz", files=np.array(NAMES), landmarks=landmarks)
+    return PortraitSource(tmp_path / "faces.zip", tmp_path / "faces.npz")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_every_portrait_with_landmarks_has_records_in_one_split(source: PortraitSource, tmp_path: Path):
+    counts = build_portraits([source], tmp_path / "data", QUICK)
+    marks = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "data" / "videos").iterdir()}
+    assert sorted(marks) == [f"faces-face{number}" for number in range(6)]
+    assert counts == {"portraits": 6, "records": sum(mark["records"] for mark in marks.values()), "skipped": 0}
+    assert {mark["split"] for mark in marks.values()} == {"train", "val"}
+    for split in ("train", "val"):
+        shards = MotionShards(tmp_path / "data", split)
+        assert len(shards) == sum(mark["records"] for mark in marks.values() if mark["split"] == split)
+        for index in range(len(shards)):
+            assert shards[index].frame.shape == (32, 32, 3)
+            assert shards[index].tracks.shape == (20, 55, 2)
+
+
+def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
+    source: PortraitSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    build_portraits([source], tmp_path / "whole", QUICK)
+    written = []
+
+    def interrupted(path: Path, records: list) -> int:
+        if len(written) == 2:
+            path.with_name(f".{path.name}.4711.partial").write_bytes(b"half")
+            raise KeyboardInterrupt
+        written.append(path)
+        return write_shard(path, records)
+
+    write_shard = module.write_shard
+    monkeypatch.setattr(module, "write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_portraits([source], tmp_path / "data", QUICK)
+    monkeypatch.setattr(module, "write_shard", write_shard)
+    finished = {path: path.stat().st_mtime_ns for path in written}
+    build_portraits([source], tmp_path / "data", QUICK)
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in written} == finished
+
+
+def test_other_settings_are_refused(source: PortraitSource, tmp_path: Path):
+    build_portraits([source], tmp_path / "data", QUICK)
+    with pytest.raises(ValueError, match=r"`seed` is 1, but .* was begun with 0"):
+        build_portraits([source], tmp_path / "data", PortraitSettings(**{**vars(QUICK), "seed": 1}))
+
+
+def test_a_folder_of_pictures_gives_the_records_of_the_archive(source: PortraitSource, tmp_path: Path):
+    with zipfile.ZipFile(source.pictures) as archive:
+        archive.extractall(tmp_path / "faces")
+    build_portraits([source], tmp_path / "by-archive", QUICK)
+    build_portraits([PortraitSource(tmp_path / "faces", source.landmarks)], tmp_path / "by-folder", QUICK)
+    by_archive, by_folder = contents(tmp_path / "by-archive"), contents(tmp_path / "by-folder")
+    del by_archive["dataset.json"], by_folder["dataset.json"]
+    assert by_archive == by_folder
+
+
+def test_held_out_faces_are_for_validation_alone(
+    source: PortraitSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("motion_predictor.data.portraits.HELD_OUT_FACES", 2)
+    held_out = PortraitSource(source.pictures, source.landmarks, hold_out=True)
+    build_portraits([held_out], tmp_path / "data", PortraitSettings(**{**vars(QUICK), "val_share": 0.0}))
+    expected = {f"faces-{Path(name).stem}" for name in held_out_names([*NAMES, "no_landmarks.png"], 2)}
+    marks = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "data" / "videos").iterdir()}
+    assert {name for name, mark in marks.items() if mark["split"] == "val"} == expected & set(marks)
+
+
+def test_a_portrait_that_cannot_be_used_is_noted_and_the_others_are_built(tmp_path: Path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "faces" / "wide.png").write_bytes(png(make_picture(40)[:30]))
+    (tmp_path / "faces" / "good.png").write_bytes(png(make_picture(40)))
+    landmarks = np.stack([make_landmarks()] * 3)
+    np.savez(tmp_path / "faces.npz", files=np.array(["broken.png", "good.png", "wide.png"]), landmarks=landmarks)
+    counts = build_portraits([PortraitSource(tmp_path / "faces", tmp_path / "faces.npz")], tmp_path / "data", QUICK)
+    assert (counts["portraits"], counts["skipped"]) == (1, 2)
+    for name, reason in (("broken", "cannot be read as a picture"), ("wide", "a square is accepted")):
+        mark = json.loads((tmp_path / "data" / "videos" / f"faces-{name}.json").read_text())
+        assert reason in mark["error"]
+
+
+def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path: Path):
+    np.savez(tmp_path / "points.npz", files=np.array(NAMES), landmarks=np.zeros((6, 68, 2)))
+    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz has shape \(6, 68, 2\)"):
+        build_portraits([PortraitSource(source.pictures, tmp_path / "points.npz")], tmp_path / "data", QUICK)
+    with pytest.raises(ValueError, match=r"`landmarks` is .*faces.zip: an npz file"):
+        build_portraits([PortraitSource(source.pictures, source.pictures)], tmp_path / "data2", QUICK)
+
+
+def test_two_archives_of_one_name_are_refused(source: PortraitSource, tmp_path: Path):
+    with pytest.raises(ValueError, match="`sources` have portraits of one name"):
+        build_portraits([source, source], tmp_path / "data", QUICK)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("size", 30), ("records", 0), ("frames", 50), ("val_share", 1.5), ("horizon_frames", 60)]
+)
+def test_settings_out_of_range_are_named(name: str, value: float):
+    with pytest.raises(ValueError, match=f"`{name}` is {value}"):
+        PortraitSettings(**{name: value})
