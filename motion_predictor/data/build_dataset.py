@@ -236,7 +236,7 @@ def _write_video(video: VideoFile, folder: DatasetFolder, maker: RecordMaker) ->
                 raise UnusableVideo(reason, f"in all {len(starts)} start frames" + (note and f" ({note})"))
             count = write_shard(folder.shard(split, video.name), _counted(chain([first], records), statistics))
         except EndedEarlyError as error:
-            note = note or f"truncated: {error.frames} of {header.frames} frames can be decoded"
+            note = note or f"truncated: only {error.frames} of {header.frames} frames can be read"
             frames = error.frames
             continue
         return {

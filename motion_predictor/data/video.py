@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ VIDEO_SUFFIXES = tuple(
     )
 )
 FINGERPRINT_BYTES = 1 << 16
+MOST_FRAMES_MISSING = 5  # between two that are taken for neighbours: cameras leave out some
 SHORT_OF_DECLARED = 0.9  # of the declared duration: containers round it, and count the sound
 
 
@@ -174,8 +176,8 @@ def read_header(path: Path) -> VideoHeader:
 def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
     """The frames of a video as people see them: upright, with square pixels, resized.
 
-    Ends without an error where the file can't be decoded any further: what comes after a gap would be taken for a
-    sudden motion.
+    Ends without an error where the file can't be decoded any further, or where frames are missing: what comes after a
+    gap would be taken for a sudden motion.
 
     Args:
         path: of the file.
@@ -196,25 +198,43 @@ def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
         raise UnusableVideo("cannot be opened", _message(error)) from error
     with container:
         stream = _video_stream(container)
-        reformatter = VideoReformatter()  # one for all frames: a new one costs more than it saves
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        size = None
-        try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
+        reformatter = VideoReformatter()  # one for all frames: a new one costs more than it saves
+        size: tuple[int, int] | None = None
+        for frame in _sound_frames(container, stream):
+            if size is None:  # the first frame's, should it change on the way
+                quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                size = fitted_size(round(frame.width * aspect), frame.height, short_side)
+                method = "BICUBIC" if min(size) > min(frame.width, frame.height) else "AREA"
+            rgb = reformatter.reformat(frame, *size, format="rgb24", interpolation=method).to_ndarray()
+            yield np.ascontiguousarray(np.rot90(rgb, quarter_turns))
+
+
+def _sound_frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames from the first sound one (a recording may begin between key frames) to the first damage."""
+    import av
+
+    stream.codec_context.options = {"err_detect": "explode"}  # damage is an error, and not patched up from memory
+    longest_gap = MOST_FRAMES_MISSING / float(stream.average_rate or 1)
+    time = None
+    try:
+        for packet in container.demux(stream):
+            try:
+                frames = [] if packet.is_corrupt else packet.decode()
+                damaged = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
+            except av.FFmpegError:
+                damaged = True
+            if damaged and time is None:
+                continue
+            if damaged:
+                return
+            for frame in frames:
+                if time is not None and frame.time is not None and frame.time - time > longest_gap:
                     return
-                for frame in packet.decode():
-                    if frame.is_corrupt:
-                        return
-                    if size is None:  # the first frame's, should it change on the way
-                        quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
-                        size = fitted_size(round(frame.width * aspect), frame.height, short_side)
-                        enlarged = min(size) > min(frame.width, frame.height)
-                    method = "BICUBIC" if enlarged else "AREA"
-                    rgb = reformatter.reformat(frame, *size, format="rgb24", interpolation=method).to_ndarray()
-                    yield np.ascontiguousarray(np.rot90(rgb, quarter_turns))
-        except av.FFmpegError:
-            return
+                time = frame.time or 0.0
+                yield frame
+    except av.FFmpegError:
+        return
 
 
 def fitted_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -229,14 +249,14 @@ def fitted_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return wide, high
 
 
-def _video_stream(container):  # type: ignore[no-untyped-def]
+def _video_stream(container: Any) -> Any:
     for stream in container.streams.video:
         if not stream.disposition & stream.disposition.__class__.attached_pic:  # the cover of a song is no video
             return stream
     raise UnusableVideo("no pictures", "the file has no video stream")
 
 
-def _declared_duration(container, stream) -> float:  # type: ignore[no-untyped-def]
+def _declared_duration(container: Any, stream: Any) -> float:
     import av
 
     if stream.duration is not None:

@@ -18,11 +18,13 @@ from .video import VideoFile
 
 HORIZON_FRAMES = 6  # ceil(55 / 10): the horizon of the longest way
 SMALLEST_REGION = 0.005  # of the picture
+FEWEST_FOLLOWED = 7  # points, for the shortest track: as many as a sample has handles; a cut loses them all
 
 MOVING_SHARE = 0.05  # of the region, at the least: a mouth may move in a still face
 
 NO_REGION = "no editing region"
 NO_MOTION = "hardly any motion"
+LOST_AT_ONCE = "points cannot be followed"
 
 
 @dataclass(frozen=True, order=True)
@@ -167,6 +169,10 @@ class RecordMaker:
         generator = random_generator(self.settings.seed, video.name, "points", start.index, start.direction)
         points = draw_points(speed, draggable, self.settings.candidates, generator)
         tracks = chain_tracks(np.concatenate([points, background_points(seen & ~region)]), steps)
+        followed = ~np.isnan(tracks[: len(points), self.settings.min_track_frames - 1, 0])
+        if followed.sum() < FEWEST_FOLLOWED:
+            passed_over[LOST_AT_ONCE] += 1
+            return None
         centres = cell_centres(*region.shape)
         horizon = chain_tracks(centres.reshape(-1, 2), steps[:HORIZON_FRAMES])
         return MotionRecord(
