@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
 NODES = 256  # of the fields per side of the picture: enough for a closed pair of lips
 MARGIN = 40 / NODES  # the fields reach beyond the picture, for content that comes in over its border
@@ -33,7 +33,7 @@ BODY = ("body_x", "body_y", "body")
 EXPRESSIONS = ("open_y", "close_y", "smile_x", "smile_y", "brows_y", "blink_y")
 CHANNELS = (*HEAD, *BODY, *EXPRESSIONS)
 
-DEPTH_BLUR = 0.08  # of the depth of landmarks, in face heights: noses are less steep than they are
+DEPTH_BLURS = (0.08, 0.2)  # of the depth of landmarks, on the face and around it, in face heights
 LIP_BAND = 0.022  # height of the seam between closed lips that opens, in face heights
 
 
@@ -157,13 +157,15 @@ def _depth(face: _Face, at: torch.Tensor) -> torch.Tensor:
     """Depth `[G, G]` of the head: that of the landmarks nearby, and towards the hair that of an ellipsoid."""
     coarse = interpolate(at.permute(2, 0, 1)[None], scale_factor=1 / 4, mode="area")[0].permute(1, 2, 0)
     marks = face.marks[:468:2]
-    distance = torch.cdist(coarse.reshape(-1, 2), marks[:, :2])
-    nearness = torch.exp(-(distance / DEPTH_BLUR).square() / 2).view(*coarse.shape[:2], -1)
+    squared = torch.cdist(coarse.reshape(-1, 2), marks[:, :2]).square().view(*coarse.shape[:2], -1)
+    near, far = (torch.exp(-squared / (2 * blur**2)) for blur in DEPTH_BLURS)
+    nearness = near + 0.04 * far
     front = face.landmarks[:, 2].amin()
     dome = (1 - _head_radius(coarse).square()).clamp(min=0).square()  # flat at its rim, where a sphere is steep
     around = face.back - (face.back - front) * 0.8 * dome
-    depth = (nearness @ marks[:, 2] + 0.6 * around) / (nearness.sum(dim=-1) + 0.6)
-    return interpolate(depth[None, None], size=at.shape[:2], mode="bicubic", align_corners=False)[0, 0]
+    depth = (nearness @ marks[:, 2] + 0.3 * around) / (nearness.sum(dim=-1) + 0.3)
+    fine = interpolate(depth[None, None], size=at.shape[:2], mode="bilinear", align_corners=False)
+    return avg_pool2d(fine, 5, stride=1, padding=2, count_include_pad=False)[0, 0]  # without the coarse grid's folds
 
 
 def _jaw(face: _Face, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -189,7 +191,8 @@ def _jaw(face: _Face, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def _smile(face: _Face, at: torch.Tensor) -> dict[str, torch.Tensor]:
-    left, right = (_bump(at, face.marks[corner, :2], 0.13, 0.13) for corner in (LEFT_CORNER, RIGHT_CORNER))
+    """The corners of the mouth going outward and up; the middle of the lips and the nose stay."""
+    left, right = (_bump(at, face.marks[corner, :2], 0.1, 0.11) for corner in (LEFT_CORNER, RIGHT_CORNER))
     return {"smile_x": 0.6 * (right - left), "smile_y": -0.6 * (right + left)}
 
 

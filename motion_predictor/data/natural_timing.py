@@ -44,8 +44,15 @@ def eased_path(knots: Knots, frames: int, fps: float, before: float) -> np.ndarr
     return np.asarray(start + (stop - start) * eased)
 
 
-def pose_curve(random: np.random.Generator, frames: int, fps: float) -> np.ndarray:
-    """Moves between positions in [-1, 1] with pauses, at times with an overshoot, at times back to rest."""
+def pose_curve(random: np.random.Generator, frames: int, fps: float, slowness: float = 1.0) -> np.ndarray:
+    """Moves between positions in [-1, 1] with pauses, at times with an overshoot, at times back to rest.
+
+    Args:
+        random: the only source of chance.
+        frames: how many values are wanted.
+        fps: frames per second.
+        slowness: factor on the seconds that moves take; at 1 they are those of a lively talk, half a second or so.
+    """
 
     def knots() -> Knots:
         value = 0.0
@@ -53,7 +60,7 @@ def pose_curve(random: np.random.Generator, frames: int, fps: float) -> np.ndarr
             target = random.normal(0, 0.15) if random.random() < 0.25 else random.uniform(-1, 1)
             target = float(np.clip(target, -1, 1))
             way = target - value
-            seconds = random.uniform(0.35, 1.2) * (0.5 + 0.5 * abs(way))
+            seconds = random.uniform(0.35, 1.2) * (0.5 + 0.5 * abs(way)) * slowness
             if random.random() < 0.3:
                 yield seconds, float(np.clip(value + way * random.uniform(1.05, 1.2), -1, 1))
                 yield random.uniform(0.15, 0.35), target

@@ -24,11 +24,11 @@ from .motion_record import HORIZON_STRIDE, MotionRecord
 from .natural_timing import blink_curve, expression_curve, pose_curve, speech_curve
 
 FPS = 25.0
-LEAST_DETERMINANT = 0.25  # of the map on every second node; a turn that comes below is made smaller
+LEAST_DETERMINANT = 0.2  # of the map from the still to a frame; a motion that comes below is made smaller
 POSE = ("pitch", "yaw", "roll", "shift_x", "shift_y", "scale")
 LARGEST_POSE = np.array([0.30, 0.42, 0.26, 0.08, 0.06, 0.08])  # radians, fractions of the side, logarithm
 EXPRESSION = ("open", "close", "smile", "brows", "blink")
-LARGEST_EXPRESSION = np.array([0.16, 0.75, 0.13, 0.06, 0.78])  # face heights; of the mouth's and the eyes' opening
+LARGEST_EXPRESSION = np.array([0.16, 0.75, 0.1, 0.07, 0.74])  # face heights; of the mouth's and the eyes' opening
 NEWTON_STEPS = 40
 TOLERANCE = 2e-6  # of the side: about 1/4000 px at 128 px
 
@@ -72,7 +72,7 @@ class PortraitMotion:
     def _set(self, picture: np.ndarray, fields: HeadFields, factors: Factors) -> None:
         if picture.ndim != 3 or picture.shape[0] != picture.shape[1] or picture.shape[2] != 3:
             raise ValueError(f"`picture` has shape {picture.shape}: [S, S, 3] is accepted.")
-        self.picture = picture
+        self.picture = np.array(picture)  # one that torch may share
         self.side = len(picture)
         self.fields = fields
         self.factors = factors
@@ -85,7 +85,7 @@ class PortraitMotion:
         if number is None:
             return self.picture
         origin = self._origin(number)
-        image = torch.tensor(self.picture).permute(2, 0, 1)[None].float()
+        image = torch.from_numpy(self.picture).permute(2, 0, 1)[None].float()
         seen = grid_sample(
             image,
             (origin * 2 - 1).view(1, self.side, self.side, 2),
@@ -159,7 +159,7 @@ class PortraitMotion:
     def _inside_of_mouth(self) -> torch.Tensor:
         x, y = (self.fields.mouth * self.side).long().clamp(2, self.side - 3).tolist()
         lips = torch.from_numpy(self.picture[y - 2 : y + 3, x - 2 : x + 3]).float().mean(dim=(0, 1))
-        return lips * torch.tensor([0.28, 0.2, 0.2])
+        return lips * 0.2
 
 
 def portrait_record(
@@ -295,10 +295,11 @@ def determinants(fields: HeadFields, sums: torch.Tensor, stride: int = 2) -> tor
 def _draw_curves(fields: HeadFields, random: np.random.Generator, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pose `[T, 6]` and expression `[T, 5]` as they are meant, before they are kept from folding."""
     kind = random.random()
-    with_pose, with_expression = kind < 0.8, kind > 0.25
+    with_pose, with_expression = kind < 0.85, kind > 0.25
     low, high = _pose_limits(fields)
-    strength = 10 ** random.uniform(-0.5, 0, len(POSE)) * (random.random(len(POSE)) < 0.75) * with_pose
-    curves = np.stack([pose_curve(random, frames, FPS) for _ in POSE], axis=1)
+    strength = 10 ** random.uniform(-0.4, 0, len(POSE)) * (random.random(len(POSE)) < 0.8) * with_pose
+    slowness = 2 ** random.uniform(0, 1.5)
+    curves = np.stack([pose_curve(random, frames, FPS, slowness) for _ in POSE], axis=1)
     pose = (low + (high - low) * (curves + 1) / 2) * strength
 
     mouth = speech_curve if random.random() < 0.5 else expression_curve
@@ -306,8 +307,8 @@ def _draw_curves(fields: HeadFields, random: np.random.Generator, frames: int) -
         [
             mouth(random, frames, FPS),
             expression_curve(random, frames, FPS),
-            pose_curve(random, frames, FPS),
-            pose_curve(random, frames, FPS),
+            (1 + 3 * pose_curve(random, frames, FPS, slowness)) / 4,  # lips are spread further than pursed
+            (1 + 3 * pose_curve(random, frames, FPS, slowness)) / 4,
             blink_curve(random, frames, FPS),
         ],
         axis=1,
@@ -328,7 +329,7 @@ def _pose_limits(fields: HeadFields) -> tuple[np.ndarray, np.ndarray]:
         poses = np.concatenate([np.diag(LARGEST_POSE * sign * share) for share in shares])
         factors = Factors(torch.from_numpy(poses).float(), torch.zeros(len(poses), len(EXPRESSION)))
         smallest = determinants(fields, _sums(fields, factors), stride=4).amin(dim=(1, 2))
-        fits = (smallest >= 2 * LEAST_DETERMINANT).view(len(shares), len(POSE)).numpy()
+        fits = (smallest >= 2.5 * LEAST_DETERMINANT).view(len(shares), len(POSE)).numpy()
         best = np.where(fits.any(axis=0), shares[fits.argmax(axis=0)], 0.05)
         limits.append(LARGEST_POSE * sign * best)
     return limits[0], limits[1]
@@ -336,12 +337,19 @@ def _pose_limits(fields: HeadFields) -> tuple[np.ndarray, np.ndarray]:
 
 def _limited(fields: HeadFields, pose: torch.Tensor, expression: torch.Tensor) -> Factors:
     """The motion as it is meant, made smaller until no frame folds the picture."""
-    for _ in range(20):
+    for _ in range(30):
         factors = Factors(pose, expression)
-        if determinants(fields, _sums(fields, factors)[::3]).min() >= LEAST_DETERMINANT:
+        if _smallest_determinant(fields, _sums(fields, factors)) >= LEAST_DETERMINANT:
             return factors
-        pose, expression = pose * 0.88, expression * 0.95
-    raise ValueError("the face's landmarks fold the picture with the smallest motion: is it a face?")
+        pose, expression = pose * 0.9, expression * 0.95
+    raise ValueError("`landmarks` fold the picture with the smallest motion: those of a face are accepted.")
+
+
+def _smallest_determinant(fields: HeadFields, sums: torch.Tensor) -> float:
+    """Looked for on every second node of every second frame, and then on all nodes of the frames that come lowest."""
+    coarse = determinants(fields, sums[::2], stride=2).amin(dim=(1, 2))
+    lowest = coarse.argsort()[:3] * 2
+    return min(float(coarse.min()), float(determinants(fields, sums[lowest], stride=1).min()))
 
 
 def _sums(fields: HeadFields, factors: Factors) -> torch.Tensor:

@@ -112,7 +112,7 @@ def held_out_names(names: Iterable[str], count: int = HELD_OUT_FACES) -> list[st
 
     Example:
         >>> held_out_names(["ada.jpg", "grace.jpg", "katherine.jpg"], count=1)
-        ['katherine.jpg']
+        ['grace.jpg']
     """
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count]
 
