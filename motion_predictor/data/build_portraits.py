@@ -14,7 +14,8 @@ from tqdm import tqdm
 from .dataset_folder import DatasetFolder
 from .head_fields import HeadFields
 from .motion_record import HORIZON_STRIDE, MotionRecord
-from .portrait_motion import PortraitMotion, portrait_record
+from .portrait_motion import PortraitMotion
+from .portrait_records import portrait_record
 from .portraits import Pictures, PortraitSource
 from .shards import split_of, write_shard
 
@@ -112,15 +113,15 @@ def build_portraits(
         "sources": [[source.pictures.name, source.landmarks.name, source.hold_out] for source in sources],
         **asdict(settings),
     }
-    if process.is_main_process:
-        DatasetFolder.open(out, described)
-    process.wait_for_everyone()
-    folder = DatasetFolder(Path(out))
     portraits = [_portraits(source, settings) for source in sources]
     names = [portrait.name for found in portraits for portrait in found]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"`sources` have portraits of one name, {twice[0]!r} for instance: rename an archive.")
+    if process.is_main_process:
+        DatasetFolder.open(out, described)
+    process.wait_for_everyone()
+    folder = DatasetFolder(Path(out))
 
     with tqdm(total=len(names), desc="Moving portraits", disable=not process.is_main_process) as progress:
         for source, found in zip(sources, portraits, strict=True):
@@ -172,7 +173,7 @@ def _records(portrait: _Portrait, picture: np.ndarray, settings: PortraitSetting
     random = np.random.default_rng([settings.seed, int.from_bytes(digest[:8], "big")])
     fields = HeadFields.from_landmarks(portrait.landmarks)
     for number in range(settings.motions):
-        motion = PortraitMotion(picture, fields, random, settings.frames)
+        motion = PortraitMotion.draw(picture, fields, random, settings.frames)
         moving = np.flatnonzero(motion.speeds()[: settings.frames - settings.track_frames] >= settings.least_motion)
         starts = random.choice(moving, min(settings.records, len(moving)), replace=False)
         for start in sorted(starts.tolist()):

@@ -9,7 +9,7 @@ Landmarks are the 478 vertices of MediaPipe's face mesh.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ BODY = ("body_x", "body_y", "body")
 EXPRESSIONS = ("open_y", "close_y", "smile_x", "smile_y", "brows_y", "blink_y")
 CHANNELS = (*HEAD, *BODY, *EXPRESSIONS)
 
-DEPTH_BLURS = (0.08, 0.2)  # of the depth of landmarks, on the face and around it, in face heights
+DEPTH_BLURS = (0.065, 0.2)  # of the depth of landmarks, on the face and around it, in face heights
 LIP_BAND = 0.022  # height of the seam between closed lips that opens, in face heights
 
 
@@ -42,11 +42,12 @@ class HeadFields:
     """The fields of one portrait.
 
     Attributes:
-        channels: `[C, G, G]` float32, the fields `CHANNELS` on a square grid of nodes.
+        channels: `[C, G, G]` float32, the fields `CHANNELS` on a square grid of nodes, and one for each patch.
         seam: `[2, G, G]` float32, for painting the open mouth: the position across the seam between the lips, 0 at
             the upper lip and 1 at the lower one, and how far the seam opens there at full strength, in fractions of
             the side.
-        head: `[1, G, G]` float32, 1 on the head with its hair, falling to 0 on shoulders and background.
+        region: `[1, G, G]` float32, where handles are of use: 1 on the head with its hair, falling to 0 on shoulders
+            and background; and the patches.
         pivot: `[3]`, the point that the head turns about, behind the face and above the neck.
         axes: `[2, 2]`, its columns are the face's own axes, to its side and down, in the picture.
         mouth: `[2]`, the middle of the mouth.
@@ -54,7 +55,7 @@ class HeadFields:
 
     channels: torch.Tensor
     seam: torch.Tensor
-    head: torch.Tensor
+    region: torch.Tensor
     pivot: torch.Tensor
     axes: torch.Tensor
     mouth: torch.Tensor
@@ -75,7 +76,7 @@ class HeadFields:
         grid = node_positions()
         at = face.coordinates(grid)
         depth = _depth(face, at)
-        head, body = _falloff(_head_radius(at), 1.0, 1.75), _falloff(_head_radius(at), 1.0, 2.1)
+        head, body = (_falloff(_head_radius(at), 1.0, outer) for outer in (1.75, 2.1))
         from_pivot = at * face.height - face.pivot[:2]  # in the face's axes, fractions of the side
         opening, closing, seam = _jaw(face, at)
         fields = {
@@ -96,11 +97,32 @@ class HeadFields:
         return HeadFields(
             channels=torch.stack([fields[name] for name in CHANNELS]),
             seam=seam,
-            head=head[None],
+            region=head[None],
             pivot=torch.cat([face.origin + face.axes @ face.pivot[:2], face.pivot[2:]]),
             axes=face.axes,
             mouth=face.origin + face.axes @ lips * face.height,
         )
+
+    @property
+    def patches(self) -> int:
+        """The number of patches."""
+        return len(self.channels) - len(CHANNELS)
+
+    def with_patches(self, centres: np.ndarray, radii: np.ndarray) -> HeadFields:
+        """The same with soft round patches of the picture, anywhere, that can be dragged.
+
+        Args:
+            centres: `[n, 2]`, in fractions of the side.
+            radii: `[n]`, the standard deviations of Gaussian bumps, in fractions of the side.
+        """
+        positions = node_positions()
+        bumps = [
+            _bump(positions, torch.from_numpy(centre).float(), radius, radius)
+            for centre, radius in zip(centres, radii.tolist(), strict=True)
+        ]
+        patches = torch.stack(bumps)
+        region = torch.cat([self.region, patches]).amax(dim=0, keepdim=True)
+        return replace(self, channels=torch.cat([self.channels, patches]), region=region)
 
 
 def node_positions() -> torch.Tensor:
@@ -159,7 +181,7 @@ def _depth(face: _Face, at: torch.Tensor) -> torch.Tensor:
     marks = face.marks[:468:2]
     squared = torch.cdist(coarse.reshape(-1, 2), marks[:, :2]).square().view(*coarse.shape[:2], -1)
     near, far = (torch.exp(-squared / (2 * blur**2)) for blur in DEPTH_BLURS)
-    nearness = near + 0.04 * far
+    nearness = near + 0.02 * far
     front = face.landmarks[:, 2].amin()
     dome = (1 - _head_radius(coarse).square()).clamp(min=0).square()  # flat at its rim, where a sphere is steep
     around = face.back - (face.back - front) * 0.8 * dome

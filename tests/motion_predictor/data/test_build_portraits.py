@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from motion_predictor.data.build_portraits import PortraitSettings, build_portra
 from motion_predictor.data.portraits import PortraitSource, held_out_names
 from motion_predictor.data.shards import MotionShards
 
-QUICK = PortraitSettings(size=32, records=2, frames=60, candidates=20, val_share=0.3)
-NAMES = [f"face{number}.png" for number in range(6)]
+QUICK = PortraitSettings(size=32, records=2, frames=60, candidates=20, val_share=0.5)
+NAMES = [f"face{number}.png" for number in range(4)]
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -47,8 +48,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_portrait_with_landmarks_has_records_in_one_split(source: PortraitSource, tmp_path: Path):
     counts = build_portraits([source], tmp_path / "data", QUICK)
     marks = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "data" / "videos").iterdir()}
-    assert sorted(marks) == [f"faces-face{number}" for number in range(6)]
-    assert counts == {"portraits": 6, "records": sum(mark["records"] for mark in marks.values()), "skipped": 0}
+    assert sorted(marks) == [f"faces-face{number}" for number in range(4)]
+    assert counts == {"portraits": 4, "records": sum(mark["records"] for mark in marks.values()), "skipped": 0}
     assert {mark["split"] for mark in marks.values()} == {"train", "val"}
     for split in ("train", "val"):
         shards = MotionShards(tmp_path / "data", split)
@@ -124,11 +125,27 @@ def test_a_portrait_that_cannot_be_used_is_noted_and_the_others_are_built(tmp_pa
 
 
 def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path: Path):
-    np.savez(tmp_path / "points.npz", files=np.array(NAMES), landmarks=np.zeros((6, 68, 2)))
-    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz has shape \(6, 68, 2\)"):
+    np.savez(tmp_path / "points.npz", files=np.array(NAMES), landmarks=np.zeros((4, 68, 2)))
+    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz has shape \(4, 68, 2\)"):
         build_portraits([PortraitSource(source.pictures, tmp_path / "points.npz")], tmp_path / "data", QUICK)
     with pytest.raises(ValueError, match=r"`landmarks` is .*faces.zip: an npz file"):
         build_portraits([PortraitSource(source.pictures, source.pictures)], tmp_path / "data2", QUICK)
+
+
+def test_processes_share_the_portraits_and_write_the_same_bytes(
+    source: PortraitSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    build_portraits([source], tmp_path / "alone", QUICK)
+    shares = []
+    for index in (0, 1):
+        process = SimpleNamespace(
+            process_index=index, num_processes=2, is_main_process=index == 0, wait_for_everyone=lambda: None
+        )
+        monkeypatch.setattr("accelerate.PartialState", lambda process=process: process)
+        build_portraits([source], tmp_path / "shared", QUICK)
+        shares.append(len(list((tmp_path / "shared" / "videos").iterdir())))
+    assert shares == [2, 4]
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
 
 
 def test_two_archives_of_one_name_are_refused(source: PortraitSource, tmp_path: Path):

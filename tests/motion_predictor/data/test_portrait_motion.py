@@ -1,8 +1,7 @@
-"""Portraits in motion against closed forms: still frames, rotations, ways there and back, frames that match flows."""
+"""Portraits in motion against closed forms: rotations, ways there and back, frames that are where the flow says."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -10,17 +9,9 @@ import pytest
 import torch
 from synthetic_face import make_landmarks, make_picture
 
-from motion_predictor.data import portrait_motion
+from motion_predictor.data.head_factors import EXPRESSION, POSE, Factors, determinants, displacement_sums
 from motion_predictor.data.head_fields import HeadFields, read_fields
-from motion_predictor.data.portrait_motion import (
-    EXPRESSION,
-    POSE,
-    Factors,
-    PortraitMotion,
-    determinants,
-    pixel_centres,
-    portrait_record,
-)
+from motion_predictor.data.portrait_motion import PortraitMotion, invert, pixel_centres
 
 SIZE = 64
 
@@ -31,18 +22,22 @@ def fields() -> HeadFields:
 
 
 def drawn(fields: HeadFields, seed: int = 0, frames: int = 60, size: int = SIZE) -> PortraitMotion:
-    return PortraitMotion(make_picture(size), fields, np.random.default_rng(seed), frames)
+    return PortraitMotion.draw(make_picture(size), fields, np.random.default_rng(seed), frames)
 
 
 def posed(fields: HeadFields, size: int = SIZE, **values: float) -> PortraitMotion:
     """A motion of two frames: the still, and one with the given pose and expression."""
-    factors = Factors(torch.zeros(2, len(POSE)), torch.zeros(2, len(EXPRESSION)))
+    factors = Factors.zeros(2)
     for name, value in values.items():
         if name in POSE:
             factors.pose[1, POSE.index(name)] = value
         else:
             factors.expression[1, EXPRESSION.index(name)] = value
-    return PortraitMotion.from_factors(make_picture(size), fields, factors)
+    return PortraitMotion(make_picture(size), fields, factors)
+
+
+def every_determinant(motion: PortraitMotion) -> torch.Tensor:
+    return determinants(motion.fields, displacement_sums(motion.fields, motion.factors))
 
 
 def warped(frame: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -105,19 +100,26 @@ def test_there_and_back_is_no_way_and_ways_can_be_split(fields: HeadFields, seed
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_frame_folds_the_picture(fields: HeadFields, seed: int):
-    assert determinants(fields, drawn(fields, seed).sums, stride=1).min() > 0.15
+    assert every_determinant(drawn(fields, seed)).min() > 0.19
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 def test_frames_are_where_the_flow_says(fields: HeadFields, seed: int):
+    """But inside an opening mouth, and where content comes in over the border."""
     motion = drawn(fields, seed, size=128)
-    moving = motion.factors.expression[:, : EXPRESSION.index("blink")].abs().sum() + motion.factors.pose.abs().sum()
-    assert moving > 0
-    start, end = 0, int(np.argmax(np.linalg.norm(motion.track(np.array([[64.0, 64.0]]), 0, range(60))[0], axis=1)))
-    back = motion.flow(end, start, pixel_centres(128))
-    inner = (slice(12, -12), slice(12, -12))
-    predicted = warped(motion.frame(start), pixel_centres(128) + back)
-    assert decibels(predicted[inner], motion.frame(end)[inner]) > 30
+    motion.factors.expression[:, EXPRESSION.index("open")] = 0
+    motion = PortraitMotion(make_picture(128), motion.fields, motion.factors)
+    points = pixel_centres(128)
+    middle = motion.track(points[32:96:8, 32:96:8], 0, range(60))
+    end = int(np.linalg.norm(middle, axis=-1).max(axis=(0, 1)).argmax())
+    back = motion.flow(end, 0, points)
+    predicted = warped(motion.frame(0), points + back)
+    inner = (slice(16, -16), slice(16, -16))
+    assert decibels(predicted[inner], motion.frame(end)[inner]) > 32
+    assert (
+        decibels(predicted[inner], motion.frame(end)[inner])
+        > decibels(motion.frame(0)[inner], motion.frame(end)[inner]) + 3
+    )
 
 
 def test_an_opening_mouth_is_dark_inside_and_the_lips_part(fields: HeadFields):
@@ -144,55 +146,12 @@ def test_the_same_seed_gives_the_same_motion_at_any_size(fields: HeadFields):
     small, large = drawn(fields, 3, size=64), drawn(fields, 3, size=128)
     points = np.array([[10.0, 20.0], [31.5, 40.0]])
     np.testing.assert_allclose(small.flow(2, 50, points) * 2, large.flow(2, 50, (points + 0.5) * 2 - 0.5), atol=0.01)
-    assert not torch.equal(drawn(fields, 4).sums, small.sums)
-
-
-def test_a_record_says_what_the_motion_does(fields: HeadFields):
-    motion = drawn(fields, 5, frames=70)
-    record = portrait_record("face-0", motion, 9, np.random.default_rng(0), candidates=100)
-    assert record.key == "face-0_000009"
-    np.testing.assert_array_equal(record.frame, motion.frame(9))
-    np.testing.assert_allclose(record.flow, motion.flow(9, 10, pixel_centres(SIZE)), atol=1e-4)
-    cells = np.stack(np.meshgrid(np.arange(1.5, SIZE, 4), np.arange(1.5, SIZE, 4)), axis=-1)
-    np.testing.assert_allclose(record.horizon_flows[3], motion.flow(9, 13, cells), atol=1e-3)
-    assert record.horizon_flows.shape == (6, SIZE // 4, SIZE // 4, 2)
-    known = np.isfinite(record.tracks[:, 54, 0])
-    np.testing.assert_allclose(record.tracks[known, 54], motion.flow(9, 64, record.points[known]), atol=1e-3)
-    assert known.any()
-    assert record.tracks.shape == (100, 55, 2)
-    assert not record.background.any()
-
-
-def test_candidates_lie_where_the_head_moves(fields: HeadFields):
-    motion = drawn(fields, 5, frames=70)
-    record = portrait_record("face-0", motion, 9, np.random.default_rng(0), candidates=200)
-    speed = np.linalg.norm(motion.flow(9, 10, record.points), axis=-1)
-    assert speed.mean() > 1.3 * np.linalg.norm(record.flow, axis=-1).mean()
-    assert (speed > 0).all()
-
-
-def test_points_that_leave_the_picture_are_lost_from_then_on(fields: HeadFields):
-    factors = Factors(torch.zeros(80, len(POSE)), torch.zeros(80, len(EXPRESSION)))
-    factors.pose[20:40, POSE.index("shift_y")] = -0.12
-    near = dataclasses.replace(fields, head=torch.ones_like(fields.head))
-    motion = PortraitMotion.from_factors(make_picture(SIZE), near, factors)
-    record = portrait_record("face-0", motion, 19, np.random.default_rng(0))
-    positions = record.points[:, None] + motion.track(record.points, 19, range(20, 75))
-    outside = ((positions < -0.5) | (positions > SIZE - 0.5)).any(axis=-1)
-    gone = outside.any(axis=1)
-    assert gone.any()
-    assert not gone.all()
-    np.testing.assert_array_equal(np.isnan(record.tracks[..., 0]), np.logical_or.accumulate(outside, axis=1))
-
-
-def test_a_start_without_enough_frames_after_it_is_refused(fields: HeadFields):
-    with pytest.raises(ValueError, match=r"`start` is 5: 0 to 4 is accepted"):
-        portrait_record("face-0", drawn(fields, frames=60), 5, np.random.default_rng(0))
+    assert not np.allclose(drawn(fields, 4).flow(2, 50, points), small.flow(2, 50, points), atol=0.01)
 
 
 def test_a_picture_that_is_not_square_is_refused(fields: HeadFields):
     with pytest.raises(ValueError, match=r"`picture` has shape \(64, 60, 3\)"):
-        PortraitMotion(make_picture()[:, :60], fields, np.random.default_rng(0))
+        PortraitMotion(make_picture()[:, :60], fields, Factors.zeros(2))
 
 
 def test_landmarks_of_another_mesh_are_refused():
@@ -202,8 +161,24 @@ def test_landmarks_of_another_mesh_are_refused():
 
 def test_the_inverse_is_exact_where_lips_part(fields: HeadFields):
     motion = posed(fields, open=0.16, smile=0.13, yaw=0.1)
-    displacement = torch.einsum("ac,chw->ahw", motion.sums[1], fields.channels)
+    displacement = torch.einsum("ac,chw->ahw", displacement_sums(fields, motion.factors)[1], fields.channels)
     here = torch.from_numpy((pixel_centres(SIZE) + 0.5) / SIZE).view(-1, 2)
-    origin = portrait_motion.invert(displacement, here)
+    origin = invert(displacement, here)
     missed = (origin + read_fields(displacement, origin) - here).norm(dim=1) * SIZE
     assert missed.max() < 0.001
+
+
+def test_a_patch_is_dragged_by_a_bump_and_the_rest_stays(fields: HeadFields):
+    patched = fields.with_patches(np.array([[0.2, 0.8]]), np.array([0.06]))
+    factors = Factors.zeros(2, patches=1)
+    factors.drags[1, 0] = torch.tensor([0.03, -0.02])
+    motion = PortraitMotion(make_picture(SIZE), patched, factors)
+    points = np.array([[0.2, 0.8], [0.26, 0.8], [0.2, 0.2]]) * SIZE - 0.5
+    bump = np.array([1, math.exp(-0.5), 0])
+    np.testing.assert_allclose(motion.flow(None, 1, points), SIZE * bump[:, None] * np.array([0.03, -0.02]), atol=0.01)
+
+
+def test_faces_too_small_to_have_parts_are_refused():
+    landmarks = 0.5 + 0.02 * (make_landmarks() - 0.5)
+    with pytest.raises(ValueError, match=r"`landmarks` has a face 0\.011 sides high"):
+        HeadFields.from_landmarks(landmarks)

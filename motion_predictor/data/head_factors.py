@@ -1,0 +1,189 @@
+"""What moves when: the factors of a head's fields over time, drawn at random and kept from folding the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .head_fields import BODY, CHANNELS, HEAD, NODES, HeadFields
+from .natural_timing import blink_curve, expression_curve, pose_curve, speech_curve
+
+FPS = 25.0
+POSE = ("pitch", "yaw", "roll", "shift_x", "shift_y", "scale")
+LARGEST_POSE = np.array([0.30, 0.42, 0.26, 0.08, 0.06, 0.08])  # radians, fractions of the side, logarithm
+EXPRESSION = ("open", "close", "smile", "brows", "blink")
+LARGEST_EXPRESSION = np.array([0.16, 0.75, 0.1, 0.07, 0.74])  # face heights; of the mouth's and the eyes' opening
+LARGEST_DRAG = 0.9  # of a patch, in its radii
+
+# The least factor by which a map from the still to a frame may shrink areas; a motion that comes below is made
+# smaller. One part of a pose alone keeps twice that.
+LEAST_DETERMINANT = 0.2
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of the fields over T frames.
+
+    Attributes:
+        pose: `[T, 6]` of `POSE`: radians, fractions of the side, and the logarithm of the scale.
+        expression: `[T, 5]` of `EXPRESSION`: face heights, and shares of the opening of mouth and eyes.
+        drags: `[T, n, 2]`, of the patches that the fields have, in fractions of the side.
+    """
+
+    pose: torch.Tensor
+    expression: torch.Tensor
+    drags: torch.Tensor
+
+    @staticmethod
+    def zeros(frames: int, patches: int = 0) -> Factors:
+        """Those of the still portrait."""
+        return Factors(
+            torch.zeros(frames, len(POSE)), torch.zeros(frames, len(EXPRESSION)), torch.zeros(frames, patches, 2)
+        )
+
+    def scaled(self, pose: float, others: float) -> Factors:
+        """A motion that goes less far, or further."""
+        return Factors(self.pose * pose, self.expression * others, self.drags * others)
+
+
+def draw_factors(fields: HeadFields, random: np.random.Generator, frames: int) -> tuple[HeadFields, Factors]:
+    """Draw a motion: of the head, of the face, of soft patches anywhere in the picture, or of some of these.
+
+    Returns:
+        the fields with the patches, and the factors, so small that no frame folds the picture.
+
+    Raises:
+        ValueError: if the smallest motion folds the picture.
+    """
+    with_head, with_face, with_patches = _KINDS[int(random.choice(len(_KINDS), p=_CHANCES))]
+    fields, drags = _draw_patches(fields, random, frames) if with_patches else (fields, torch.zeros(frames, 0, 2))
+    slowness = 2 ** random.uniform(0, 1.5)
+    factors = Factors(
+        pose=_draw_pose(fields, random, frames, slowness) * with_head,
+        expression=_draw_expression(random, frames, slowness) * with_face,
+        drags=drags,
+    )
+    for _ in range(40):
+        if _smallest_determinant(fields, displacement_sums(fields, factors)) >= LEAST_DETERMINANT:
+            return fields, factors
+        factors = factors.scaled(pose=0.9, others=0.95)
+    raise ValueError("`landmarks` fold the picture with the smallest motion: those of a face are accepted.")
+
+
+# Whether the head, the face and patches move, and how often.
+_KINDS = ((True, True, False), (True, False, False), (False, True, False), (False, False, True), (True, True, True))
+_CHANCES = (0.45, 0.2, 0.15, 0.1, 0.1)
+
+
+def _draw_pose(fields: HeadFields, random: np.random.Generator, frames: int, slowness: float) -> torch.Tensor:
+    low, high = _pose_limits(fields)
+    strength = 10 ** random.uniform(-0.4, 0, len(POSE)) * (random.random(len(POSE)) < 0.8)
+    curves = np.stack([pose_curve(random, frames, FPS, slowness) for _ in POSE], axis=1)
+    return torch.from_numpy((low + (high - low) * (curves + 1) / 2) * strength).float()
+
+
+def _pose_limits(fields: HeadFields) -> tuple[np.ndarray, np.ndarray]:
+    """How far each part of the pose may go down and up by itself: a head that is turned already turns less."""
+    limits = []
+    shares = np.linspace(1, 0.1, 10)
+    for sign in (-1, 1):
+        poses = np.concatenate([np.diag(LARGEST_POSE * sign * share) for share in shares])
+        factors = Factors.zeros(len(poses), fields.patches)
+        factors.pose[:] = torch.from_numpy(poses)
+        smallest = determinants(fields, displacement_sums(fields, factors), stride=4).amin(dim=(1, 2))
+        fits = (smallest >= 2 * LEAST_DETERMINANT).view(len(shares), len(POSE)).numpy()
+        best = np.where(fits.any(axis=0), shares[fits.argmax(axis=0)], 0.05)
+        limits.append(LARGEST_POSE * sign * best)
+    return limits[0], limits[1]
+
+
+def _draw_expression(random: np.random.Generator, frames: int, slowness: float) -> torch.Tensor:
+    mouth = speech_curve if random.random() < 0.5 else expression_curve
+    # A face at rest smiles and frowns less far than it can go the other way.
+    smile, brows = ((1 + 3 * pose_curve(random, frames, FPS, slowness)) / 4 for _ in range(2))
+    curves = [
+        mouth(random, frames, FPS),
+        expression_curve(random, frames, FPS),
+        smile,
+        brows,
+        blink_curve(random, frames, FPS),
+    ]
+    present = random.random(len(EXPRESSION)) < (0.7, 0.5, 0.6, 0.5, 0.6)
+    present[1] &= not present[0]  # a mouth opens or closes
+    strength = random.uniform(0.4, 1, len(EXPRESSION))
+    strength[-1] = 1  # eyes close, or don't
+    return torch.from_numpy(np.stack(curves, axis=1) * LARGEST_EXPRESSION * present * strength).float()
+
+
+def _draw_patches(fields: HeadFields, random: np.random.Generator, frames: int) -> tuple[HeadFields, torch.Tensor]:
+    """One to three soft patches, of any size and anywhere, each on a way of its own: `[T, n, 2]`."""
+    number = int(random.integers(1, 4))
+    radii = 0.05 * 5 ** random.uniform(0, 1, number)
+    fields = fields.with_patches(random.uniform(0.05, 0.95, (number, 2)), radii)
+    ways = np.stack([[pose_curve(random, frames, FPS, 1.5) for _ in range(2)] for _ in radii])  # [n, 2, T]
+    drags = ways.transpose(2, 0, 1) * LARGEST_DRAG * radii[:, None] * random.uniform(0.3, 1, (number, 1))
+    return fields, torch.from_numpy(drags).float()
+
+
+def _smallest_determinant(fields: HeadFields, sums: torch.Tensor) -> float:
+    """Looked for on every second node of every second frame, and then on all nodes of the frames that come lowest."""
+    coarse = determinants(fields, sums[::2], stride=2).amin(dim=(1, 2))
+    lowest = coarse.argsort()[:3] * 2
+    return min(float(coarse.min()), float(determinants(fields, sums[lowest], stride=1).min()))
+
+
+def determinants(fields: HeadFields, sums: torch.Tensor, stride: int = 1) -> torch.Tensor:
+    """`[T, h, w]`, by how much each frame's map enlarges areas; negative where it folds.
+
+    Args:
+        fields: of the portrait.
+        sums: `[T, 2, C]`, see [`displacement_sums`].
+        stride: looks at every so many nodes of the fields.
+    """
+    channels = fields.channels[:, ::stride, ::stride]
+    displacement = torch.einsum("tac,chw->tahw", sums, channels) * (NODES / stride)
+    by_x = (displacement[..., 1:] - displacement[..., :-1])[:, :, :-1]
+    by_y = (displacement[:, :, 1:] - displacement[:, :, :-1])[..., :-1]
+    return (1 + by_x[:, 0]) * (1 + by_y[:, 1]) - by_x[:, 1] * by_y[:, 0]
+
+
+def displacement_sums(fields: HeadFields, factors: Factors) -> torch.Tensor:
+    """`[T, 2, C]`: the displacement of frame t is `sums[t] @ channels`, in fractions of the side.
+
+    With the turn R of the head, the position f from the pivot in the face's axes, the scale s, the shift and the
+    expression E, it is, in the face's axes, `head (R - 1) f + body ((s - 1) f + shift) + s R E`; and the drags of the
+    patches are added. Only x and y of it are used: the camera is far away.
+    """
+    turn = _rotation(factors.pose[:, :3])[:, :2]  # [T, 2, 3]
+    scale = factors.pose[:, 5, None].exp()
+    side, down = (scale * turn[..., axis] for axis in (0, 1))  # [T, 2], the face's axes once it has turned
+    opened, closed, smile, brows, blink = factors.expression[..., None].unbind(1)  # [T, 1] each
+    columns = {
+        **{name: turn[..., axis] - torch.eye(2, 3)[:, axis] for axis, name in enumerate(HEAD)},
+        "body_x": (scale - 1) * torch.tensor([1.0, 0.0]),
+        "body_y": (scale - 1) * torch.tensor([0.0, 1.0]),
+        "open_y": down * opened,
+        "close_y": down * closed,
+        "smile_x": side * smile,
+        "smile_y": down * smile,
+        "brows_y": down * brows,
+        "blink_y": down * blink,
+    }
+    in_picture = {name: column @ fields.axes.T for name, column in columns.items()}
+    in_picture[BODY[2]] = factors.pose[:, 3:5]
+    head_and_face = torch.stack([in_picture[name] for name in CHANNELS], dim=-1)
+    return torch.cat([head_and_face, factors.drags.transpose(1, 2)], dim=-1)
+
+
+def _rotation(angles: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices `[T, 3, 3]` of pitch, yaw and roll `[T, 3]`, in radians."""
+    generators = torch.tensor(
+        [
+            [[0.0, 0, 0], [0, 0, -1], [0, 1, 0]],
+            [[0.0, 0, 1], [0, 0, 0], [-1, 0, 0]],
+            [[0.0, -1, 0], [1, 0, 0], [0, 0, 0]],
+        ]
+    )
+    return torch.matrix_exp(torch.einsum("ta,aij->tij", angles, generators))

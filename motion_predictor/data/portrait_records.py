@@ -1,0 +1,166 @@
+"""What portraits in motion are kept as: records to train on, and pairs of pictures to judge edits by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import max_pool2d
+
+from .head_factors import FPS
+from .head_fields import HeadFields
+from .motion_record import HORIZON_STRIDE, MotionRecord
+from .portrait_motion import PortraitMotion, pixel_centres
+
+MAX_HANDLES = 7
+MAX_TRIES = 100
+
+
+def portrait_record(
+    name: str,
+    motion: PortraitMotion,
+    start: int,
+    random: np.random.Generator,
+    horizon_frames: int = 6,
+    track_frames: int = 55,
+    candidates: int = 256,
+) -> MotionRecord:
+    """What training keeps of a motion from one frame on.
+
+    Args:
+        name: of the motion; the key is `"{name}_{start:06d}"`.
+        motion: of which frames `start` to `start + track_frames` are needed.
+        start: the number of the start frame.
+        random: chooses the candidates, with a probability proportional to |f_s| on the head and, less, around it.
+        horizon_frames: the motion of all cells is kept for so many frames.
+        track_frames: the motion of the candidates is kept for so many frames.
+        candidates: at most so many.
+    """
+    if not 0 <= start < motion.frames - track_frames:
+        raise ValueError(
+            f"`start` is {start}: 0 to {motion.frames - track_frames - 1} is accepted, as {track_frames} of the "
+            f"motion's {motion.frames} frames must follow."
+        )
+    side = motion.side
+    pixels = pixel_centres(side)
+    flow, region = motion.flow_and_region(start, start + 1)
+    points = _draw_candidates(np.linalg.norm(flow, axis=-1) * region, candidates, random)
+    cells = pixels.reshape(side // HORIZON_STRIDE, HORIZON_STRIDE, side // HORIZON_STRIDE, HORIZON_STRIDE, 2)
+    horizon = list(range(start + 1, start + 1 + horizon_frames))
+    tracks = motion.track(points, start, list(range(start + 1, start + 1 + track_frames)))
+    return MotionRecord(
+        key=f"{name}_{start:06d}",
+        frame=motion.frame(start),
+        flow=flow,
+        horizon_flows=np.moveaxis(motion.track(cells.mean(axis=(1, 3)), start, horizon), 2, 0),
+        points=points,
+        tracks=_lost_outside(points, tracks, side),
+        background=np.zeros((track_frames, 2), dtype=np.float32),
+        info={"source": "portraits", "portrait": name, "start": start, "fps": FPS},
+    )
+
+
+def _draw_candidates(weight: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """Points `[P, 2]` within different pixels, with a probability proportional to `weight` `[S, S]`."""
+    chances = weight.astype(np.float64).ravel()
+    number = min(most, int((chances > 0).sum()))
+    if number == 0:
+        return np.zeros((0, 2), dtype=np.float32)
+    chosen = random.choice(chances.size, number, replace=False, p=chances / chances.sum())
+    y, x = np.divmod(chosen, weight.shape[1])
+    points = np.stack([x, y], axis=-1) + random.uniform(-0.5, 0.5, (number, 2))
+    return np.asarray(points.clip(0, len(weight) - 1), dtype=np.float32)
+
+
+def _lost_outside(points: np.ndarray, tracks: np.ndarray, side: int) -> np.ndarray:
+    """Tracks that are NaN from the frame on in which the point is not on the picture's pixels."""
+    positions = points[:, None] + tracks
+    outside = ((positions < -0.5) | (positions > side - 0.5)).any(axis=-1)
+    lost = np.logical_or.accumulate(outside, axis=1)
+    return np.where(lost[..., None], np.float32(np.nan), tracks)
+
+
+@dataclass(frozen=True, eq=False)
+class PortraitPair:
+    """An instruction, and the picture that it should lead to: the source with its content moved, and known exactly.
+
+    Attributes:
+        source: `[S, S, 3]` uint8 RGB, the still portrait.
+        target: `[S, S, 3]` uint8 RGB, the same portrait moved.
+        handles: `[n, 2]` float32, 1 to 7 points of the source, in pixels.
+        targets: `[n, 2]` float32, where their content is in the target.
+        mask: `[S, S]` bool, True where the picture may change.
+        flow: `[S, S, 2]` float32, the motion from the source to the target, in pixels of the source.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    handles: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+    flow: np.ndarray
+
+
+def portrait_pair(
+    picture: np.ndarray, fields: HeadFields, random: np.random.Generator, least_way: float = 0.05
+) -> PortraitPair:
+    """Draw an edit of a still portrait with the picture that it should lead to.
+
+    The target is some frame of a random motion. Handles are drawn with a probability proportional to the length of
+    their way, as in training, but not close to each other.
+
+    Args:
+        picture: `[S, S, 3]` uint8 RGB.
+        fields: of its face.
+        random: the only source of chance.
+        least_way: at least one point of the target has moved so far, as a fraction of the side.
+
+    Raises:
+        ValueError: if no motion of many goes so far.
+    """
+    for _ in range(MAX_TRIES):
+        motion = PortraitMotion.draw(picture, fields, random, frames=50)
+        number = int(random.integers(motion.frames))
+        flow, region = motion.flow_and_region(None, number)
+        way = np.linalg.norm(flow, axis=-1) * (region > 0.5) * _stays_inside(flow)
+        if way.max() >= least_way * motion.side:
+            break
+    else:
+        raise ValueError(f"`least_way` is {least_way}: a smaller one is accepted, no motion of this face goes so far.")
+    handles = _draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
+    back, _ = motion.flow_and_region(number, None)
+    return PortraitPair(
+        source=motion.frame(None),
+        target=motion.frame(number),
+        handles=handles,
+        targets=handles + motion.flow(None, number, handles),
+        mask=_where_it_changes(flow, back),
+        flow=flow,
+    )
+
+
+def _stays_inside(flow: np.ndarray) -> np.ndarray:
+    """Which pixels `[S, S]` are on the picture still when they have moved."""
+    ends = pixel_centres(len(flow)) + flow
+    return np.asarray(((ends >= 0) & (ends <= len(flow) - 1)).all(axis=-1))
+
+
+def _draw_apart(way: np.ndarray, number: int, distance: float, random: np.random.Generator) -> np.ndarray:
+    """Up to `number` pixels `[n, 2]`, at least `distance` apart, drawn among the longer half of the ways."""
+    chances = np.where(way >= way.max() / 2, way, 0).astype(np.float64)
+    pixels = pixel_centres(len(way))
+    points: list[np.ndarray] = []
+    while len(points) < number and chances.any():
+        point = pixels.reshape(-1, 2)[random.choice(chances.size, p=chances.ravel() / chances.sum())]
+        points.append(point)
+        chances[np.linalg.norm(pixels - point, axis=-1) < distance] = 0
+    return np.stack(points)
+
+
+def _where_it_changes(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """`[S, S]` bool: what moves in the source or has moved in the target, and a rim around it."""
+    moves = np.maximum(np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)) > 0.1
+    rim = len(flow) // 32
+    widened = max_pool2d(torch.from_numpy(moves)[None].float(), 2 * rim + 1, stride=1, padding=rim)
+    return np.asarray(widened[0] > 0)
