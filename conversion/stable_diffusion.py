@@ -1,0 +1,261 @@
+"""A DynaDrag pipeline, put together from a Stable Diffusion 1.x or 2.x and a motion predictor."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from huggingface_hub import HfApi
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline.ddim_inversion import make_ddim_schedulers
+from motion_predictor import MotionPredictorModel
+
+from .checkpoint_file import check_finite
+from .output_folder import check_output_folder, output_folder
+from .single_file import DTYPES, check_unet_inputs, load_single_file
+
+RESULT_NAMES = {
+    "model_index.json",
+    "pipeline.py",
+    "README.md",
+    "unet",
+    "vae",
+    "text_encoder",
+    "tokenizer",
+    "scheduler",
+    "motion_predictor",
+}
+COMPONENTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+
+
+def convert_pipeline(
+    base: str | Path,
+    out: str | Path,
+    *,
+    motion_predictor: str | Path | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    prediction_type: str | None = None,
+    tokenizer: str | Path | None = None,
+    ema: bool = False,
+    force: bool = False,
+) -> list[str]:
+    """Put a pipeline together and save it to a folder for `DynaDragPipeline.from_pretrained`.
+
+    The base's scheduler is saved as the DDIM scheduler that edits use, with the base's noise schedule. Its safety
+    checker is neither fetched nor copied.
+
+    Args:
+        base (`str` or `Path`): folder or Hub id of a diffusers model, or a file that holds all of one.
+        out (`str` or `Path`): the new folder.
+        motion_predictor (`str` or `Path`, *optional*): folder or Hub id of a [`MotionPredictorModel`], or folder of a
+            pipeline with one. Without it, that of `base`, if it has one; else handles will move in straight steps.
+        variant (`str`, *optional*): of the base's weights, such as `"fp16"`. Not for a single file.
+        dtype (`torch.dtype`, *optional*): of the saved weights: float32, float16 or bfloat16. Without it, that of the
+            base: of the UNet of a single file, of the text encoder of a diffusers model.
+        prediction_type, tokenizer, ema: for a single file, see [`load_single_file`].
+        force (`bool`, defaults to `False`): replace the folder of an earlier conversion.
+
+    Returns:
+        `list[str]`: what was found and decided, in sentences.
+
+    Raises:
+        OSError, ValueError: if something is not there, damaged, of another kind, or does not fit; then nothing is
+            written.
+
+    Example:
+        >>> convert_pipeline("model.safetensors", "model-drag", motion_predictor="predictor")  # doctest: +SKIP
+    """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"`dtype` is {dtype}: one of {', '.join(map(str, DTYPES))} is accepted.")
+    check_output_folder(out, RESULT_NAMES, force)
+    base = Path(base).expanduser() if _is_path(str(base)) else str(base)
+    if isinstance(base, Path) and not base.exists():
+        raise FileNotFoundError(f"`base` is `{base}`: there is no such file or folder.")
+    predictor = None if motion_predictor is None else _load_predictor(motion_predictor)
+    if isinstance(base, Path) and not base.is_dir():
+        components, notes = _of_one_file(base, variant, dtype, prediction_type, tokenizer, ema)
+    else:
+        one_file = {"prediction_type": prediction_type, "tokenizer": tokenizer, "ema": ema or None}
+        given = [name for name, value in one_file.items() if value is not None]
+        if given:
+            raise ValueError(f"`{given[0]}` is for a base of one file: `{base}` says it itself.")
+        components, notes = _of_diffusers(base, variant, dtype)
+    components["scheduler"], changes = ddim_scheduler(components["scheduler"])
+    components["motion_predictor"] = predictor = predictor or components.get("motion_predictor")
+
+    pipe = DynaDragPipeline(**components)
+    pipe.check_components(feature_block=-1, kv_start_layer=None)
+    with output_folder(out, RESULT_NAMES, force) as folder:
+        pipe.save_pretrained(folder)
+    precision = str(pipe.unet.dtype).removeprefix("torch.")
+    moving = "in straight steps, without a motion predictor" if predictor is None else "as the motion predictor says"
+    return [*notes, *changes, f"Weights are saved in {precision}.", f"Handles will move {moving}."]
+
+
+def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
+    """Upload a converted folder as it is to a repository of models on the Hub, which is made if it is not there.
+
+    Returns:
+        `str`: its address.
+    """
+    hub = HfApi()
+    hub.create_repo(repository, repo_type="model", private=private, exist_ok=True)
+    hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a DynaDrag pipeline")
+    return f"{hub.endpoint}/{repository}"
+
+
+def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]:
+    """The DDIM scheduler that edits make of a scheduler's settings, and what of them it does not follow.
+
+    Raises:
+        ValueError: if DDIM can't follow the noise schedule there and back.
+    """
+    name = config.get("_class_name", "the scheduler")
+    prediction = config.get("prediction_type", "epsilon")
+    if config.get("beta_schedule") is None or not isinstance(config.get("num_train_timesteps"), int):
+        raise ValueError(f"{name} of the base has no noise schedule of betas: one of Stable Diffusion is accepted.")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(f"The base's `prediction_type` is {prediction!r}: 'epsilon' and 'v_prediction' are accepted.")
+    if config.get("thresholding"):
+        raise ValueError(
+            "The base's scheduler uses `thresholding`, which can't be inverted: bases without are accepted."
+        )
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    if zero_snr and prediction == "epsilon":
+        raise ValueError(
+            "The base has `rescale_betas_zero_snr` with `prediction_type` 'epsilon', which says nothing where there "
+            "is only noise: one of them is wrong in its scheduler_config.json."
+        )
+    known = inspect.signature(DDIMScheduler.__init__).parameters
+    sampler, _ = make_ddim_schedulers({key: v for key, v in config.items() if key in known}, num_inference_steps=1)
+    scheduler = DDIMScheduler.from_config(sampler.config)  # without the state of the one step
+    changed = {
+        key: (config[key], scheduler.config[key])
+        for key in ("clip_sample", "set_alpha_to_one", "timestep_spacing")
+        if key in config and config[key] != scheduler.config[key]
+    }
+    notes = []
+    if name not in ("DDIMScheduler", "the scheduler"):
+        notes.append(f"The base's {name} is saved as a DDIMScheduler with its noise schedule: edits invert by DDIM.")
+    if changed:
+        listed = ", ".join(f"`{key}` {new} for {old}" for key, (old, new) in changed.items())
+        notes.append(f"Where the base's scheduler could not be inverted, settings were changed: {listed}.")
+    if prediction == "v_prediction":
+        notes.append("The base predicts v, which edits follow.")
+    if zero_snr:
+        notes.append("The base ends in pure noise (zero terminal SNR). Edits stop short of its last timesteps.")
+    return scheduler, notes
+
+
+def _is_path(base: str) -> bool:
+    """Whether a base can only be a path, or is there: a Hub id is `name` or `owner/name`."""
+    if "://" in base:
+        raise ValueError(f"`base` is {base!r}: download it, or pass the id of its repository on the Hub.")
+    file = base.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin"))
+    return file or Path(base).expanduser().exists() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) is None
+
+
+def _load_predictor(source: str | Path) -> MotionPredictorModel:
+    folder = Path(source).expanduser()
+    part = "motion_predictor" if (folder / "motion_predictor").is_dir() else None
+    return _load(MotionPredictorModel, folder if folder.is_dir() else str(source), part)
+
+
+def _of_one_file(
+    path: Path,
+    variant: str | None,
+    dtype: torch.dtype | None,
+    prediction_type: str | None,
+    tokenizer: str | Path | None,
+    ema: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    if variant is not None:
+        raise ValueError(f"`variant` is {variant!r}, but `{path}` is a single file, which has none: pass `dtype`.")
+    model = load_single_file(path, prediction_type=prediction_type, tokenizer=tokenizer, ema=ema, dtype=dtype)
+    components = {name: getattr(model, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+    return {**components, "scheduler": model.scheduler.config}, model.notes
+
+
+def _of_diffusers(
+    base: str | Path, variant: str | None, dtype: torch.dtype | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Components of a diffusers model. The small files are looked at before weights are fetched or read."""
+    index = _index(base)
+    kind = _check_kind(index, base)
+    check_unet_inputs(UNet2DConditionModel.load_config(base, subfolder="unet").get("in_channels", 4), base)
+    scheduler = DDIMScheduler.load_config(base, subfolder="scheduler")
+    ddim_scheduler(scheduler)
+
+    vae_class = AutoencoderTiny if index["vae"][1] == "AutoencoderTiny" else AutoencoderKL
+    text_encoder = _load(CLIPTextModel, base, "text_encoder", variant=variant, dtype=dtype or "auto")
+    dtype = dtype or text_encoder.dtype
+    components: dict[str, Any] = {
+        "scheduler": scheduler,
+        "tokenizer": _load_tokenizer(base, text_encoder.config.vocab_size),
+        "text_encoder": text_encoder,
+        "vae": _load(vae_class, base, "vae", variant=variant, dtype=dtype),
+        "unet": _load(UNet2DConditionModel, base, "unet", variant=variant, dtype=dtype),
+    }
+    for name in ("text_encoder", "vae", "unet"):
+        check_finite(components[name].state_dict(), f"{base}/{name}")
+    if (index.get("motion_predictor") or [None])[0]:
+        components["motion_predictor"] = _load(MotionPredictorModel, base, "motion_predictor")
+    return components, [f"The base is a {kind} of diffusers."]
+
+
+def _load_tokenizer(base: str | Path, vocabulary: int) -> CLIPTokenizer:
+    words = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
+    if not 2 < len(words) <= vocabulary:  # the library makes one of two tokens of a folder without a vocabulary
+        raise ValueError(f"`{base}` has a tokenizer of {len(words)} tokens for a text encoder of {vocabulary}.")
+    return words
+
+
+def _load(model_class: Any, base: str | Path, part: str | None, **options: Any) -> Any:
+    """A model by its library, in evaluation mode; refused where the library would fill gaps with random weights."""
+    name = base if part is None else f"{base}/{part}"
+    try:
+        model, found = model_class.from_pretrained(base, subfolder=part or "", output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ValueError(f"`{name}` can't be loaded as a {model_class.__name__}: {error}") from error
+    missing = sorted(map(str, found["missing_keys"]))
+    if missing:
+        raise ValueError(f"`{name}` lacks {len(missing)} weights, such as {', '.join(missing[:3])}.")
+    return model.eval()
+
+
+def _index(base: str | Path) -> dict[str, Any]:
+    if isinstance(base, Path) and not (base / "model_index.json").is_file():
+        raise ValueError(
+            f"`base` is the folder `{base}`, which has no model_index.json: a folder in diffusers' layout, or one "
+            "file of weights, is accepted."
+        )
+    return DiffusionPipeline.load_config(base)
+
+
+def _check_kind(index: dict[str, Any], base: str | Path) -> str:
+    """Refuse pipelines that are not of Stable Diffusion 1.x or 2.x, by what their index names."""
+    kind = index.get("_class_name", "pipeline")
+    kind = kind[-1] if isinstance(kind, list) else kind
+    accepted = "Stable Diffusion 1.x and 2.x are accepted."
+    if "text_encoder_2" in index or "transformer" in index or "unet" not in index:
+        raise ValueError(f"`base` is `{base}`, a {kind}: {accepted}")
+    for name, classes in COMPONENTS.items():
+        found = (index.get(name) or [None, None])[1]
+        if found not in classes:
+            raise ValueError(f"`base` is `{base}`, a {kind} whose `{name}` is {found}, not {classes[0]}: {accepted}")
+    return kind
