@@ -6,6 +6,7 @@ the same command, and ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ from .statistics import MotionStatistics
 from .video import UnusableVideo, VideoFile, find_videos, fingerprint, read_frames, read_header
 
 if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+
     from .editing_region import EditingRegion
     from .optical_flow import OpticalFlow
     from .video_records import RecordMaker
@@ -89,7 +93,8 @@ def build_dataset(
 ) -> BuildSummary | None:
     """Build a dataset of motion records, or go on with one.
 
-    Under `accelerate launch --num_processes N` the videos are shared out among N processes.
+    Under `accelerate launch --num_processes N`, or without GPUs `torchrun --nproc-per-node N`, the videos are shared
+    out among N processes.
 
     Args:
         videos: files and folders, see `find_videos`.
@@ -111,7 +116,6 @@ def build_dataset(
         >>> summary = build_dataset(["talks"], "dataset", BuildSettings(short_side=128))  # doctest: +SKIP
     """
     import cv2
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     from .editing_region import make_editing_region
@@ -120,11 +124,12 @@ def build_dataset(
 
     cv2.setNumThreads(1)  # videos are shared out among processes
     settings = settings or BuildSettings()
-    state = PartialState()
+    state = _processes()
+    device = _device(state)
     maker = RecordMaker(
         settings,
-        optical_flow or make_optical_flow(settings.flow, settings.flow_checkpoint, state.device),
-        editing_region or make_editing_region(settings, state.device),
+        optical_flow or make_optical_flow(settings.flow, settings.flow_checkpoint, device),
+        editing_region or make_editing_region(settings, device),
     )
     files, folder = find_videos(videos), DatasetFolder(Path(out))
     if not state.is_main_process:
@@ -153,6 +158,22 @@ def build_dataset(
     if show_progress:
         print(summary)
     return summary
+
+
+def _processes() -> PartialState:
+    """The processes of this build. They exchange nothing but the list of videos: that needs no GPU each."""
+    from accelerate import PartialState
+
+    return PartialState(cpu="LOCAL_RANK" in os.environ)
+
+
+def _device(state: PartialState) -> torch.device:
+    """For networks: where there are GPUs, the processes take turns on them."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", state.local_process_index % torch.cuda.device_count())
+    return state.device
 
 
 @contextmanager

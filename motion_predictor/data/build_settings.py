@@ -77,6 +77,8 @@ class BuildSettings:
         for name in ("min_motion", "region_threshold"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "a number that is not negative")
         _require(0 <= self.val_share <= 1, "val_share", self.val_share, "a number from 0 to 1")
+        for name, choices in (("flow", FLOWS), ("region", REGIONS)):
+            _require(getattr(self, name) in choices, name, getattr(self, name), f"one of {choices}")
 
 
 def _require(met: bool, name: str, value: Any, accepted: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from .build_settings import REGIONS, BuildSettings
+from .build_settings import BuildSettings
 from .video import UnusableVideo
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ def make_editing_region(settings: BuildSettings, device: torch.device) -> Editin
         device: that its model runs on, if it has one.
 
     Raises:
-        ValueError: for an unknown name, and where what it needs is missing.
+        ValueError: where what it needs is missing.
     """
     if settings.region == "motion":
         return MovingRegion(settings.region_threshold)
@@ -307,9 +307,7 @@ def make_editing_region(settings: BuildSettings, device: torch.device) -> Editin
         return FaceParsing(settings.region_model, settings.region_labels, device)
     if settings.region == "face-landmarks":
         return FaceLandmarks(settings.region_model)
-    if settings.region == "person":
-        return PersonBox(settings.region_model, settings.region_labels, device)
-    raise ValueError(f"`region` is {settings.region!r}: one of {REGIONS} is accepted.")
+    return PersonBox(settings.region_model, settings.region_labels, device)
 
 
 def _load(kind: Any, model: str, device: torch.device) -> tuple[Any, Any]:

@@ -347,5 +347,3 @@ def test_the_settings_name_the_region(tmp_path: Path, save_parser: Callable, det
     for name in sorted({*REGIONS} - {"face-landmarks"}):
         settings = BuildSettings(region=name, region_model=models.get(name), masks=str(tmp_path))
         assert make_editing_region(settings, CPU).name == name
-    with pytest.raises(ValueError, match="`region` is 'hands'"):
-        make_editing_region(BuildSettings(region="hands"), CPU)
