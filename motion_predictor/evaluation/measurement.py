@@ -1,0 +1,104 @@
+"""Predictions measured on known motion: one step of each handle, and whole rollouts."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..conditioning import sample_flow
+from ..data.samples import MotionSample, SampleSettings, draw_sample
+from ..data.shards import MotionShards
+from .figures import Rollouts, Steps, length_of
+from .rollout import FlowPredictor, roll_out
+from .settings import EvaluationSettings
+
+ROLLOUTS = {  # by name: whether the picture is warped, and the guard
+    "picture stays": (False, "none"),
+    "picture stays, guarded": (False, "project"),
+    "picture warped": (True, "none"),
+    "picture warped, guarded": (True, "project"),
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sample and where it comes from: its number among all, and that of its record."""
+
+    number: int
+    record: int
+    sample: MotionSample
+
+
+def draw_numbered(shards: MotionShards, number: int, settings: EvaluationSettings) -> Drawn | None:
+    """The n-th sample of a dataset: a whole frame as it is. None if its record is too short.
+
+    It depends on `settings.samples`, `settings.horizon` and `settings.seed` alone.
+    """
+    record = number * len(shards) // settings.samples
+    random = np.random.default_rng((settings.seed, number))
+    sample = draw_sample(shards[record], SampleSettings(horizon=settings.horizon), random)
+    return None if sample is None else Drawn(number, record, sample)
+
+
+def drawn_batches(shards: MotionShards, numbers: Iterable[int], settings: EvaluationSettings) -> Iterator[list[Drawn]]:
+    """The samples of these numbers, in their order; those of one batch have pictures of one size."""
+    drawn = (draw_numbered(shards, int(number), settings) for number in numbers)
+    there = (entry for entry in drawn if entry is not None)
+    for _, alike in itertools.groupby(there, key=lambda entry: entry.sample.image.shape):
+        while batch := list(itertools.islice(alike, settings.batch_size)):
+            yield batch
+
+
+def measure_steps(
+    predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str
+) -> Steps | None:
+    """Predict one step of every handle. None if there is no sample."""
+    columns: dict[str, list[np.ndarray]] = defaultdict(list)
+    predicted: dict[str, list[np.ndarray]] = defaultdict(list)
+    for drawn in batches:
+        batch = MotionSample.stack([entry.sample for entry in drawn]).to(device)
+        valid = batch.valid.cpu()
+        of_handle = np.nonzero(valid.numpy())[0]
+        way = _flat(batch.targets - batch.handles, valid)
+        columns["record"].append(np.array([entry.record for entry in drawn])[of_handle])
+        columns["sample"].append(np.array([entry.number for entry in drawn])[of_handle])
+        columns["way"].append(way)
+        columns["label"].append(_flat(batch.steps, valid))
+        columns["distance_at_512"].append(length_of(way) * 512 / min(batch.image.shape[2:]))
+        for name, predict_flow in predictors.items():
+            flow = predict_flow(batch.image, batch.handles, batch.targets, batch.valid)
+            predicted[name].append(_flat(sample_flow(flow, batch.handles), valid))
+    if not columns:
+        return None
+    return Steps(**_joined(columns), predicted=_joined(predicted))
+
+
+def measure_rollouts(predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str) -> Rollouts:
+    """Roll out every sample with every predictor in every way."""
+    columns: dict[str, list[np.ndarray]] = defaultdict(list)
+    distances: dict[str, dict[str, list[np.ndarray]]] = {name: defaultdict(list) for name in predictors}
+    for drawn in batches:
+        batch = MotionSample.stack([entry.sample for entry in drawn]).to(device)
+        valid, at_512 = batch.valid.cpu(), 512 / min(batch.image.shape[2:])
+        columns["sample"].append(np.array([entry.number for entry in drawn])[np.nonzero(valid.numpy())[0]])
+        columns["distance"].append(length_of(_flat(batch.targets - batch.handles, valid)) * at_512)
+        for name, predict_flow in predictors.items():
+            for kind, (warped, guard) in ROLLOUTS.items():
+                path = roll_out(predict_flow, batch, guard=guard, warped=warped)  # [B, 26, N, 2]
+                left = (path - batch.targets[:, None]).norm(dim=-1).movedim(1, 2)  # [B, N, 26]
+                distances[name][kind].append(_flat(left, valid) * at_512)
+    return Rollouts(**_joined(columns), distances={name: _joined(kinds) for name, kinds in distances.items()})
+
+
+def _flat(values: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
+    """Of `[B, N, ...]`, what belongs to handles: `[n, ...]` float64."""
+    return values.cpu()[valid].double().numpy()
+
+
+def _joined(columns: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate(parts) for name, parts in columns.items()}

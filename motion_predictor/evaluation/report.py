@@ -1,0 +1,103 @@
+"""The figures of an evaluation as tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+PREAMBLE = """\
+A motion predictor is asked for one step of each handle; then for the {rollout_steps} steps of a whole edit.
+
+- Handles are judged that are farther than {arrived_at_512:g} px from their targets. Such distances, here and in the
+  headings of tables, are in pixels of a picture with a short side of 512; errors are in pixels of the dataset's own.
+- A label is the true motion over {label}, where the target lies n frames ahead.
+- *Best linear* goes one share of every way, the share that gives these very labels the smallest mean error. It knows
+  the answers, and no other straight step can do better.
+- A step goes a wrong way if it leads away from its target. Some labels do.
+- In a rollout no handle is held at its target. *Picture warped*: moved by the predicted flows, in place of an edit.
+  *Guarded*: no step leads away from its target or beyond it.
+"""
+
+
+def format_table(results: Mapping[str, Any]) -> str:
+    """All figures of an evaluation as Markdown, with what they mean.
+
+    Args:
+        results: as `evaluate` returns them.
+    """
+    horizon = results["settings"]["horizon"]
+    label = f"n / {horizon} frames, rounded up" if horizon else "one frame"
+    limits = results["limits"]
+    text = ["# Motion prediction\n", PREAMBLE.format(label=label, **limits)]
+    for name, source in results["sources"].items():
+        everything = source["steps"]["all"]
+        text += [
+            f"## {name}\n",
+            f"{source['handles']} handles in {source['samples']} samples of {source['records']} records "
+            f"(`{results['settings']['split']}`). The best linear share of the way is "
+            f"{everything['best_linear_share']:.4f}, that of least squares {everything['least_squares_share']:.4f}.\n",
+            _step_table(everything),
+            _bin_table(source["steps"]),
+        ]
+        if source["rollouts"]:
+            text.append(_rollout_table(source["rollouts"]))
+    return "\n".join(text)
+
+
+def _step_table(figures: Mapping[str, Any]) -> str:
+    header = [
+        "one step",
+        "endpoint error, px",
+        "more than best linear (95 %)",
+        "cosine to the target",
+        "wrong ways",
+        "wrong ways where the label's is right",
+    ]
+    rows = [
+        [
+            name,
+            f"{step['endpoint_error']:.3f}",
+            f"{step['minus_best_linear']:+.3f} ({low:+.3f} ... {high:+.3f})",
+            f"{step['cosine']:.3f}",
+            _percent(step["wrong_way_rate"]),
+            _percent(step["wrong_way_rate_of_agreeing"]),
+        ]
+        for name, step in figures["steps"].items()
+        for low, high in [step["minus_best_linear_95"]]
+    ]
+    rows.append(
+        ["labels", "", "", f"{figures['label_cosine']:.3f}", _percent(figures["label_wrong_way_rate"]), _percent(0.0)]
+    )
+    return _table(header, rows)
+
+
+def _bin_table(steps: Mapping[str, Any]) -> str:
+    bins = {title: figures for title, figures in steps.items() if title != "all" and figures["handles"]}
+    header = ["endpoint error, px"]
+    header += [f"{title} px away ({figures['handles']})" for title, figures in bins.items()]
+    names = steps["all"]["steps"]
+    rows = [[name, *(f"{bins[title]['steps'][name]['endpoint_error']:.3f}" for title in bins)] for name in names]
+    return _table(header, rows)
+
+
+def _rollout_table(rollouts: Mapping[str, Any]) -> str:
+    header = ["rollout", "", "handles that arrive", "samples that arrive", "way that remains"]
+    rows = [
+        [
+            name,
+            kind,
+            *(_percent(figures[key]) for key in ("arrived", "arrived_samples", "remaining")),
+        ]
+        for name, kinds in rollouts.items()
+        for kind, figures in kinds.items()
+    ]
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"

@@ -1,0 +1,72 @@
+"""Rollouts of a motion predictor: the whole way of handles in steps of Eq. 4, without a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import grid_sample
+
+from ..conditioning import guard_step, move_handles, sample_flow, straight_step
+from ..data.samples import MotionSample
+
+ROLLOUT_STEPS = 25  # iterations of an edit, at most (Sec. 4.2)
+
+# `MotionPredictorModel.predict_flow`, or anything like it: image, handles, targets, valid -> flow.
+FlowPredictor = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+@torch.no_grad()
+def roll_out(predict_flow: FlowPredictor, batch: MotionSample, *, guard: str, warped: bool) -> torch.Tensor:
+    """Move handles by what is predicted at them, `h <- h + flow(h)`, for the 25 iterations of an edit.
+
+    An edit would show the predictor a new picture in each iteration. Here it is either the first one all the time, or
+    the first one as the predicted flows have moved it: `I_{k+1}(x) = I_k(x - f_k(x))`. That stands in for the edited
+    picture, and costs no diffusion. The guard acts on the handles, not on the picture. No handle stops at its target.
+
+    Args:
+        predict_flow: such as `MotionPredictorModel.predict_flow`.
+        batch: B samples.
+        guard: one of `conditioning.MOTION_GUARDS`.
+        warped: whether the picture moves.
+
+    Returns:
+        `[B, 26, N, 2]` float32: where the handles are before the first and after each step, in pixels.
+    """
+    size = (batch.image.shape[2], batch.image.shape[3])
+    handles, image = batch.handles, batch.image
+    moved = torch.zeros_like(batch.image[:, :2])
+    path = [handles]
+    for step in range(ROLLOUT_STEPS):
+        flow = predict_flow(image, handles, batch.targets, batch.valid)
+        straight = straight_step(handles, batch.targets, ROLLOUT_STEPS - step)
+        steps = guard_step(sample_flow(flow, handles), handles, batch.targets, straight, guard)
+        handles = move_handles(handles, steps, size)
+        path.append(handles)
+        if warped:
+            moved = flow + warp(moved, flow)
+            # From the first picture, not from the last: a picture that is sampled 25 times over is a blur.
+            image = warp(batch.image, moved).clamp(0, 1)
+    return torch.stack(path, dim=1)
+
+
+def warp(values: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """Move a picture by a flow that ends on its pixels, `out(x) = values(x - flow(x))`; its edges are prolonged.
+
+    Args:
+        values: `[B, C, H, W]`.
+        flow: `[B, 2, H, W]`, in pixels.
+
+    Returns:
+        `[B, C, H, W]`.
+
+    Example:
+        >>> row = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])
+        >>> warp(row, torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4))
+        tensor([[[[1., 1., 2., 3.]]]])
+    """
+    height, width = flow.shape[-2:]
+    x = torch.arange(width, device=flow.device) - flow[:, 0]
+    y = torch.arange(height, device=flow.device)[:, None] - flow[:, 1]
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return grid_sample(values, grid, padding_mode="border", align_corners=False)
