@@ -20,13 +20,14 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from .atomic_file import atomic_file
-from .conditioning import rasterize_points, sample_flow
+from .conditioning import rasterize_points
 from .data.samples import MotionSample, MotionSamples
 from .data.shards import MotionShards
 from .modeling_motion_predictor import MotionPredictorModel
 from .training_config import DataSource, LossSettings, TrainingConfig, save_training_config
 
-SMALLEST_STEP = 0.1  # pixels: shorter steps than this do not make an error weigh more
+SHORTEST_STEP = 0.1  # pixels: shorter steps than this do not make an error weigh more
+SHORTEST_ERROR = 0.01  # pixels: the length of shorter errors is smoothed
 LOG_EVERY = 20  # steps
 # What a run may be resumed with a change of: nothing that a step depends on, but for the fall of the learning rate.
 CHANGEABLE = ("steps", "workers", "save_every", "validate_every", "validation_samples")
@@ -51,7 +52,7 @@ def network_input(model: MotionPredictorModel, batch: MotionSample) -> tuple[tor
 def motion_loss(
     flow: torch.Tensor, batch: MotionSample, heatmap: torch.Tensor, settings: LossSettings
 ) -> torch.Tensor:
-    """Mean squared error of the flow where its label is known (Eq. 1), weighed as `settings` say.
+    """Mean squared error of the flow where its label is known (Eq. 1), or what `settings` make of it.
 
     Args:
         flow: `[B, 2, H, W]` predicted, in pixels.
@@ -60,17 +61,25 @@ def motion_loss(
         settings: of the loss.
 
     Returns:
-        a scalar: squared pixels, or without unit if the loss is relative.
+        a scalar: squared pixels, pixels if `euclidean`, without unit if `relative`.
     """
-    known = torch.isfinite(batch.label)
+    known = torch.isfinite(batch.label).all(dim=1, keepdim=True)  # [B, 1, H, W]
     weight = (1 + settings.handle_weight * heatmap) * known
-    error = (flow.float() - batch.label.nan_to_num()).square()
+    difference = (flow.float() - batch.label).masked_fill(~known, 0.0)
+    # Half the squared length is the mean over u and v, as of a plain mean squared error.
+    error = difference.square().sum(dim=1, keepdim=True) / 2
+    scale = _straight_tenth(batch).square() if settings.relative else torch.ones(len(flow), device=flow.device)
+    if settings.euclidean:
+        error, scale = (error + SHORTEST_ERROR**2).sqrt(), scale.sqrt()
     per_sample = (weight * error).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1)
-    if settings.relative:
-        steps = sample_flow(batch.label.nan_to_num(), batch.handles) * batch.valid[..., None]
-        squared = steps.square().sum(dim=(1, 2)) / batch.valid.sum(dim=1).clamp(min=1)
-        per_sample = per_sample / (squared + SMALLEST_STEP**2)
-    return per_sample.mean()
+    return (per_sample / scale).mean()
+
+
+def _straight_tenth(batch: MotionSample) -> torch.Tensor:
+    """Root mean square of a tenth of the ways to the targets, `[B]`, in pixels, and not less than `SHORTEST_STEP`."""
+    squared = (batch.targets - batch.handles).square().sum(dim=-1) * batch.valid  # [B, N]
+    mean = squared.sum(dim=1) / batch.valid.sum(dim=1).clamp(min=1)
+    return (mean.sqrt() / 10).clamp(min=SHORTEST_STEP)
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

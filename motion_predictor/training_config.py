@@ -15,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "robust": {
         "network": {"delta_paint": "disc", "delta_scale": 0.1, "straight_share": 0.1},
         "samples": {"horizon": 10, "min_cosine": 0.3, "remove_background": True, "augment": True},
-        "loss": {"handle_weight": 10.0, "relative": True},
+        "loss": {"handle_weight": 10.0, "euclidean": True, "relative": True},
     },
 }
 
@@ -34,11 +34,13 @@ class LossSettings:
 
     Attributes:
         handle_weight: weight of pixels on the discs of handles, on top of 1; 0 is plain MSE (Eq. 1).
-        relative: divide a sample's error by the squared length of its steps. An absolute error would leave short ways
-            untaught, and every way is short before it ends.
+        euclidean: the length of the error, and not its square: labels that lead astray then pull less.
+        relative: divide a sample's error by that of standing still in place of a straight step. An absolute error
+            would leave short ways untaught, and every way is short before it ends.
     """
 
     handle_weight: float = 0.0
+    euclidean: bool = False
     relative: bool = False
 
 

@@ -112,10 +112,28 @@ def test_unknown_pixels_do_not_count():
     assert motion_loss(flow, batch, torch.zeros(1, 1, 8, 8), LossSettings()).item() == pytest.approx(4.0)
 
 
-def test_a_relative_loss_is_that_of_the_step_left_out():
-    batch = flat_batch(2.0)  # a step of 2 px per axis: 8 squared pixels
+def test_standing_still_in_place_of_a_straight_tenth_has_a_relative_loss_of_one():
+    batch = flat_batch(0.0)
+    batch.targets[0, 0] = torch.tensor([22.0, 2.0])  # a way of 20 px
+    batch.label[:, 0] = 2.0
+    still = torch.zeros(1, 2, 8, 8)
+    for euclidean, expected in ((False, 0.5), (True, 0.5**0.5)):  # errors count per axis, and one of two is wrong
+        settings = LossSettings(relative=True, euclidean=euclidean)
+        assert motion_loss(still, batch, torch.zeros(1, 1, 8, 8), settings).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_relative_loss_does_not_blow_up_at_the_target():
+    batch = flat_batch(1.0)
+    batch.targets.copy_(batch.handles)
     loss = motion_loss(torch.zeros(1, 2, 8, 8), batch, torch.zeros(1, 1, 8, 8), LossSettings(relative=True))
-    assert loss.item() == pytest.approx(4.0 / (8.0 + 0.1**2))
+    assert loss.item() == pytest.approx(1 / 0.1**2)
+
+
+def test_a_euclidean_loss_is_the_length_of_the_error_per_axis():
+    batch = flat_batch(0.0)
+    flow = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
+    loss = motion_loss(flow, batch, torch.zeros(1, 1, 8, 8), LossSettings(euclidean=True))
+    assert loss.item() == pytest.approx(5 / 2**0.5, rel=1e-4)
 
 
 def test_the_learning_rate_rises_stays_and_falls(tmp_path: Path):
