@@ -13,8 +13,8 @@ from pathlib import Path
 def output_folder(path: str | Path, names: set[str], force: bool = False) -> Iterator[Path]:
     """Make a folder that takes its name only when the block ends without an exception.
 
-    The block is given a temporary folder beside it, on the same disk. If it fails or is interrupted, that is removed,
-    and an older folder at `path` stays as it was.
+    The block is given a folder of the same name inside a temporary one beside it, on the same disk. If it fails or is
+    interrupted, that is removed, and an older folder at `path` stays as it was.
 
     Args:
         path (`str` or `Path`): of the folder; one that is there must be empty, or made for replacing by `force`.
@@ -38,12 +38,14 @@ def output_folder(path: str | Path, names: set[str], force: bool = False) -> Ite
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
     partial.mkdir()
+    new = partial / path.name
+    new.mkdir()
     try:
-        yield partial
+        yield new
         if path.exists():
             path.rename(replaced)
         try:
-            partial.rename(path)
+            new.rename(path)
         except OSError:
             if replaced.exists():
                 replaced.rename(path)

@@ -29,7 +29,13 @@ from .output_folder import check_output_folder, output_folder
 
 IN_CHANNELS, OUT_CHANNELS = 6, 2
 CONDITIONING = ("sample_size", "heatmap_radius", "delta_paint", "delta_convention", "delta_scale", "flow_scale")
-RESULT_NAMES = {"config.json", "diffusion_pytorch_model.safetensors", "conversion.json"}
+RESULT_NAMES = {
+    "config.json",
+    "diffusion_pytorch_model.safetensors",
+    "modeling_motion_predictor.py",
+    "conversion.json",
+    "README.md",
+}
 
 ANCHOR = "enc.enc.0.conv.conv.weight"
 RENAMES = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +108,35 @@ def convert_pipeline(
     return [*notes, *changes, f"Weights are saved in {precision}.", f"Handles will move {moving}."]
 
 
+def check_signed_in() -> None:
+    """Raise an OSError unless the Hub knows the user: better now than after the work."""
+    with _hub_errors("Sign in by `hf auth login`, or leave `push_to_hub` out"):
+        HfApi().whoami()
+
+
 def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
     """Upload a converted folder as it is to a repository of models on the Hub, which is made if it is not there.
 
     Returns:
         `str`: its address.
+
+    Raises:
+        OSError: if the Hub does not take it.
     """
     hub = HfApi()
-    hub.create_repo(repository, repo_type="model", private=private, exist_ok=True)
-    hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a DynaDrag pipeline")
+    with _hub_errors(f"The folder is complete; upload it by `hf upload {repository} {folder}`"):
+        hub.create_repo(repository, repo_type="model", private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a DynaDrag pipeline")
     return f"{hub.endpoint}/{repository}"
+
+
+@contextmanager
+def _hub_errors(remedy: str) -> Iterator[None]:
+    """The Hub's client raises errors of its HTTP library too, which is another in each of its major versions."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"The Hub: {str(error).splitlines()[0].rstrip('.')}. {remedy}.") from error
 
 
 def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]:
@@ -130,7 +150,7 @@ def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]
     if config.get("beta_schedule") is None or not isinstance(config.get("num_train_timesteps"), int):
         raise ValueError(f"{name} of the base has no noise schedule of betas: one of Stable Diffusion is accepted.")
     if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(f"The base's `prediction_type` is {prediction!r}: 'epsilon' and 'v_prediction' are accepted.")
+        raise ValueError(f"The base's scheduler predicts {prediction!r}: 'epsilon' and 'v_prediction' are accepted.")
     if config.get("thresholding"):
         raise ValueError(
             "The base's scheduler uses `thresholding`, which can't be inverted: bases without are accepted."
@@ -138,7 +158,7 @@ def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     if zero_snr and prediction == "epsilon":
         raise ValueError(
-            "The base has `rescale_betas_zero_snr` with `prediction_type` 'epsilon', which says nothing where there "
+            "The base's scheduler has `rescale_betas_zero_snr` and predicts 'epsilon', which says nothing where there "
             "is only noise: one of them is wrong in its scheduler_config.json."
         )
     known = inspect.signature(DDIMScheduler.__init__).parameters

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 import conversion.stable_diffusion
-from conversion.stable_diffusion import convert_pipeline, ddim_scheduler, push_to_hub
+from conversion.stable_diffusion import check_signed_in, convert_pipeline, ddim_scheduler, push_to_hub
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.ddim_inversion import ddim_denoise, ddim_invert, make_ddim_schedulers
 
@@ -325,11 +325,11 @@ def test_v_prediction_with_zero_terminal_snr_is_inverted_better_the_more_steps()
             as_saved(FlowMatchEulerDiscreteScheduler()),
             "FlowMatchEulerDiscreteScheduler of the base has no noise schedule",
         ),
-        (as_saved(make_scheduler(prediction_type="sample")), "`prediction_type` is 'sample'"),
+        (as_saved(make_scheduler(prediction_type="sample")), "scheduler predicts 'sample'"),
         (as_saved(make_scheduler(thresholding=True)), "uses `thresholding`"),
         (
             make_scheduler(rescale_betas_zero_snr=True).config,
-            "`rescale_betas_zero_snr` with `prediction_type` 'epsilon'",
+            "`rescale_betas_zero_snr` and predicts 'epsilon'",
         ),
     ],
 )
@@ -505,3 +505,24 @@ def test_a_folder_is_uploaded_as_it_is(tmp_path, monkeypatch):
         ("me/drag", {"repo_type": "model", "private": True, "exist_ok": True}),
         ("me/drag", tmp_path),
     ]
+
+
+def test_what_the_hub_answers_is_said_with_the_remedy(tmp_path, monkeypatch):
+    class Hub:
+        def whoami(self):
+            raise RuntimeError("Connection refused.\nby the peer")
+
+        create_repo = whoami
+
+    monkeypatch.setattr(conversion.stable_diffusion, "HfApi", Hub)
+    with pytest.raises(OSError, match=r"The Hub: Connection refused\. Sign in by `hf auth login`"):
+        check_signed_in()
+
+    def refuse(self, *_, **__):
+        raise RuntimeError("403 Forbidden")
+
+    Hub.create_repo = refuse
+    with pytest.raises(
+        OSError, match=r"The Hub: 403 Forbidden\. The folder is complete; upload it by `hf upload me/drag"
+    ):
+        push_to_hub(tmp_path, "me/drag")
