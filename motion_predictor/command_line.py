@@ -57,6 +57,19 @@ examples:
 """
 
 
+EVALUATE_EXAMPLES = """\
+example:
+  Two training runs side by side, on two datasets:
+
+    dynadrag evaluate-motion-predictor --model runs/paper runs/robust --data data/talks data/portraits --out compared
+
+what is written to --out:
+  evaluation.md, .json      errors and wrong ways by dataset and distance, beside straight steps; rollouts
+  evaluation.png            the same as curves
+  trajectories-DATASET.png  predicted ways over the true ones, on the pictures
+"""
+
+
 class CommandError(Exception):
     """What the user can put right; shown as one line, without a traceback."""
 
@@ -65,6 +78,7 @@ def add_motion_predictor_commands(commands: argparse._SubParsersAction[argparse.
     """Add the commands of this package to the parser of `dynadrag`."""
     _add_build_command(commands)
     _add_train_command(commands)
+    _add_evaluate_command(commands)
 
 
 def _add_build_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -171,6 +185,43 @@ def _train(args: argparse.Namespace, written: list[Path]) -> None:
     written.append(folder)
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"wrote {folder}")
+
+
+def _add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from .evaluation.settings import EvaluationSettings
+
+    parser = commands.add_parser(
+        "evaluate-motion-predictor",
+        help="measure how well motion predictors predict",
+        description="Measure motion predictors on datasets whose motion is known: single steps beside zero flow,\n"
+        "straight steps and the best linear step, and rollouts of all 25 steps of an edit.",
+        epilog=EVALUATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR_OR_ID",
+        nargs="+",
+        required=True,
+        help="folders of motion predictors, of training runs or of pipelines, or names on the Hugging Face Hub",
+    )
+    parser.add_argument("--data", metavar="DIR", nargs="+", type=Path, required=True, help="datasets to judge by")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for figures and pictures")
+    _add_settings(parser, EvaluationSettings)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
+    with _errors_as_one_line(), _training_packages():
+        from .evaluation.evaluate import evaluate_motion_predictor
+        from .evaluation.report import format_table
+        from .evaluation.settings import EvaluationSettings
+
+        results = evaluate_motion_predictor(args.model, args.data, args.out, _settings(args, EvaluationSettings))
+    written.append(args.out)
+    print(format_table(results))
+    print(f"wrote {args.out}")
 
 
 @contextmanager
