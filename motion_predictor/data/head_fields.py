@@ -46,8 +46,8 @@ class HeadFields:
         seam: `[2, G, G]` float32, for painting the open mouth: the position across the seam between the lips, 0 at
             the upper lip and 1 at the lower one, and how far the seam opens there at full strength, in fractions of
             the side.
-        region: `[1, G, G]` float32, where handles are of use: 1 on the head with its hair, falling to 0 on shoulders
-            and background; and the patches.
+        region: `[1, G, G]` float32, where handles are of use: 1 on the face, 0.3 on the head, 0 elsewhere, with
+            smooth transitions; and the patches.
         pivot: `[3]`, the point that the head turns about, behind the face and above the neck.
         axes: `[2, 2]`, its columns are the face's own axes, to its side and down, in the picture.
         mouth: `[2]`, the middle of the mouth.
@@ -75,8 +75,8 @@ class HeadFields:
         face = _Face(torch.from_numpy(np.ascontiguousarray(landmarks, dtype=np.float32)))
         grid = node_positions()
         at = face.coordinates(grid)
-        depth = _depth(face, at)
-        head, body = (_falloff(_head_radius(at), 1.0, outer) for outer in (1.75, 2.1))
+        depth, on_face = _surface(face, at)
+        head, body = (_falloff(face.head_radius(at), 1.0, outer) for outer in (1.65, 1.9))
         from_pivot = at * face.height - face.pivot[:2]  # in the face's axes, fractions of the side
         opening, closing, seam = _jaw(face, at)
         fields = {
@@ -97,7 +97,7 @@ class HeadFields:
         return HeadFields(
             channels=torch.stack([fields[name] for name in CHANNELS]),
             seam=seam,
-            region=head[None],
+            region=torch.maximum(on_face, 0.3 * _falloff(face.head_radius(at), 0.85, 1.25))[None],
             pivot=torch.cat([face.origin + face.axes @ face.pivot[:2], face.pivot[2:]]),
             axes=face.axes,
             mouth=face.origin + face.axes @ lips * face.height,
@@ -162,32 +162,41 @@ class _Face:
         self.axes = torch.stack([torch.stack([down[1], -down[0]]), down], dim=1)
         self.marks = torch.cat([self.coordinates(landmarks[:, :2]), landmarks[:, 2:]], dim=1)  # z in sides
         self.back = landmarks[[LEFT_EDGE, RIGHT_EDGE], 2].mean()
-        # The head turns on the neck: at the height of the mouth, a little behind the edges of the face.
-        self.pivot = torch.stack([torch.tensor(0.0), torch.tensor(0.38 * self.height), self.back + 0.04 * self.height])
+        # The head, in profile too, is round the middle between the edges of the face, and turns on the neck: at the
+        # height of the mouth, a little behind those edges.
+        self.middle = self.marks[[LEFT_EDGE, RIGHT_EDGE], 0].mean()
+        self.pivot = torch.stack(
+            [self.middle * self.height, torch.tensor(0.38 * self.height), self.back + 0.04 * self.height]
+        )
 
     def coordinates(self, points: torch.Tensor) -> torch.Tensor:
         """Points `[..., 2]` of the picture in the face's coordinates."""
         return (points - self.origin) @ self.axes / self.height
 
+    def head_radius(self, at: torch.Tensor) -> torch.Tensor:
+        """1 on the outline of the head with its hair, an ellipse; `at` is in the face's coordinates."""
+        return (((at[..., 0] - self.middle) / 0.56).square() + ((at[..., 1] + 0.15) / 0.72).square()).sqrt()
 
-def _head_radius(at: torch.Tensor) -> torch.Tensor:
-    """1 on the outline of the head with its hair, an ellipse in the face's coordinates."""
-    return ((at[..., 0] / 0.56).square() + ((at[..., 1] + 0.15) / 0.72).square()).sqrt()
 
+def _surface(face: _Face, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth `[G, G]` of the head, that of the landmarks nearby and towards the hair that of a dome, and the face.
 
-def _depth(face: _Face, at: torch.Tensor) -> torch.Tensor:
-    """Depth `[G, G]` of the head: that of the landmarks nearby, and towards the hair that of an ellipsoid."""
+    Returns:
+        the depth, in fractions of the side, and where the face is, from 0 to 1.
+    """
     coarse = interpolate(at.permute(2, 0, 1)[None], scale_factor=1 / 4, mode="area")[0].permute(1, 2, 0)
     marks = face.marks[:468:2]
     squared = torch.cdist(coarse.reshape(-1, 2), marks[:, :2]).square().view(*coarse.shape[:2], -1)
     near, far = (torch.exp(-squared / (2 * blur**2)) for blur in DEPTH_BLURS)
     nearness = near + 0.02 * far
     front = face.landmarks[:, 2].amin()
-    dome = (1 - _head_radius(coarse).square()).clamp(min=0).square()  # flat at its rim, where a sphere is steep
+    dome = (1 - face.head_radius(coarse).square()).clamp(min=0).square()  # flat at its rim, where a sphere is steep
     around = face.back - (face.back - front) * 0.8 * dome
     depth = (nearness @ marks[:, 2] + 0.3 * around) / (nearness.sum(dim=-1) + 0.3)
-    fine = interpolate(depth[None, None], size=at.shape[:2], mode="bilinear", align_corners=False)
-    return avg_pool2d(fine, 5, stride=1, padding=2, count_include_pad=False)[0, 0]  # without the coarse grid's folds
+    maps = torch.stack([depth, _smooth_step(near.sum(dim=-1) / 0.8)])[None]
+    fine = interpolate(maps, size=at.shape[:2], mode="bilinear", align_corners=False)
+    fine = avg_pool2d(fine, 5, stride=1, padding=2, count_include_pad=False)[0]  # without the coarse grid's folds
+    return fine[0], fine[1]
 
 
 def _jaw(face: _Face, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -200,7 +209,7 @@ def _jaw(face: _Face, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
     along, upper_edge, lower_edge = _between_curves(upper, lower, at[..., 0])
     y = at[..., 1]
     across = (y - lower_edge) / LIP_BAND + 1
-    ellipse = (1 - along.square()).clamp(min=0).pow(0.6)
+    ellipse = (1 - along.square()).clamp(min=0)
     cheeks = _smooth_step((y - lower_edge) / 0.3 + 0.4)
     chin = float(face.marks[CHIN, 1])
     middle = float(face.marks[CHIN, 0] + lower[5, 0]) / 2

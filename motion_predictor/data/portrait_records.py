@@ -15,6 +15,7 @@ from .portrait_motion import PortraitMotion, pixel_centres
 
 MAX_HANDLES = 7
 MAX_TRIES = 100
+LEAST_CHANGE = 0.15  # of the longest way: what moves less is not in the mask of a pair
 
 
 def portrait_record(
@@ -90,7 +91,8 @@ class PortraitPair:
         target: `[S, S, 3]` uint8 RGB, the same portrait moved.
         handles: `[n, 2]` float32, 1 to 7 points of the source, in pixels.
         targets: `[n, 2]` float32, where their content is in the target.
-        mask: `[S, S]` bool, True where the picture may change.
+        mask: `[S, S]` bool, True where the picture may change: what moves by more than 0.15 of the longest way, and a
+            rim around it.
         flow: `[S, S, 2]` float32, the motion from the source to the target, in pixels of the source.
     """
 
@@ -160,7 +162,8 @@ def _draw_apart(way: np.ndarray, number: int, distance: float, random: np.random
 
 def _where_it_changes(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
     """`[S, S]` bool: what moves in the source or has moved in the target, and a rim around it."""
-    moves = np.maximum(np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)) > 0.1
+    ways, backways = np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)
+    moves = np.maximum(ways, backways) > LEAST_CHANGE * ways.max()
     rim = len(flow) // 32
     widened = max_pool2d(torch.from_numpy(moves)[None].float(), 2 * rim + 1, stride=1, padding=rim)
     return np.asarray(widened[0] > 0)

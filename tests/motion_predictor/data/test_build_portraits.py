@@ -19,7 +19,7 @@ from motion_predictor.data.portraits import PortraitSource, held_out_names
 from motion_predictor.data.shards import MotionShards
 
 QUICK = PortraitSettings(size=32, records=2, frames=60, candidates=20, val_share=0.5)
-NAMES = [f"face{number}.png" for number in range(4)]
+NAMES = [f"face{number}.png" for number in range(5)]
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -48,8 +48,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_portrait_with_landmarks_has_records_in_one_split(source: PortraitSource, tmp_path: Path):
     counts = build_portraits([source], tmp_path / "data", QUICK)
     marks = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "data" / "videos").iterdir()}
-    assert sorted(marks) == [f"faces-face{number}" for number in range(4)]
-    assert counts == {"portraits": 4, "records": sum(mark["records"] for mark in marks.values()), "skipped": 0}
+    assert sorted(marks) == [f"faces-face{number}" for number in range(5)]
+    assert counts == {"portraits": 5, "records": sum(mark["records"] for mark in marks.values()), "skipped": 0}
     assert {mark["split"] for mark in marks.values()} == {"train", "val"}
     for split in ("train", "val"):
         shards = MotionShards(tmp_path / "data", split)
@@ -125,8 +125,8 @@ def test_a_portrait_that_cannot_be_used_is_noted_and_the_others_are_built(tmp_pa
 
 
 def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path: Path):
-    np.savez(tmp_path / "points.npz", files=np.array(NAMES), landmarks=np.zeros((4, 68, 2)))
-    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz has shape \(4, 68, 2\)"):
+    np.savez(tmp_path / "points.npz", files=np.array(NAMES), landmarks=np.zeros((5, 68, 2)))
+    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz has shape \(5, 68, 2\)"):
         build_portraits([PortraitSource(source.pictures, tmp_path / "points.npz")], tmp_path / "data", QUICK)
     with pytest.raises(ValueError, match=r"`landmarks` is .*faces.zip: an npz file"):
         build_portraits([PortraitSource(source.pictures, source.pictures)], tmp_path / "data2", QUICK)
@@ -144,7 +144,7 @@ def test_processes_share_the_portraits_and_write_the_same_bytes(
         monkeypatch.setattr("accelerate.PartialState", lambda process=process: process)
         build_portraits([source], tmp_path / "shared", QUICK)
         shares.append(len(list((tmp_path / "shared" / "videos").iterdir())))
-    assert shares == [2, 4]
+    assert shares == [3, 5]
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
 
 
