@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .build_settings import BuildSettings
 from .editing_region import EditingRegion, StartFrame
 from .motion_record import MotionRecord
 from .optical_flow import OpticalFlow
-from .tracks import FlowStep, background_motion, background_points, cell_centres, chain_tracks, has_texture
+from .tracks import FlowStep, background_motion, background_points, cell_centres, chain_tracks, has_texture, is_cut
 from .video import VideoFile
 
 HORIZON_FRAMES = 6  # ceil(55 / 10): the horizon of the longest way
@@ -140,7 +140,8 @@ class RecordMaker:
         raise EndedEarlyError(index + 1)
 
     def _step(self, first: np.ndarray, second: np.ndarray) -> FlowStep:
-        return FlowStep.from_arrays(self.optical_flow(first, second), self.optical_flow(second, first))
+        step = FlowStep.from_arrays(self.optical_flow(first, second), self.optical_flow(second, first))
+        return replace(step, cut=is_cut(step, has_texture(first)))
 
     def _record(
         self,

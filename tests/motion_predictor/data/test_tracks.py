@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from motion_predictor.data.optical_flow import DISFlow
 from motion_predictor.data.tracks import (
     FlowStep,
     background_motion,
@@ -14,6 +17,7 @@ from motion_predictor.data.tracks import (
     cell_centres,
     chain_tracks,
     has_texture,
+    is_cut,
 )
 
 HEIGHT, WIDTH = 40, 60
@@ -119,3 +123,20 @@ def test_texture_is_where_grey_levels_change_at_any_size():
         seen = has_texture(picture)
         assert seen[:, : 34 * scale].mean() > 0.95
         assert not seen[:, 46 * scale :].any()
+
+
+def test_a_cut_to_another_scene_ends_every_track(textured_picture: Callable):
+    first, second, other = (
+        textured_picture(64, 84)[:, 4:],
+        textured_picture(64, 84)[:, :-4],
+        textured_picture(64, 80, 1),
+    )
+    flow = DISFlow()
+    moved, cut = (FlowStep.from_arrays(flow(first, picture), flow(picture, first)) for picture in (second, other))
+    seen = has_texture(first)
+    assert not is_cut(moved, seen)
+    assert is_cut(cut, seen)
+    assert not is_cut(cut, np.zeros_like(seen))  # a blank frame tells nothing
+    tracks = chain_tracks(np.array([[40.0, 30.0]]), [moved, replace(moved, cut=True), moved])
+    assert np.isnan(tracks[0, :, 0]).tolist() == [False, True, True]
+    assert replace(moved, cut=True).reversed.cut
