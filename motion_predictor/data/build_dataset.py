@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from .dataset_folder import DatasetFolder
 from .motion_record import MotionRecord
 from .shards import split_of, write_shard
 from .statistics import MotionStatistics
-from .video import UnusableVideo, VideoFile, find_videos, fingerprint, read_frames, read_header
+from .video import UnusableVideo, VideoFile, VideoHeader, find_videos, fingerprint, read_frames, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 NAMES_SHOWN = 8
 POLL_SECONDS = 0.5
+SAME_CONTENT = "same content as another"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,6 @@ def build_dataset(
         >>> summary = build_dataset(["talks"], "dataset", BuildSettings(short_side=128))  # doctest: +SKIP
     """
     import cv2
-    from accelerate.utils import broadcast_object_list
 
     from .editing_region import make_editing_region
     from .optical_flow import make_optical_flow
@@ -131,33 +131,47 @@ def build_dataset(
         optical_flow or make_optical_flow(settings.flow, settings.flow_checkpoint, device),
         editing_region or make_editing_region(settings, device),
     )
-    files, folder = find_videos(videos), DatasetFolder(Path(out))
     if not state.is_main_process:
-        (jobs,) = broadcast_object_list([None])
-        for job in jobs[state.process_index :: state.num_processes]:
-            _do(job, folder, maker)
+        _help(state, Path(out), maker)
         return None
+    with _only_writer(Path(out)):
+        return _lead(state, find_videos(videos), Path(out), maker, show_progress)
 
-    with _only_writer(out):
-        folder = DatasetFolder.open(out, _recorded(maker))
-        jobs = _open_jobs(files, folder)
-        broadcast_object_list([jobs])
-        with tqdm(total=len(files), unit="video", disable=not show_progress) as bar:
-            try:
-                for job in jobs[:: state.num_processes]:
-                    _show_finished(bar, files, folder)
-                    _do(job, folder, maker)
-                while _show_finished(bar, files, folder) < len(files):
-                    time.sleep(POLL_SECONDS)  # not a barrier, which would give up on a long video
-            except KeyboardInterrupt:
-                kept = _show_finished(bar, files, folder)
-                bar.write(f"Interrupted: {kept} of {len(files)} videos are kept in {out}. The same command goes on.")
-                raise
-        outcomes = folder.outcomes()
-        summary = BuildSummary({file.name: outcomes[file.name] for file in files})
+
+def _lead(
+    state: PartialState, files: Sequence[VideoFile], out: Path, maker: RecordMaker, show_progress: bool
+) -> BuildSummary:
+    """The main process: prepare the folder, hand out the videos, do a share of them, and wait for the others."""
+    from accelerate.utils import broadcast_object_list
+
+    folder = DatasetFolder.open(out, _recorded(maker))
+    jobs = _open_jobs(files, folder)
+    broadcast_object_list([jobs])
+    with tqdm(total=len(files), unit="video", disable=not show_progress) as bar:
+        try:
+            for job in jobs[:: state.num_processes]:
+                _show_finished(bar, files, folder)
+                _do(job, folder, maker)
+            while _show_finished(bar, files, folder) < len(files):
+                time.sleep(POLL_SECONDS)  # not a barrier, which would give up on a long video
+        except KeyboardInterrupt:
+            kept = _show_finished(bar, files, folder)
+            bar.write(f"Interrupted: {kept} of {len(files)} videos are kept in {out}. The same command goes on.")
+            raise
+    outcomes = folder.outcomes()
+    summary = BuildSummary({file.name: outcomes[file.name] for file in files})
     if show_progress:
         print(summary)
     return summary
+
+
+def _help(state: PartialState, out: Path, maker: RecordMaker) -> None:
+    """Any other process: do a share of the videos that the main process hands out."""
+    from accelerate.utils import broadcast_object_list
+
+    (jobs,) = broadcast_object_list([None])
+    for job in jobs[state.process_index :: state.num_processes]:
+        _do(job, DatasetFolder(out), maker)
 
 
 def _processes() -> PartialState:
@@ -177,10 +191,10 @@ def _device(state: PartialState) -> torch.device:
 
 
 @contextmanager
-def _only_writer(out: str | Path) -> Iterator[None]:
+def _only_writer(out: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process, however that ends."""
-    Path(out).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(out) / ".lock", timeout=0)
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
@@ -200,7 +214,7 @@ def _recorded(maker: RecordMaker) -> dict[str, Any]:
 def _open_jobs(files: Sequence[VideoFile], folder: DatasetFolder) -> list[_Job]:
     """The videos that have no outcome yet. Those with one must still be the same files."""
     outcomes = folder.outcomes()
-    owners = {o["fingerprint"]: name for name, o in outcomes.items() if o["status"] == "done"}
+    owners = {o["fingerprint"]: name for name, o in outcomes.items() if o.get("reason") != SAME_CONTENT}
     jobs = []
     for file in files:
         digest = fingerprint(file.path)
@@ -225,7 +239,7 @@ def _do(job: _Job, folder: DatasetFolder, maker: RecordMaker) -> None:
     outcome: dict[str, Any] = {"source": job.video.source, "fingerprint": job.fingerprint}
     try:
         if job.same_as != job.video.name:
-            raise UnusableVideo("same content as another", f"as {job.same_as}")
+            raise UnusableVideo(SAME_CONTENT, f"as {job.same_as}")
         outcome |= {"status": "done", **_write_video(job.video, folder, maker)}
     except UnusableVideo as error:
         outcome |= {"status": "skipped", "reason": error.reason, "detail": error.detail}
@@ -233,42 +247,46 @@ def _do(job: _Job, folder: DatasetFolder, maker: RecordMaker) -> None:
 
 
 def _write_video(video: VideoFile, folder: DatasetFolder, maker: RecordMaker) -> dict[str, Any]:
-    from .video_records import EndedEarlyError, draw_starts
+    """Write the shard of a video, as far as it can be read."""
+    from .video_records import EndedEarlyError
 
-    settings = maker.settings
     header = read_header(video.path)
-    frames, note = header.frames, header.note
-    if settings.max_frames is not None:
-        frames = min(frames, settings.max_frames)
+    most = maker.settings.max_frames
+    seen = header if most is None else replace(header, frames=min(header.frames, most))
     while True:
-        starts = draw_starts(video.name, frames, settings)
-        if not starts:
-            detail = f"{frames} frames, {settings.min_track_frames + 1} are needed" + (note and f" ({note})")
-            raise UnusableVideo("too short", detail)
-        passed_over: Counter[str] = Counter()
-        statistics = MotionStatistics()
-        pictures = read_frames(video.path, settings.short_side)
-        records = maker.records(video, header.fps, pictures, frames, starts, passed_over)
-        split = split_of(video.name, settings.val_share, settings.seed)
         try:
-            first = next(records, None)
-            if first is None:
-                reason = passed_over.most_common(1)[0][0]
-                raise UnusableVideo(reason, f"in all {len(starts)} start frames" + (note and f" ({note})"))
-            count = write_shard(folder.shard(split, video.name), _counted(chain([first], records), statistics))
+            return _write_records(video, seen, folder, maker)
         except EndedEarlyError as error:
-            note = note or f"truncated: only {error.frames} of {header.frames} frames can be read"
-            frames = error.frames
-            continue
-        return {
-            "split": split,
-            "records": count,
-            "frames": frames,
-            "fps": round(header.fps, 3),
-            "note": note,
-            "passed_over": dict(sorted(passed_over.items())),
-            "statistics": statistics.summary(),
-        }
+            note = header.note or f"truncated: only {error.frames} of {header.frames} frames can be read"
+            seen = replace(seen, frames=error.frames, note=note)
+
+
+def _write_records(video: VideoFile, header: VideoHeader, folder: DatasetFolder, maker: RecordMaker) -> dict[str, Any]:
+    from .video_records import draw_starts
+
+    settings, note = maker.settings, header.note and f" ({header.note})"
+    starts = draw_starts(video.name, header.frames, settings)
+    if not starts:
+        needed = settings.min_track_frames + 1
+        raise UnusableVideo("too short", f"{header.frames} frames, {needed} are needed{note}")
+    passed_over: Counter[str] = Counter()
+    frames = read_frames(video.path, settings.short_side)
+    records = maker.records(video, header.fps, frames, header.frames, starts, passed_over)
+    first = next(records, None)
+    if first is None:
+        raise UnusableVideo(passed_over.most_common(1)[0][0], f"in all {len(starts)} start frames{note}")
+    split = split_of(video.name, settings.val_share, settings.seed)
+    statistics = MotionStatistics()
+    count = write_shard(folder.shard(split, video.name), _counted(chain([first], records), statistics))
+    return {
+        "split": split,
+        "records": count,
+        "frames": header.frames,
+        "fps": round(header.fps, 3),
+        "note": header.note,
+        "passed_over": dict(sorted(passed_over.items())),
+        "statistics": statistics.summary(),
+    }
 
 
 def _counted(records: Iterator[MotionRecord], statistics: MotionStatistics) -> Iterator[MotionRecord]:

@@ -178,6 +178,7 @@ def odd_videos(tmp_path: Path, clip: Path, moving_picture: Callable, write_video
     write_video(folder / "scenes.mkv", [moving_picture(1, seed=seed)[0] for seed in range(17)])
     write_video(folder / "other" / "clip.mkv", moving_picture(18, (1, -1), 64, 80, seed=5))
     shutil.copy(clip, folder / "copy.mkv")
+    shutil.copy(folder / "short.mkv", folder / "zopy.mkv")
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "noise.avi").write_bytes(np.random.default_rng(0).bytes(4000))
     cut = write_video(folder / "cut.mkv", moving_picture(60, (1, -1), 64, 80, seed=2))
@@ -190,7 +191,8 @@ def odd_videos(tmp_path: Path, clip: Path, moving_picture: Callable, write_video
 def test_videos_without_records_are_named_with_the_reason(
     tmp_path: Path, odd_videos: Path, capsys: pytest.CaptureFixture[str]
 ):
-    summary = build_dataset([odd_videos], tmp_path / "out", SMALL)
+    settings = replace(SMALL, records_per_video=1, max_track_frames=15)
+    summary = build_dataset([odd_videos], tmp_path / "out", settings)
     assert summary is not None
     reasons = {name: o["reason"] for name, o in summary.outcomes.items() if o["status"] == "skipped"}
     assert reasons == {
@@ -201,6 +203,7 @@ def test_videos_without_records_are_named_with_the_reason(
         "short": "too short",
         "still": "hardly any motion",
         "stub": "too short",
+        "zopy": "same content as another",
     }
     done = {name: o["note"] for name, o in summary.outcomes.items() if o["status"] == "done"}
     assert set(done) == {"clip", "other__clip", "cut"}
@@ -306,7 +309,7 @@ def test_an_error_or_an_interrupt_keeps_what_is_finished(
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         build_dataset([odd_videos], out, SMALL, optical_flow=Stopping(KeyboardInterrupt, 60))
-    assert "Interrupted: 2 of 10 videos are kept" in "".join(capsys.readouterr())
+    assert "Interrupted: 2 of 11 videos are kept" in "".join(capsys.readouterr())
     with pytest.raises(ZeroDivisionError):
         build([odd_videos], out, optical_flow=Stopping(ZeroDivisionError, 10))
     assert not list(out.rglob("*.partial"))
