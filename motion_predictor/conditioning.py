@@ -60,8 +60,9 @@ def rasterize_points(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw handles and targets as the delta map and the heatmap of DynaDrag, Sec. 3.2.1: three of the six inputs.
 
-    The delta map holds `handle - target` at each handle and zero elsewhere; where several handles paint one pixel it
-    holds their mean. The heatmap is 1 within `radius` of any handle and 0 elsewhere. This is the only place where
+    The delta map holds `handle - target` at each handle and zero elsewhere; where several handles are on one pixel it
+    holds their mean. Of discs that overlap, a pixel takes the delta of the handle nearest to it, so that a neighbour
+    does not spoil the delta at a handle. The heatmap is 1 within `radius` of any handle and 0 elsewhere. This is the only place where
     points are rounded (to the nearest pixel centre, halves upwards); the deltas are those of the points as given.
 
     Args:
@@ -108,12 +109,14 @@ def rasterize_points(
     rows = torch.arange(height, device=handles.device)
     dx_squared = (columns - centres[..., :1]).square()[:, :, None, :]  # [B, N, 1, W]
     dy_squared = (rows - centres[..., 1:]).square()[:, :, :, None]  # [B, N, H, 1]
-    discs = dx_squared + dy_squared <= radius**2  # [B, N, H, W]
-    painted = discs if delta_paint == "disc" else dx_squared + dy_squared == 0
+    squared = dx_squared + dy_squared  # [B, N, H, W]
     deltas = handles - targets if delta_convention == "handle_minus_target" else targets - handles
     if valid is not None:
-        discs, painted = discs & valid[..., None, None], painted & valid[..., None, None]
+        squared = squared.masked_fill(~valid[..., None, None], torch.inf)
         deltas = torch.where(valid[..., None], deltas, torch.zeros_like(deltas))
+    discs = squared <= radius**2
+    nearest = discs & (squared == squared.amin(dim=1, keepdim=True))
+    painted = nearest if delta_paint == "disc" else squared == 0
 
     count = painted.sum(dim=1, keepdim=True).clamp(min=1)  # [B, 1, H, W]
     delta_map = (painted[:, :, None] * deltas[..., None, None]).sum(dim=1) / count * delta_scale

@@ -91,7 +91,13 @@ class TestRasterizePoints:
         assert delta_map[0, :, 2, 2].tolist() == pytest.approx([1.0, -2.0])
         assert delta_map[0, :, 4, 4].tolist() == [0.0, 1.0]
 
-    def test_painted_discs_are_averaged_where_they_overlap(self):
+    def test_where_painted_discs_overlap_the_nearest_handle_counts(self):
+        delta_map, _ = rasterize_points(
+            points((1, 0), (2, 0)), points((3, 0), (7, 0)), 1, 6, radius=2, delta_paint="disc"
+        )
+        assert delta_map[0, 0, 0].tolist() == [-2, -2, -5, -5, -5, 0]
+
+    def test_painted_discs_are_averaged_half_way_between_their_handles(self):
         delta_map, _ = rasterize_points(
             points((1, 0), (3, 0)), points((3, 0), (7, 0)), 1, 6, radius=1, delta_paint="disc"
         )
