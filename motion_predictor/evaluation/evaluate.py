@@ -28,7 +28,7 @@ from .figures import (
     rollout_figures,
     step_figures,
 )
-from .measurement import ROLLOUTS, drawn_batches, measure_rollouts, measure_steps
+from .measurement import ROLLOUTS, drawn_batches, measure_rollouts, measure_steps, spread
 from .report import format_table
 from .rollout import ROLLOUT_STEPS, FlowPredictor
 from .settings import EvaluationSettings
@@ -42,7 +42,7 @@ def evaluate_motion_predictor(
 ) -> dict[str, Any]:
     """Evaluate motion predictors side by side, and write figures, plot and pictures to a folder.
 
-    Writes `evaluation.json` and `evaluation.md`.
+    Writes `evaluation.json`, `evaluation.md`, `evaluation.png` and, for each dataset, `trajectories-NAME.png`.
 
     Args:
         models: folders of `MotionPredictorModel`, of training runs or of pipelines; or names on the Hugging Face Hub.
@@ -61,6 +61,8 @@ def evaluate_motion_predictor(
         >>> results = evaluate_motion_predictor(["runs/a", "runs/b"], ["clips"], "compared")  # doctest: +SKIP
         >>> print(format_table(results))  # doctest: +SKIP
     """
+    from .plots import save_plot, save_trajectories
+
     settings = settings or EvaluationSettings()
     sources = {name: MotionShards(folder, settings.split) for name, folder in short_names(data).items()}
     predictors = {
@@ -70,6 +72,9 @@ def evaluate_motion_predictor(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     save_results(results, out)
+    save_plot(results, out)
+    for name, shards in sources.items():
+        save_trajectories(predictors, shards, settings, out / f"trajectories-{name.replace('/', '-')}.png")
     return results
 
 
@@ -149,17 +154,6 @@ def _all_rollout_figures(rollouts: Rollouts, best_linear_share: float) -> dict[s
         for name, share in shares.items()
     }
     return predicted | linear
-
-
-def spread(values: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the values, evenly spread.
-
-    Example:
-        >>> spread(np.arange(10), 4).tolist()
-        [0, 2, 5, 7]
-    """
-    count = min(most, len(values))
-    return values[np.arange(count) * len(values) // max(count, 1)]
 
 
 def short_names(paths: Sequence[str | Path]) -> dict[str, str | Path]:

@@ -13,7 +13,7 @@ import torch
 from ..conditioning import sample_flow
 from ..data.samples import MotionSample, SampleSettings, draw_sample
 from ..data.shards import MotionShards
-from .figures import Rollouts, Steps, length_of
+from .figures import ARRIVED_AT_512, Rollouts, Steps, length_of
 from .rollout import FlowPredictor, roll_out
 from .settings import EvaluationSettings
 
@@ -32,6 +32,17 @@ class Drawn:
     number: int
     record: int
     sample: MotionSample
+
+    @property
+    def at_512(self) -> float:
+        """Pixels of a picture with a short side of 512 in a pixel of this one."""
+        return 512 / min(self.sample.image.shape[1:])
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a handle is not at its target already."""
+        ways = (self.sample.targets - self.sample.handles)[self.sample.valid]
+        return bool((ways.norm(dim=-1) * self.at_512 > ARRIVED_AT_512).any())
 
 
 def draw_numbered(shards: MotionShards, number: int, settings: EvaluationSettings) -> Drawn | None:
@@ -54,6 +65,17 @@ def drawn_batches(shards: MotionShards, numbers: Iterable[int], settings: Evalua
             yield batch
 
 
+def spread(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values, evenly spread.
+
+    Example:
+        >>> spread(np.arange(10), 4).tolist()
+        [0, 2, 5, 7]
+    """
+    count = min(most, len(values))
+    return values[np.arange(count) * len(values) // max(count, 1)]
+
+
 def measure_steps(
     predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str
 ) -> Steps | None:
@@ -69,7 +91,7 @@ def measure_steps(
         columns["sample"].append(np.array([entry.number for entry in drawn])[of_handle])
         columns["way"].append(way)
         columns["label"].append(_flat(batch.steps, valid))
-        columns["distance_at_512"].append(length_of(way) * 512 / min(batch.image.shape[2:]))
+        columns["distance_at_512"].append(length_of(way) * drawn[0].at_512)
         for name, predict_flow in predictors.items():
             flow = predict_flow(batch.image, batch.handles, batch.targets, batch.valid)
             predicted[name].append(_flat(sample_flow(flow, batch.handles), valid))
@@ -84,7 +106,7 @@ def measure_rollouts(predictors: Mapping[str, FlowPredictor], batches: Iterable[
     distances: dict[str, dict[str, list[np.ndarray]]] = {name: defaultdict(list) for name in predictors}
     for drawn in batches:
         batch = MotionSample.stack([entry.sample for entry in drawn]).to(device)
-        valid, at_512 = batch.valid.cpu(), 512 / min(batch.image.shape[2:])
+        valid, at_512 = batch.valid.cpu(), drawn[0].at_512
         columns["sample"].append(np.array([entry.number for entry in drawn])[np.nonzero(valid.numpy())[0]])
         columns["distance"].append(length_of(_flat(batch.targets - batch.handles, valid)) * at_512)
         for name, predict_flow in predictors.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from motion_predictor import MotionPredictorModel
 from motion_predictor.conditioning import sample_flow
@@ -157,14 +158,17 @@ def folders(tmp_path: Path, make_shards) -> tuple[list[str], list[str]]:
 def test_models_are_compared_in_one_table_and_files_are_whole(tmp_path: Path, folders):
     models, data = folders
     out = tmp_path / "out"
-    settings = EvaluationSettings(**{**vars(SETTINGS), "samples": 4, "rollouts": 1})
+    settings = EvaluationSettings(**{**vars(SETTINGS), "samples": 4, "rollouts": 1, "pictures": 2})
     results = evaluate_motion_predictor(models, data, out, settings)
     assert json.loads((out / "evaluation.json").read_text()) == results
     table = (out / "evaluation.md").read_text()
     assert table == format_table(results)
     for words in ("## clips", "## portraits", "| first |", "| second |", "| best linear |", "| labels |"):
         assert words in table
-    assert not list(out.glob(".*"))
+    pictures = ["evaluation.png", "trajectories-clips.png", "trajectories-portraits.png"]
+    assert sorted(file.name for file in out.iterdir()) == ["evaluation.json", "evaluation.md", *pictures]
+    for name in pictures:
+        Image.open(out / name).load()
 
 
 def test_an_interrupted_evaluation_leaves_older_results_as_they_were(tmp_path: Path, folders, monkeypatch):
