@@ -25,6 +25,7 @@ VIDEO_SUFFIXES = tuple(
     )
 )
 FINGERPRINT_BYTES = 1 << 16
+LONGEST_NAME = 150  # bytes: a file name has 255, with the suffixes of a file in the making
 MOST_FRAMES_MISSING = 5  # between two that are taken for neighbours: cameras leave out some
 SHORT_OF_DECLARED = 0.9  # of the declared duration: containers round it, and count the sound
 
@@ -62,7 +63,8 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
     """Videos in files and folders, sorted by name.
 
     A video is named by its path relative to the folder that holds all of `paths` (for one folder: that folder),
-    without the suffix and with `__` for the separators. Where two would have one name, both get a digest of that path.
+    without the suffix and with `__` for the separators; of a long one, the end. Where two would have one name, both get
+    a digest of that path.
 
     Args:
         paths: files of any suffix, and folders that are searched recursively for files with a suffix of
@@ -77,13 +79,13 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
     """
     files: set[Path] = set()
     roots = []
-    for path in map(Path, paths):
+    for path in (Path(os.path.abspath(path)) for path in paths):  # links keep their own names
         if path.is_dir():
-            files.update(_videos_below(path.resolve()))
-            roots.append(path.resolve())
+            files.update(_videos_below(path))
+            roots.append(path)
         elif path.exists():
-            files.add(path.resolve())
-            roots.append(path.resolve().parent)
+            files.add(path)
+            roots.append(path.parent)
         else:
             raise FileNotFoundError(f"`videos` names `{path}`: files and folders that exist are accepted.")
     if not files:
@@ -107,12 +109,13 @@ def _videos_below(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in VIDEO_SUFFIXES and not hidden and path.is_file():
-            yield path.resolve()
+            yield path
 
 
 def _slug(source: str) -> str:
     stem = source.removesuffix(Path(source).suffix) if Path(source).stem else source
-    return re.sub(r"[^\w-]", "-", stem.replace("/", "__"))
+    slug = re.sub(r"[^\w-]", "-", stem.replace("/", "__"))
+    return slug.encode()[-LONGEST_NAME:].decode(errors="ignore")
 
 
 def fingerprint(path: Path) -> str:

@@ -347,29 +347,3 @@ def test_two_builds_of_one_folder_do_not_meet(tmp_path: Path, clip: Path):
             return super().__call__(first, second)
 
     assert build([clip], tmp_path / "out", optical_flow=Nested()).outcomes["clip"]["status"] == "done"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("short_side", 16),
-        ("records_per_video", 0),
-        ("min_track_frames", 0),
-        ("max_track_frames", 14),
-        ("candidates", 0),
-        ("max_frames", 15),
-        ("min_motion", -0.1),
-        ("region_threshold", -1.0),
-        ("val_share", 1.5),
-        ("flow", "farneback"),
-        ("region", "hands"),
-    ],
-)
-def test_values_out_of_range_are_refused_by_name(name: str, value: Any):
-    with pytest.raises(ValueError, match=f"`{name}` is {value!r}"):
-        BuildSettings(**{name: value})
-
-
-def test_every_setting_explains_itself():
-    for name, entry in BuildSettings.__dataclass_fields__.items():
-        assert len(entry.metadata["help"]) > 10, name

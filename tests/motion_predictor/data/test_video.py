@@ -53,6 +53,23 @@ def test_names_are_unique_and_fit_into_shards(tmp_path: Path):
     assert split_of(names[0], 0.5, seed=0) in ("train", "val")
 
 
+def test_long_names_still_fit_into_file_names(tmp_path: Path):
+    for folder in ("a", "b"):
+        touch(tmp_path / folder / ("語" * 40) / ("画" * 80 + ".mp4"))
+    names = [video.name for video in find_videos([tmp_path])]
+    assert len(set(names)) == 2
+    assert all("画" * 40 in name and len(name.encode()) < 200 for name in names)
+
+
+def test_links_are_named_by_their_own_places(tmp_path: Path):
+    far = touch(tmp_path / "store" / "0001.mp4")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "anna.mp4").symlink_to(far)
+    (tmp_path / "shelf").symlink_to(tmp_path / "videos")
+    assert [video.name for video in find_videos([tmp_path / "videos"])] == ["anna"]
+    assert [video.name for video in find_videos([tmp_path / "shelf"])] == ["anna"]
+
+
 def test_paths_without_videos_are_refused_by_name(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"`videos` names `.*nowhere`"):
         find_videos([tmp_path / "nowhere"])
