@@ -63,8 +63,8 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
     """Videos in files and folders, sorted by name.
 
     A video is named by its path relative to the folder that holds all of `paths` (for one folder: that folder),
-    without the suffix and with `__` for the separators; of a long one, the end. Where two would have one name, both get
-    a digest of that path.
+    without the suffix and with `__` for the separators; of a long one, the end. Where two would have one name, both
+    get a digest of that path.
 
     Args:
         paths: files of any suffix, and folders that are searched recursively for files with a suffix of
