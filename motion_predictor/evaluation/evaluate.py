@@ -68,9 +68,9 @@ def evaluate_motion_predictor(
     predictors = {
         name: _load(model).to(settings.torch_device).predict_flow for name, model in short_names(models).items()
     }
-    results = evaluate(predictors, sources, settings)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)  # now, since it would be a pity to find out later that it can't be made
+    results = evaluate(predictors, sources, settings)
     save_results(results, out)
     save_plot(results, out)
     for name, shards in sources.items():

@@ -11,8 +11,8 @@ A motion predictor is asked for one step of each handle; then for the {rollout_s
 - Handles are judged that are farther than {arrived_at_512:g} px from their targets. Such distances, here and in the
   headings of tables, are in pixels of a picture with a short side of 512; errors are in pixels of the dataset's own.
 - A label is the true motion over {label}, where the target lies n frames ahead.
-- *Best linear* goes one share of every way, the share that gives these very labels the smallest mean error. It knows
-  the answers, and no other straight step can do better.
+- *Best linear* goes one share of every way: the share with the smallest mean error on these very labels, found anew
+  for each range of distances. It knows the answers, and no other fixed share can do better.
 - A step goes a wrong way if it leads away from its target. Some labels do.
 - In a rollout no handle is held at its target. *Picture warped*: moved by the predicted flows, in place of an edit.
   *Guarded*: no step leads away from its target or beyond it.

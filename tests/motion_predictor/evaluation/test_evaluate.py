@@ -171,6 +171,19 @@ def test_models_are_compared_in_one_table_and_files_are_whole(tmp_path: Path, fo
         Image.open(out / name).load()
 
 
+def test_the_table_shows_the_figures_of_each_step_and_bin(make_shards, share_of_the_way):
+    shards = make_shards([(0.5, -0.25)])
+    results = evaluate({"it": share_of_the_way(-0.1)}, {"data": shards}, SETTINGS)
+    rows = {row.split(" | ")[0].strip("| "): row for row in reversed(format_table(results).splitlines())}
+    assert rows["zero flow"].startswith("| zero flow | 1.118 | +")
+    assert rows["it"].endswith("| -1.000 | 100.0% | 100.0% |")
+    assert rows["labels"].endswith("| 1.000 | 0.0% | 0.0% |")
+    assert "| it | picture stays, guarded | 100.0% | 100.0% | 0.0% |" in format_table(results)
+    count = results["sources"]["data"]["handles"]
+    assert f"64+ px away ({count})" not in format_table(results)  # all ways are of 90 to 120 px
+    assert f"32+ px away ({count})" in format_table(results)
+
+
 def test_an_interrupted_evaluation_leaves_older_results_as_they_were(tmp_path: Path, folders, monkeypatch):
     models, data = folders
     out = tmp_path / "out"
