@@ -25,6 +25,7 @@ from .checks import check_choice, check_number, check_whole_number
 from .ddim_inversion import make_ddim_schedulers
 from .drag_engine import DragEngine, DragSettings, DragStep, MotionGuard, OptimizerScope, SourcePatches
 from .drag_instruction import DragInstruction, Mask, Points
+from .hub import HubMixin
 from .identity_lora import (
     IdentityLora,
     LoraSettings,
@@ -98,7 +99,7 @@ class _Edited:
     stop_reason: StopReason
 
 
-class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
+class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
     r"""Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)).
 
     Works with any Stable Diffusion 1.x or 2.x checkpoint. Don't call it under `torch.inference_mode()`: motion
@@ -117,6 +118,7 @@ class DynaDragPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin, Textua
             predicts the next movement of the handles; without it they move in straight, equal steps.
     """
 
+    _travels_as = "pipeline"
     model_cpu_offload_seq = "text_encoder->image_encoder->motion_predictor->unet->vae"
     _optional_components = ["safety_checker", "feature_extractor", "image_encoder", "motion_predictor"]
     _callback_tensor_inputs = ["latents", "prompt_embeds"]

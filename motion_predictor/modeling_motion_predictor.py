@@ -21,6 +21,8 @@ from .conditioning import (
     rasterize_points,
     scale_points,
 )
+from .hub import TravellingMixin
+from .model_card import motion_predictor_card_text
 
 
 @dataclass
@@ -187,7 +189,7 @@ class MotionDecoder(nn.Module):
         return self.readout(hidden_states)
 
 
-class MotionPredictorModel(ModelMixin, ConfigMixin):
+class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
     r"""
     The motion predictor of [DynaDrag](https://huggingface.co/papers/2601.00542): from a picture with handles and
     targets to a flow field, whose values at the handles are their next steps.
@@ -245,6 +247,8 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
     ```
     """
 
+    _travels_as = "modeling_motion_predictor"
+    _auto_class = "AutoModel"
     _supports_gradient_checkpointing = True
     # These join tensors inline, which a device map must keep on one device.
     _no_split_modules: ClassVar = ["MotionEncoder", "MotionTranslator", "MotionDecoder"]
@@ -378,6 +382,9 @@ class MotionPredictorModel(ModelMixin, ConfigMixin):
             raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")
         per_axis = flow.new_tensor((image_size[1] / width, image_size[0] / height))
         return _resize(flow, image_size) * per_axis[:, None, None]
+
+    def _card_text(self, repo_id: str, license: str | None) -> str:
+        return motion_predictor_card_text(self, self.config["sample_size"], repo_id, license)
 
     def _painted_way(self, sample: torch.Tensor) -> torch.Tensor:
         """The way to the target in pixels where the delta map holds one, `[B, 2, H, W]`; zero elsewhere."""

@@ -2,14 +2,13 @@
 
 import doctest
 import json
-import shutil
 import sys
 
 import pytest
 import torch
 from diffusers import AutoModel
 
-from motion_predictor import MotionPredictorModel, MotionPredictorOutput, conditioning, modeling_motion_predictor
+from motion_predictor import MotionPredictorModel, MotionPredictorOutput, modeling_motion_predictor
 from motion_predictor.conditioning import rasterize_points, sample_flow
 from motion_predictor.modeling_motion_predictor import InceptionBlock
 
@@ -207,14 +206,11 @@ class TestDiffusersModel:
         model(noise(1, 6, 16, 16)).flow.sum().backward()
         assert len(calls) == 3 * len(blocks)
 
-    def test_its_two_files_beside_the_weights_are_all_that_remote_code_needs(self, tmp_path, monkeypatch):
+    def test_what_is_saved_holds_all_that_remote_code_needs(self, tmp_path, monkeypatch):
         monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(sys, "path", [*sys.path])
-        monkeypatch.setattr(MotionPredictorModel, "_auto_class", "AutoModel")
         model, folder = tiny_model(), tmp_path / "repository"
         model.save_pretrained(folder)
-        for module in (modeling_motion_predictor, conditioning):
-            shutil.copy(module.__file__, folder)
         loaded = AutoModel.from_pretrained(str(folder), trust_remote_code=True)
         assert type(loaded) is not MotionPredictorModel
         arguments = (noise(1, 3, 20, 33), torch.tensor([[4.0, 4.0]]), torch.tensor([[9.0, 4.0]]))

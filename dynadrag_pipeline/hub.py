@@ -1,0 +1,155 @@
+"""A pipeline in a folder or on the Hub, with an index that loads where this package is installed and where it is not.
+
+Where it is not, the index has to name the files that the code is in (`pipeline.py`, and one beside the predictor's
+weights), and loading asks for `trust_remote_code`. Where it is, these entries stand for the installed classes, and no
+code of a repository is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from huggingface_hub import ModelCard
+
+from motion_predictor.atomic_file import atomic_file
+from motion_predictor.hub import CARD_FILE, REMOTE_CODE, TravellingMixin
+
+PIPELINE = ("pipeline", "DynaDragPipeline")
+PREDICTOR = ("modeling_motion_predictor", "MotionPredictorModel")
+INSTALLED_PREDICTOR = ("motion_predictor.modeling_motion_predictor", "MotionPredictorModel")
+
+# Not in the text below, where diffusers would take it for an import of the file that travels.
+IMPORT_OF_PACKAGE = "from dynadrag_pipeline import DynaDragPipeline"
+
+CARD_TEXT = """\
+# {title}
+
+A [DynaDrag](https://arxiv.org/abs/2601.00542) pipeline for [diffusers](https://github.com/huggingface/diffusers): put
+handle points on a picture, say where they should go, and the content moves there. A motion predictor says where the
+points go next{predicted}
+
+## Use
+
+```python
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True)
+result = pipe(Image.open("photo.png"), handles=[(210, 180)], targets=[(250, 180)])
+result.images[0].save("dragged.png")
+```
+
+Points are (x, y) in pixels of the picture. This needs `diffusers`, `transformers`, `peft` and `accelerate`, and runs
+the code in this repository: read it first. With the package `dynadrag` installed, no code of the repository is run:
+
+```python
+{imported}
+
+pipe = DynaDragPipeline.from_pretrained("{repo_id}")
+```
+
+## Parts
+
+| part | class | parameters |
+| --- | --- | --- |
+{parts}
+
+The code is licensed under Apache-2.0. {licence}
+"""
+
+
+class HubMixin(TravellingMixin):
+    """Saves and loads [`DynaDragPipeline`] with such an index."""
+
+    def save_config(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save the index, the code and, if the folder has none, a card."""
+        super().save_config(save_directory, *args, **kwargs)
+        card = Path(save_directory) / CARD_FILE
+        if not card.exists():
+            self.model_card(Path(save_directory).absolute().name).save(card)
+
+    def to_json_file(self, json_file_path: Any) -> None:
+        """Write the index, naming the files of code that travel along."""
+        index = json.loads(self.to_json_string())
+        index.pop("_name_or_path", None)  # where it was loaded from is no one else's business
+        index["_class_name"] = PIPELINE
+        if _is_predictor(index):
+            index["motion_predictor"] = PREDICTOR
+        with atomic_file(json_file_path) as file:
+            file.write(f"{json.dumps(index, indent=2, sort_keys=True)}\n".encode())
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read an index as `download` needs it, which knows no libraries but its own and files of code."""
+        index = super()._dict_from_json_file(json_file, *args, **kwargs)
+        if not _is_remote(cls):
+            index["_class_name"] = cls.__name__
+            if _is_predictor(index):
+                index["motion_predictor"] = ["diffusers", ModelMixin.__name__]
+        return index
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Read an index as `from_pretrained` needs it, which is to load the installed predictor."""
+        loaded = super().load_config(*args, **kwargs)
+        index = loaded[0] if isinstance(loaded, tuple) else loaded
+        if not _is_remote(cls) and index.get("motion_predictor") == ["diffusers", ModelMixin.__name__]:
+            index["motion_predictor"] = list(INSTALLED_PREDICTOR)
+        return loaded
+
+    def model_card(
+        self,
+        repo_id: str,
+        license: str | None = None,
+        base_model: str | None = None,
+        figures: Mapping[str, Any] | None = None,
+    ) -> ModelCard:
+        """The card of a repository that holds this pipeline; see [`TravellingMixin.model_card`].
+
+        What is not given is taken from where the pipeline was loaded from: from the card of a folder, or the name of a
+        repository.
+        """
+        source = str(self.name_or_path or "")
+        card = Path(source) / CARD_FILE
+        if source and card.is_file():
+            known = ModelCard.load(card, ignore_metadata_errors=True).data
+            license, base_model = license or known.license, base_model or known.base_model
+        elif source.count("/") == 1 and not Path(source).exists():
+            base_model = base_model or source
+        return super().model_card(repo_id, license, base_model, figures)
+
+    def _card_text(self, repo_id: str, license: str | None) -> str:
+        return CARD_TEXT.format(
+            title=repo_id.rpartition("/")[2],
+            repo_id=repo_id,
+            imported=IMPORT_OF_PACKAGE,
+            predicted="." if self.motion_predictor else ", if you pass one; without, they go straight.",
+            parts="\n".join(_parts(self.components)),
+            licence=f"Licence of the weights: {license}." if license else "The weights have licences of their own.",
+        )
+
+
+def _is_predictor(index: Mapping[str, Any]) -> bool:
+    """Whether the motion predictor of an index is this project's, wherever its class was loaded from."""
+    entry = index.get("motion_predictor")
+    return isinstance(entry, (list, tuple)) and entry[1] == PREDICTOR[1]
+
+
+def _is_remote(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == REMOTE_CODE
+
+
+def _parts(components: Mapping[str, Any]) -> list[str]:
+    """Rows of a table of the components that are there, with the sizes of the networks."""
+    rows = []
+    for name, component in components.items():
+        if component is not None:
+            is_network = isinstance(component, torch.nn.Module)
+            size = f"{sum(each.numel() for each in component.parameters()) / 1e6:.2f} M" if is_network else ""
+            rows.append(f"| `{name}` | `{type(component).__name__}` | {size} |")
+    return rows
