@@ -12,6 +12,7 @@ import textwrap
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, resolve_name
+from typing import Any
 
 PACKAGES = ("dynadrag_pipeline", "motion_predictor")
 
@@ -116,8 +117,8 @@ class _Part:
 
 def _source(module: str) -> str:
     """A module's text, from wherever the package is installed."""
-    spec = find_spec(module)
-    source = spec.loader.get_source(module) if spec is not None and hasattr(spec.loader, "get_source") else None
+    loader: Any = getattr(find_spec(module), "loader", None)
+    source = loader.get_source(module) if hasattr(loader, "get_source") else None
     if source is None:
         raise ValueError(f"`{module}` has no source here: a module that is installed with its source is accepted.")
     return source
