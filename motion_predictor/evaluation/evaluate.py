@@ -92,7 +92,8 @@ def evaluate(
 
     Returns:
         `dict`: `settings`, `models` and `sources`. A source holds the numbers of records, samples and judged handles;
-        `steps`, a dict of `step_figures` for `"all"` and for each bin of distances; and `rollouts`, a dict of
+        `steps`, `step_figures` of `"all"` and of `"agreeing"` handles, whose true step leads towards their targets;
+        `bins`, the same for each bin of distances; and `rollouts`, a dict of
         `rollout_figures` by name of the predictor or linear step, and by kind of rollout.
 
     Raises:
@@ -124,7 +125,8 @@ def _evaluate_source(
         "records": len(np.unique(steps.record)),
         "samples": len(np.unique(steps.sample)),
         "handles": int(steps.judged.sum()),
-        "steps": {"all": everything} | {title: step_figures(steps, inside) for title, inside in steps.bins().items()},
+        "steps": {"all": everything, "agreeing": step_figures(steps, steps.agreeing)},
+        "bins": {title: step_figures(steps, inside) for title, inside in steps.bins().items()},
         "rollouts": _all_rollout_figures(rollouts, everything["best_linear_share"]) if rollouts else {},
     }
 

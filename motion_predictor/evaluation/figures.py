@@ -42,6 +42,11 @@ class Steps:
         """`[n]` bool: handles that are not at their targets already."""
         return self.distance_at_512 > ARRIVED_AT_512
 
+    @property
+    def agreeing(self) -> np.ndarray:
+        """`[n]` bool: judged handles whose true step leads towards their targets, as an edit's steps should."""
+        return self.judged & (_dot(self.label, self.way) > 0)
+
     def bins(self) -> dict[str, np.ndarray]:
         """`[n]` bool for each bin of distances, by its limits in pixels of 512."""
         return {

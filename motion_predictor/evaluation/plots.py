@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,18 +59,20 @@ def save_plot(results: Mapping[str, Any], out: Path) -> None:
     sources = results["sources"]
     figure = Figure(figsize=(19, 4.2 * len(sources)), layout="constrained")
     for row, (name, source) in zip(figure.subplots(len(sources), 4, squeeze=False), sources.items(), strict=True):
-        _plot_errors(row[0], row[1], source["steps"], results["models"])
+        _plot_errors(row[0], row[1], source["bins"], source["steps"]["all"]["steps"], results["models"])
         _plot_rollouts(row[2], row[3], source["rollouts"], results["models"])
         row[0].set_title(name, loc="left", fontweight="bold")
         row[0].legend(fontsize="small")
     _write(figure, out / "evaluation.png")
 
 
-def _plot_errors(errors: Axes, differences: Axes, steps: Mapping[str, Any], models: Sequence[str]) -> None:
+def _plot_errors(
+    errors: Axes, differences: Axes, bins: Mapping[str, Any], names: Iterable[str], models: Sequence[str]
+) -> None:
     """Endpoint errors by bin, and how much they are above that of the best linear step."""
-    bins = {title: figures for title, figures in steps.items() if title != "all" and figures["handles"]}
+    bins = {title: figures for title, figures in bins.items() if figures["handles"]}
     places = np.arange(len(bins))
-    for name in steps["all"]["steps"]:
+    for name in names:
         colour, marker = _style(name, models)
         of_step = [figures["steps"][name] for figures in bins.values()]
         errors.plot(places, [step["endpoint_error"] for step in of_step], color=colour, marker=marker, label=name)

@@ -13,7 +13,8 @@ A motion predictor is asked for one step of each handle; then for the {rollout_s
 - A label is the true motion over {label}, where the target lies n frames ahead.
 - *Best linear* goes one share of every way: the share with the smallest mean error on these very labels, found anew
   for each range of distances. It knows the answers, and no other fixed share can do better.
-- A step goes a wrong way if it leads away from its target. Some labels do.
+- A step goes a wrong way if it leads away from its target. Many labels do: they can't be foreseen, and an edit should
+  not follow them. So there is a table of the handles whose label is right, with a best linear step of their own.
 - In a rollout no handle is held at its target. *Picture warped*: moved by the predicted flows, in place of an edit.
   *Guarded*: no step leads away from its target or beyond it.
 """
@@ -36,17 +37,22 @@ def format_table(results: Mapping[str, Any]) -> str:
             f"{source['handles']} handles in {source['samples']} samples of {source['records']} records "
             f"(`{results['settings']['split']}`). The best linear share of the way is "
             f"{everything['best_linear_share']:.4f}, that of least squares {everything['least_squares_share']:.4f}.\n",
-            _step_table(everything),
-            _bin_table(source["steps"]),
+            _step_table("one step", everything),
+            _step_table(
+                f"{source['steps']['agreeing']['handles']} handles whose label is right", source["steps"]["agreeing"]
+            ),
+            _bin_table(source["bins"], everything["steps"]),
         ]
         if source["rollouts"]:
             text.append(_rollout_table(source["rollouts"]))
     return "\n".join(text)
 
 
-def _step_table(figures: Mapping[str, Any]) -> str:
+def _step_table(title: str, figures: Mapping[str, Any]) -> str:
+    if not figures["handles"]:
+        return ""
     header = [
-        "one step",
+        title,
         "endpoint error, px",
         "more than best linear (95 %)",
         "cosine to the target",
@@ -71,11 +77,10 @@ def _step_table(figures: Mapping[str, Any]) -> str:
     return _table(header, rows)
 
 
-def _bin_table(steps: Mapping[str, Any]) -> str:
-    bins = {title: figures for title, figures in steps.items() if title != "all" and figures["handles"]}
+def _bin_table(bins: Mapping[str, Any], names: Iterable[str]) -> str:
+    bins = {title: figures for title, figures in bins.items() if figures["handles"]}
     header = ["endpoint error, px"]
     header += [f"{title} px away ({figures['handles']})" for title, figures in bins.items()]
-    names = steps["all"]["steps"]
     rows = [[name, *(f"{bins[title]['steps'][name]['endpoint_error']:.3f}" for title in bins)] for name in names]
     return _table(header, rows)
 

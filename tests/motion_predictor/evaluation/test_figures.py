@@ -73,6 +73,15 @@ def test_the_difference_to_the_best_linear_step_is_that_of_the_mean_errors(rando
     assert low < difference < high
 
 
+def test_agreeing_handles_are_judged_ones_whose_true_step_leads_to_the_target(random_steps):
+    dots = (random_steps.label * random_steps.way).sum(axis=1)
+    np.testing.assert_array_equal(random_steps.agreeing, random_steps.judged & (dots > 0))
+    figures = step_figures(random_steps, random_steps.agreeing)
+    assert figures["label_wrong_way_rate"] == 0
+    for step in figures["steps"].values():
+        assert step["wrong_way_rate"] == step["wrong_way_rate_of_agreeing"]
+
+
 def test_bins_hold_each_judged_handle_once(random_steps):
     bins = random_steps.bins()
     assert list(bins) == ["4-8", "8-16", "16-32", "32+"]
