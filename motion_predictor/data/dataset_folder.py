@@ -9,17 +9,26 @@ on nothing but its name and the settings.
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from ..atomic_file import atomic_file
 from .shards import SPLITS
 
 SETTINGS_FILE = "dataset.json"
 MARKS = "videos"
+LOCK = ".lock"
 _NAME = re.compile(r"[^/.\s][^/.]*")
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class DatasetFolder:
         """Make the folder, or go on with one that was begun with the same settings.
 
         Where several processes build one dataset, the main process calls this before the others begin. Files that a
-        killed build had not finished are removed, so one build at a time may write to a folder.
+        killed build had not finished are removed, so one build at a time may write to a folder: see [`only_writer`].
 
         Args:
             path: of the folder.
@@ -84,6 +93,35 @@ class DatasetFolder:
         """What became of all finished sources, by name."""
         files = sorted((self.path / MARKS).glob("*.json"))
         return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+@contextmanager
+def only_writer(path: str | Path) -> Iterator[None]:
+    """Hold the lock of a dataset's folder, which ends with the process, however that ends.
+
+    Raises:
+        RuntimeError: if another build holds it.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RuntimeError(
+            f"`out` is `{path}`, which another build is writing to: wait until it has ended."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def build_processes() -> PartialState:
+    """The processes that share a build, as `accelerate launch` or `torchrun` started them; they need no GPU each."""
+    from accelerate import PartialState
+
+    return PartialState(cpu="LOCAL_RANK" in os.environ)
 
 
 def _checked(name: str) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
-NODES = 256  # of the fields per side of the picture: enough for a closed pair of lips
-MARGIN = 40 / NODES  # the fields reach beyond the picture, for content that comes in over its border
+NODES = 192  # of the fields per side of the picture: enough for a closed pair of lips
+MARGIN = 30 / NODES  # the fields reach beyond the picture, for content that comes in over its border
 
 FOREHEAD, CHIN, LEFT_EDGE, RIGHT_EDGE = 10, 152, 234, 454
 LEFT_CORNER, RIGHT_CORNER = 61, 291
@@ -51,6 +51,7 @@ class HeadFields:
         pivot: `[3]`, the point that the head turns about, behind the face and above the neck.
         axes: `[2, 2]`, its columns are the face's own axes, to its side and down, in the picture.
         mouth: `[2]`, the middle of the mouth.
+        fine: the rows and columns of nodes where fields change quickest, those of eyes and mouth.
     """
 
     channels: torch.Tensor
@@ -59,6 +60,7 @@ class HeadFields:
     pivot: torch.Tensor
     axes: torch.Tensor
     mouth: torch.Tensor
+    fine: tuple[slice, slice]
 
     @staticmethod
     def from_landmarks(landmarks: np.ndarray) -> HeadFields:
@@ -101,6 +103,7 @@ class HeadFields:
             pivot=torch.cat([face.origin + face.axes @ face.pivot[:2], face.pivot[2:]]),
             axes=face.axes,
             mouth=face.origin + face.axes @ lips * face.height,
+            fine=_fine_nodes(face),
         )
 
     @property
@@ -176,6 +179,16 @@ class _Face:
     def head_radius(self, at: torch.Tensor) -> torch.Tensor:
         """1 on the outline of the head with its hair, an ellipse; `at` is in the face's coordinates."""
         return (((at[..., 0] - self.middle) / 0.56).square() + ((at[..., 1] + 0.15) / 0.72).square()).sqrt()
+
+
+def _fine_nodes(face: _Face) -> tuple[slice, slice]:
+    vertices = [*INNER_UPPER_LIP, *INNER_LOWER_LIP, LEFT_CORNER, RIGHT_CORNER]
+    vertices += [vertex for lid in (*UPPER_LIDS, *LOWER_LIDS) for vertex in lid]
+    nodes = (face.landmarks[vertices, :2] + MARGIN) * NODES
+    around = 0.08 * face.height * NODES
+    first, last = (nodes.amin(dim=0) - around).clamp(min=0).long(), (nodes.amax(dim=0) + around).long()
+    columns, rows = (slice(begin, end) for begin, end in zip(first.tolist(), last.tolist(), strict=True))
+    return rows, columns
 
 
 def _surface(face: _Face, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

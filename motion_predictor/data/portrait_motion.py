@@ -23,6 +23,7 @@ from .head_fields import MARGIN, NODES, HeadFields, read_fields
 
 NEWTON_STEPS = 40  # a handful do, but for some points in seams of lips
 TOLERANCE = 2e-6  # of the side: about 1/4000 px at 128 px
+GREATEST_ERROR = 1e-4  # of the side: where rounding keeps a point from the tolerance
 
 
 class PortraitMotion:
@@ -175,6 +176,12 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
     Args:
         displacement: D, `[2, G, G]` at the nodes of the fields; between them it is bilinear.
         here: `[P, 2]`, in fractions of the side.
+
+    Returns:
+        `[P, 2]`, X, in fractions of the side.
+
+    Raises:
+        ValueError: if some point is not found, as where `X + D(X)` folds.
     """
     field = displacement.permute(1, 2, 0).contiguous()
     origin = here - _value_and_slope(field, here)[0]
@@ -185,7 +192,7 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
         going = error.norm(dim=1) > TOLERANCE
         origin[left] = at
         if not going.any():
-            break
+            return origin
         left, at, error, step, factor = (values[going] for values in (left, at, error, step, factor))
         trial = at - factor * step
         trial_error, trial_step = _newton_step(field, trial, here[left])
@@ -194,6 +201,9 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
             torch.where(closer, new, old) for new, old in ((trial, at), (trial_error, error), (trial_step, step))
         )
         factor = torch.where(closer, (2 * factor).clamp(max=1), factor / 2)
+    origin[left] = at
+    if error.norm(dim=1).max() > GREATEST_ERROR:
+        raise ValueError("`displacement` folds the picture: one whose determinant is above 0 is accepted.")
     return origin
 
 

@@ -23,6 +23,8 @@ def portrait_record(
     motion: PortraitMotion,
     start: int,
     random: np.random.Generator,
+    *,
+    take: int = 0,
     horizon_frames: int = 6,
     track_frames: int = 55,
     candidates: int = 256,
@@ -30,10 +32,11 @@ def portrait_record(
     """What training keeps of a motion from one frame on.
 
     Args:
-        name: of the motion; the key is `"{name}_{start:06d}"`.
+        name: of the portrait; the key is `"{name}-{take}_{start:06d}"`.
         motion: of which frames `start` to `start + track_frames` are needed.
         start: the number of the start frame.
         random: chooses the candidates, with a probability proportional to |f_s| on the head and, less, around it.
+        take: the number of the motion, where a portrait has several.
         horizon_frames: the motion of all cells is kept for so many frames.
         track_frames: the motion of the candidates is kept for so many frames.
         candidates: at most so many.
@@ -51,14 +54,14 @@ def portrait_record(
     horizon = list(range(start + 1, start + 1 + horizon_frames))
     tracks = motion.track(points, start, list(range(start + 1, start + 1 + track_frames)))
     return MotionRecord(
-        key=f"{name}_{start:06d}",
+        key=f"{name}-{take}_{start:06d}",
         frame=motion.frame(start),
         flow=flow,
         horizon_flows=np.moveaxis(motion.track(cells.mean(axis=(1, 3)), start, horizon), 2, 0),
         points=points,
         tracks=_lost_outside(points, tracks, side),
         background=np.zeros((track_frames, 2), dtype=np.float32),
-        info={"source": "portraits", "portrait": name, "start": start, "fps": FPS},
+        info={"video": name, "take": take, "start": start, "direction": 1, "fps": FPS, "source": "portraits"},
     )
 
 

@@ -14,11 +14,13 @@ from PIL import Image
 from synthetic_face import make_landmarks, make_picture
 
 from motion_predictor.data import build_portraits as module
-from motion_predictor.data.build_portraits import PortraitSettings, build_portraits
+from motion_predictor.data.build_portraits import build_portraits
+from motion_predictor.data.dataset_folder import only_writer
+from motion_predictor.data.portrait_settings import PortraitSettings
 from motion_predictor.data.portraits import PortraitSource, held_out_names
 from motion_predictor.data.shards import MotionShards
 
-QUICK = PortraitSettings(size=32, records=2, frames=60, candidates=20, val_share=0.5)
+QUICK = PortraitSettings(size=32, records_per_motion=2, frames=60, candidates=20, val_share=0.5)
 NAMES = [f"face{number}.png" for number in range(5)]
 
 
@@ -41,7 +43,7 @@ def source(tmp_path: Path) -> PortraitSource:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -89,6 +91,11 @@ def test_other_settings_are_refused(source: PortraitSource, tmp_path: Path):
         build_portraits([source], tmp_path / "data", PortraitSettings(**{**vars(QUICK), "seed": 1}))
 
 
+def test_two_builds_at_once_are_refused(source: PortraitSource, tmp_path: Path):
+    with only_writer(tmp_path / "data"), pytest.raises(RuntimeError, match="another build is writing"):
+        build_portraits([source], tmp_path / "data", QUICK)
+
+
 def test_a_folder_of_pictures_gives_the_records_of_the_archive(source: PortraitSource, tmp_path: Path):
     with zipfile.ZipFile(source.pictures) as archive:
         archive.extractall(tmp_path / "faces")
@@ -121,7 +128,7 @@ def test_a_portrait_that_cannot_be_used_is_noted_and_the_others_are_built(tmp_pa
     assert (counts["portraits"], counts["skipped"]) == (1, 2)
     for name, reason in (("broken", "cannot be read as a picture"), ("wide", "a square is accepted")):
         mark = json.loads((tmp_path / "data" / "videos" / f"faces-{name}.json").read_text())
-        assert reason in mark["error"]
+        assert reason in mark["detail"]
 
 
 def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path: Path):
@@ -141,7 +148,7 @@ def test_processes_share_the_portraits_and_write_the_same_bytes(
         process = SimpleNamespace(
             process_index=index, num_processes=2, is_main_process=index == 0, wait_for_everyone=lambda: None
         )
-        monkeypatch.setattr("accelerate.PartialState", lambda process=process: process)
+        monkeypatch.setattr(module, "build_processes", lambda process=process: process)
         build_portraits([source], tmp_path / "shared", QUICK)
         shares.append(len(list((tmp_path / "shared" / "videos").iterdir())))
     assert shares == [3, 5]
@@ -149,12 +156,13 @@ def test_processes_share_the_portraits_and_write_the_same_bytes(
 
 
 def test_two_archives_of_one_name_are_refused(source: PortraitSource, tmp_path: Path):
-    with pytest.raises(ValueError, match="`sources` have portraits of one name"):
+    with pytest.raises(ValueError, match="`sources` have two portraits of one name"):
         build_portraits([source, source], tmp_path / "data", QUICK)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("size", 30), ("records", 0), ("frames", 50), ("val_share", 1.5), ("horizon_frames", 60)]
+    ("name", "value"),
+    [("size", 30), ("records_per_motion", 0), ("frames", 50), ("val_share", 1.5), ("horizon_frames", 60)],
 )
 def test_settings_out_of_range_are_named(name: str, value: float):
     with pytest.raises(ValueError, match=f"`{name}` is {value}"):

@@ -37,7 +37,7 @@ def posed(fields: HeadFields, size: int = SIZE, **values: float) -> PortraitMoti
 
 
 def every_determinant(motion: PortraitMotion) -> torch.Tensor:
-    return determinants(motion.fields, displacement_sums(motion.fields, motion.factors))
+    return determinants(motion.fields.channels, displacement_sums(motion.fields, motion.factors))
 
 
 def warped(frame: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def test_there_and_back_is_no_way_and_ways_can_be_split(fields: HeadFields, seed
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_frame_folds_the_picture(fields: HeadFields, seed: int):
-    assert every_determinant(drawn(fields, seed)).min() > 0.19
+    assert every_determinant(drawn(fields, seed)).min() > 0.19  # 0.2, but for nodes that were not looked at
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -182,3 +182,8 @@ def test_faces_too_small_to_have_parts_are_refused():
     landmarks = 0.5 + 0.02 * (make_landmarks() - 0.5)
     with pytest.raises(ValueError, match=r"`landmarks` has a face 0\.011 sides high"):
         HeadFields.from_landmarks(landmarks)
+
+
+def test_a_motion_that_folds_the_picture_cannot_be_shown(fields: HeadFields):
+    with pytest.raises(ValueError, match="folds the picture"):
+        posed(fields, yaw=1.4).frame(1)

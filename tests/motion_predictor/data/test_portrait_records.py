@@ -28,8 +28,9 @@ def drawn(fields: HeadFields, seed: int = 0, frames: int = 60) -> PortraitMotion
 
 def test_a_record_says_what_the_motion_does(fields: HeadFields):
     motion = drawn(fields, 5, frames=70)
-    record = portrait_record("face-0", motion, 9, np.random.default_rng(0), candidates=100)
+    record = portrait_record("face", motion, 9, np.random.default_rng(0), candidates=100)
     assert record.key == "face-0_000009"
+    assert record.info["video"] == "face"
     np.testing.assert_array_equal(record.frame, motion.frame(9))
     np.testing.assert_allclose(record.flow, motion.flow(9, 10, pixel_centres(SIZE)), atol=1e-4)
     cells = np.stack(np.meshgrid(np.arange(1.5, SIZE, 4), np.arange(1.5, SIZE, 4)), axis=-1)
@@ -44,7 +45,7 @@ def test_a_record_says_what_the_motion_does(fields: HeadFields):
 
 def test_candidates_lie_where_the_head_moves(fields: HeadFields):
     motion = drawn(fields, 5, frames=70)
-    record = portrait_record("face-0", motion, 9, np.random.default_rng(0), candidates=200)
+    record = portrait_record("face", motion, 9, np.random.default_rng(0), candidates=200)
     speed = np.linalg.norm(motion.flow(9, 10, record.points), axis=-1)
     assert speed.mean() > 1.3 * np.linalg.norm(record.flow, axis=-1).mean()
     assert (speed > 0).all()
@@ -55,7 +56,7 @@ def test_points_that_leave_the_picture_are_lost_from_then_on(fields: HeadFields)
     factors.pose[20:40, POSE.index("shift_y")] = -0.12
     near = dataclasses.replace(fields, region=torch.ones_like(fields.region))
     motion = PortraitMotion(make_picture(SIZE), near, factors)
-    record = portrait_record("face-0", motion, 19, np.random.default_rng(0))
+    record = portrait_record("face", motion, 19, np.random.default_rng(0))
     positions = record.points[:, None] + motion.track(record.points, 19, range(20, 75))
     outside = ((positions < -0.5) | (positions > SIZE - 0.5)).any(axis=-1)
     gone = outside.any(axis=1)
@@ -66,7 +67,7 @@ def test_points_that_leave_the_picture_are_lost_from_then_on(fields: HeadFields)
 
 def test_a_start_without_enough_frames_after_it_is_refused(fields: HeadFields):
     with pytest.raises(ValueError, match=r"`start` is 5: 0 to 4 is accepted"):
-        portrait_record("face-0", drawn(fields, frames=60), 5, np.random.default_rng(0))
+        portrait_record("face", drawn(fields, frames=60), 5, np.random.default_rng(0))
 
 
 def pair(fields: HeadFields, seed: int) -> PortraitPair:
