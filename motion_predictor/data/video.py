@@ -206,7 +206,7 @@ def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
         size: tuple[int, int] | None = None
         for frame in _sound_frames(container, stream):
             if size is None:  # the first frame's, should it change on the way
-                quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
+                quarter_turns = round(frame.rotation / 90) % 4
                 size = fitted_size(round(frame.width * aspect), frame.height, short_side)
                 method = "BICUBIC" if min(size) > min(frame.width, frame.height) else "AREA"
             rgb = reformatter.reformat(frame, *size, format="rgb24", interpolation=method).to_ndarray()

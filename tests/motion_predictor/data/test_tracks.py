@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -43,10 +44,10 @@ def test_a_rotation_is_followed_to_its_end():
         np.testing.assert_allclose(tracks[:, frames - 1], (points - centre) @ turned.T + centre - points, atol=2e-3)
 
 
-def test_flow_is_read_where_the_point_has_come_to():
-    doubling = FlowStep.from_arrays((GRID / 10).astype(np.float32), (-GRID / 11).astype(np.float32))
-    tracks = chain_tracks(np.array([[10.0, 10.0]]), [doubling] * 3)
-    np.testing.assert_allclose(tracks[0, :, 0], [1.0, 2.1, 3.31], atol=1e-5)  # 10 x 1.1^n - 10
+def test_both_flows_are_read_where_the_point_has_come_to():
+    growing = affine_step(np.eye(2) * 1.5, np.zeros(2))
+    tracks = chain_tracks(np.array([[10.0, 8.0]]), [growing] * 3)
+    np.testing.assert_allclose(tracks[0, :, 0], [5, 12.5, 23.75], rtol=1e-5)  # 10 x 1.5^n - 10
 
 
 def test_points_that_leave_the_picture_are_lost_for_good():
@@ -116,12 +117,13 @@ def test_a_background_that_is_hardly_known_counts_as_still():
 
 
 def test_texture_is_where_grey_levels_change_at_any_size():
+    noise = np.random.default_rng(0).uniform(-20, 20, (64, 40)).astype(np.float32)
     for scale in (1, 2, 4):
         picture = np.full((64 * scale, 96 * scale, 3), 120, np.uint8)
-        noise = np.random.default_rng(0).integers(-30, 30, (64, 40, 1)).repeat(scale, axis=0).repeat(scale, axis=1)
-        picture[:, : 40 * scale] = 120 + noise
+        enlarged = cv2.resize(noise, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        picture[:, : 40 * scale] = (120 + enlarged)[..., None]
         seen = has_texture(picture)
-        assert seen[:, : 34 * scale].mean() > 0.95
+        assert seen[:, : 34 * scale].mean() > 0.9
         assert not seen[:, 46 * scale :].any()
 
 
