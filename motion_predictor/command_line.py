@@ -33,6 +33,20 @@ what is written to --out:
   statistics.md, .json, .png       what the motion is like, and how many labels lead away from their targets
 """
 
+PORTRAITS_EXAMPLES = """\
+examples:
+  Two collections, each a folder or a zip archive with its landmarks; of the second, 60 faces are held out:
+
+    dynadrag build-portraits portraits.zip --landmarks portraits.npz --out data/portraits
+    dynadrag build-portraits faces/ --landmarks faces.npz --hold-out --motions-per-portrait 6 --out data/faces
+
+landmarks are an npz file with two arrays:
+  files      [N]          names of pictures, without folders
+  landmarks  [N, 478, 3]  vertices of MediaPipe's face mesh: x and y as fractions of the side, z in the same scale
+
+what is written to --out is as for `build-dataset`, with a shard for each portrait.
+"""
+
 TRAIN_EXAMPLES = """\
 a run is a YAML file; what it leaves out has a default:
 
@@ -77,6 +91,7 @@ class CommandError(Exception):
 def add_motion_predictor_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands of this package to the parser of `dynadrag`."""
     _add_build_command(commands)
+    _add_portraits_command(commands)
     _add_train_command(commands)
     _add_evaluate_command(commands)
 
@@ -108,6 +123,43 @@ def _build(args: argparse.Namespace, written: list[Path]) -> None:
         from .data.statistics import save_statistics
 
         if build_dataset(args.videos, args.out, _settings(args, BuildSettings)) is not None:
+            print(save_statistics(args.out))
+            written.append(args.out)
+
+
+def _add_portraits_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from .data.portrait_settings import PortraitSettings
+
+    parser = commands.add_parser(
+        "build-portraits",
+        help="set still portraits in motion, as a dataset with exact labels",
+        description="Set still portraits in motion: heads turn, tilt and shift, faces change their expression. The\n"
+        "motion is a formula, so that every label is exact. Pictures without landmarks are left out.",
+        epilog=PORTRAITS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("pictures", metavar="PICTURES", type=Path, help="a folder or a zip archive of square pictures")
+    parser.add_argument("--landmarks", metavar="FILE", type=Path, required=True, help="npz file, see below")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the dataset")
+    parser.add_argument(
+        "--hold-out", action="store_true", help="keep the 60 pictures whose names have the smallest SHA-256 for `val`"
+    )
+    _add_settings(parser, PortraitSettings)
+    parser.set_defaults(run=_build_portraits)
+
+
+def _build_portraits(args: argparse.Namespace, written: list[Path]) -> None:
+    with _errors_as_one_line(), _training_packages():
+        from .data.build_portraits import build_portraits
+        from .data.portrait_settings import PortraitSettings
+        from .data.portraits import PortraitSource
+        from .data.statistics import save_statistics
+
+        source = PortraitSource(args.pictures, args.landmarks, hold_out=args.hold_out)
+        counts = build_portraits([source], args.out, _settings(args, PortraitSettings))
+        if counts is not None:
+            print(", ".join(f"{count} {what}" for what, count in counts.items()))
             print(save_statistics(args.out))
             written.append(args.out)
 

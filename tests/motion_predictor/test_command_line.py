@@ -87,7 +87,9 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(
     assert "pip install 'dynadrag[training]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["build-dataset", "train-motion-predictor", "evaluate-motion-predictor"])
+@pytest.mark.parametrize(
+    "command", ["build-dataset", "build-portraits", "train-motion-predictor", "evaluate-motion-predictor"]
+)
 def test_help_teaches_with_examples_and_loads_no_torch(command: str):
     code = (
         "import sys; from dynadrag_pipeline.cli import main\n"
