@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
+from conversion.command_line import add_convert_command
 from motion_predictor.command_line import CommandError, add_motion_predictor_commands
 
 from . import EMBEDDED_SETTINGS
@@ -192,6 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_edit_command(commands)
     add_motion_predictor_commands(commands)
+    add_convert_command(commands)
     return parser
 
 
