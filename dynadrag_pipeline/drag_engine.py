@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -49,7 +49,7 @@ STALL_ITERATIONS = 3
 class DragSettings:
     """The numbers of the method, under the names and with the meanings of [`DynaDragPipeline.__call__`].
 
-    Defaults are the paper's where it gives one (Sec. 4.2). `stop_distance` is in pixels of the edit here.
+    Defaults are the paper's where it gives one (Sec. 4.2). The engine takes `stop_distance` in pixels of the edit.
 
     Raises:
         ValueError: if one is out of range, naming it, its value and what is accepted.
@@ -88,6 +88,12 @@ class DragSettings:
         check_choice("motion_guard", self.motion_guard, get_args(MotionGuard))
         if self.stop_distance is not None:
             check_number("stop_distance", self.stop_distance, least=0, most=math.inf)
+
+    def for_edit_at(self, size: tuple[int, int], input_size: tuple[int, int]) -> DragSettings:
+        """These settings with the stop distance carried from pixels of the input to pixels of the edit."""
+        if self.stop_distance is None:
+            return self
+        return replace(self, stop_distance=self.stop_distance * min(size) / min(input_size))
 
 
 @dataclass
@@ -180,7 +186,12 @@ class DragEngine:
         return Reference(latents, previous, bank)
 
     def drag(
-        self, noise: torch.Tensor, reference: Reference, image: torch.Tensor, instruction: DragInstruction
+        self,
+        noise: torch.Tensor,
+        reference: Reference,
+        image: torch.Tensor,
+        instruction: DragInstruction,
+        iterate: Callable[[DragEdit], None] | None = None,
     ) -> Iterator[DragStep]:
         """Repeat prediction, selection, supervision and denoising until the handles arrive (Sec. 3.4).
 
@@ -189,45 +200,33 @@ class DragEngine:
             reference (`Reference`): from [`DragEngine.denoise_reference`].
             image (`torch.Tensor` of shape `(1, 3, height, width)`): I_0 in [0, 1].
             instruction (`DragInstruction`): points and mask on the grid of `image`.
+            iterate (`Callable`, *optional*): what makes an iteration of an edit; [`DragEdit.iterate`] by default.
 
         Yields:
             [`DragStep`] after each iteration. When the iterator ends, `stop_reason` says why.
         """
-        edit = _Edit(self, noise, image, instruction)
+        edit = DragEdit(self, noise, reference, image, instruction)
         with self.progress_bar(self.settings.max_iterations, "Dragging") as progress:
             for remaining in range(self.settings.max_iterations, 0, -1):
                 if edit.is_finished:
                     break
-                valid, similarities = edit.select_points()
-                predicted, flow = edit.predict_motion(remaining)
-                moved = edit.next_handles(predicted, valid, remaining)
+                edit.remaining = remaining
                 try:
-                    losses = edit.supervise_motion(moved, valid, reference)
-                    latents = edit.denoise(reference)
+                    (iterate or DragEdit.iterate)(edit)
                 except FloatingPointError as error:
                     self._diverge(str(error))
                     return
-                wrong_way = is_wrong_way(predicted, edit.handles, edit.targets)
-                record = DragIteration(
-                    handles=edit.handles,
-                    predicted_step=predicted,
-                    step=moved - edit.handles,
-                    valid=valid,
-                    similarities=similarities,
-                    loss_before=losses[0],
-                    loss_after=losses[1],
-                    wrong_way_count=int(wrong_way.sum()),
-                )
-                step = DragStep(latents, record)
+                step = DragStep(edit.denoised, edit.record())
                 yield step
                 image = self.decode(step.latents)
                 if not torch.isfinite(image).all():
                     self._diverge("The edited latent was decoded to values that are not finite.")
                     return
                 step.image = image
-                edit.advance(moved, image)
+                edit.advance(image)
                 if self.settings.return_intermediates:
-                    record.image, record.flow = step.image[0].cpu(), None if flow is None else flow[0].cpu()
+                    step.record.image = image[0].cpu()
+                    step.record.flow = None if edit.flow is None else edit.flow[0].cpu()
                 progress.set_postfix_str(f"{edit.distances.mean():.1f} px to go", refresh=False)
                 progress.update()
                 if step.is_last:
@@ -298,14 +297,48 @@ def supervision_grid(image_size: tuple[int, int]) -> tuple[int, int]:
     return max(1, image_size[0] // 2), max(1, image_size[1] // 2)
 
 
-class _Edit:
-    """What changes from iteration to iteration: latent, optimizer, picture, handles. Points in pixels of the edit."""
+class DragEdit:
+    """What changes from iteration to iteration: latent, optimizer, picture, handles. Points in pixels of the edit.
+
+    An iteration is made by four methods in the order of [`DragEdit.iterate`], each of which leaves behind what the
+    next ones need. Another way to do one of their parts has to leave the same.
+
+    Attributes:
+        handles, targets (`torch.Tensor` of shape `(points, 2)`): h^k, and where they are to go.
+        image (`torch.Tensor` of shape `(1, 3, height, width)`): I_k in [0, 1].
+        latents (`torch.Tensor` of shape `(1, channels, h, w)`): z_t^k, float32, what is optimised.
+        feature_map (`torch.Tensor` of shape `(1, channels, h, w)`): F(z_t^k) on the supervision grid.
+        remaining (`int`): iterations that there may still be, this one among them.
+        valid (`torch.Tensor` of shape `(points,)`, bool): handles to supervise. Left by [`DragEdit.select_points`].
+        similarities (`torch.Tensor` of shape `(points,)`): what they were selected by. Left by the same.
+        predicted_step (`torch.Tensor` of shape `(points, 2)`):
+            where the handles should go next, before the guard. Left by [`DragEdit.predict_motion`].
+        flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what it was read from. Left by the same.
+        moved (`torch.Tensor` of shape `(points, 2)`): h^{k+1}. Left by [`DragEdit.supervise_motion`].
+        losses (`tuple[float, float]`): Eq. 2 before and after. Left by the same, as are `latents` and `feature_map`.
+        denoised (`torch.Tensor` of shape `(1, channels, h, w)`): z_0^{k+1}. Left by [`DragEdit.denoise`].
+    """
+
+    remaining: int
+    valid: torch.Tensor
+    similarities: torch.Tensor
+    predicted_step: torch.Tensor
+    flow: torch.Tensor | None = None
+    moved: torch.Tensor
+    losses: tuple[float, float]
+    denoised: torch.Tensor
 
     def __init__(
-        self, engine: DragEngine, noise: torch.Tensor, image: torch.Tensor, instruction: DragInstruction
+        self,
+        engine: DragEngine,
+        noise: torch.Tensor,
+        reference: Reference,
+        image: torch.Tensor,
+        instruction: DragInstruction,
     ) -> None:
         settings = engine.settings
         self.engine = engine
+        self.reference = reference
         self.size = instruction.size
         self.grid = supervision_grid(instruction.size)
         self.scale = min(instruction.size) / 512
@@ -347,43 +380,53 @@ class _Edit:
         """Whether no live handle has moved noticeably for some iterations. Straight steps are small, and arrive."""
         return self.engine.motion_predictor is not None and self.still_iterations >= STALL_ITERATIONS
 
-    def select_points(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Valid handles and their similarities (Sec. 3.2.2).
+    def iterate(self) -> None:
+        """One iteration of predict-and-move.
 
-        It needs nothing of the prediction, and comes first because handles that are abandoned must not be in its maps.
+        Selection needs nothing of the prediction, and comes first because handles that are abandoned must not be in
+        its maps.
+
+        Raises:
+            FloatingPointError: if a loss or a latent is not finite.
         """
+        self.select_points()
+        self.predict_motion()
+        self.supervise_motion()
+        self.denoise()
+
+    def select_points(self) -> None:
+        """Find the valid handles and their similarities (Sec. 3.2.2)."""
         handles, targets = (scale_points(points, self.size, self.grid) for points in (self.handles, self.targets))
-        similarities = handle_target_similarity(self.feature_map, handles, targets)
-        return self.selector(similarities, self.arrived), similarities
+        self.similarities = handle_target_similarity(self.feature_map, handles, targets)
+        self.valid = self.selector(self.similarities, self.arrived)
 
-    def predict_motion(self, remaining: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The step of each handle, `[points, 2]`, and the flow it was read from, `[1, 2, H, W]` (Sec. 3.2.1)."""
+    def predict_motion(self) -> None:
+        """Find the next step of each handle, from the flow of the motion predictor if there is one (Sec. 3.2.1)."""
         live = ~self.abandoned
-        steps, flow = torch.zeros_like(self.handles), None
+        self.predicted_step, self.flow = torch.zeros_like(self.handles), None
         if self.engine.motion_predictor is None:
-            steps[live] = straight_step(self.handles, self.targets, remaining)[live]
+            self.predicted_step[live] = self.straight_step()[live]
         else:
-            flow = self.engine.motion_predictor.predict_flow(self.image, self.handles[live], self.targets[live])
-            steps[live] = sample_flow(flow, self.handles[live][None])[0]
-        return steps, flow
+            self.flow = self.engine.motion_predictor.predict_flow(self.image, self.handles[live], self.targets[live])
+            self.predicted_step[live] = sample_flow(self.flow, self.handles[live][None])[0]
 
-    def next_handles(self, predicted: torch.Tensor, valid: torch.Tensor, remaining: int) -> torch.Tensor:
-        """h^{k+1}: handles moved by the guarded prediction (Eq. 4), and kept inside the picture."""
-        straight = straight_step(self.handles, self.targets, remaining)
-        step = guard_step(predicted, self.handles, self.targets, straight, self.engine.settings.motion_guard)
-        moving = valid if self.engine.settings.hold_unselected else ~self.abandoned
-        return torch.where(moving[:, None], move_handles(self.handles, step, self.size), self.handles)
+    def straight_step(self) -> torch.Tensor:
+        """`[points, 2]`: equal steps over what remains of way and iterations."""
+        return straight_step(self.handles, self.targets, self.remaining)
 
-    def supervise_motion(self, moved: torch.Tensor, valid: torch.Tensor, reference: Reference) -> tuple[float, float]:
-        """Take the Adam steps of Eq. 3 on z_t^k; return the loss at its start and at its end.
+    def supervise_motion(self) -> None:
+        """Move the handles by the guarded prediction, and take the Adam steps of Eq. 3 on z_t^k.
 
         Raises:
             FloatingPointError: if a loss or the latent is not finite.
         """
         settings = self.engine.settings
+        self.moved = self._next_handles()
         if settings.optimizer_scope == "iteration":
             self.optimizer = torch.optim.Adam([self.latents], lr=settings.supervision_lr)
-        sources, destinations = (scale_points(points[valid], self.size, self.grid) for points in (self.handles, moved))
+        sources, destinations = (
+            scale_points(points[self.valid], self.size, self.grid) for points in (self.handles, self.moved)
+        )
         patches = sample_patches(self.feature_map, sources, settings.supervision_radius)
         losses = []
         for _ in range(settings.supervision_steps):
@@ -391,34 +434,53 @@ class _Edit:
                 output, features = self.engine.features(self.latents, self.size)
                 if settings.source_patches == "step":
                     patches = sample_patches(features.detach(), sources, settings.supervision_radius)
-                loss = self._loss(output, features, patches, destinations, reference)
+                loss = self._loss(output, features, patches, destinations)
                 (gradient,) = torch.autograd.grad(self.scaler.scale(loss), self.latents)
             losses.append(_finite(loss))
             self.latents.grad = gradient
             self.scaler.step(self.optimizer)
             self.scaler.update()
         output, self.feature_map = self.engine.features(self.latents.detach(), self.size)
-        losses.append(_finite(self._loss(output, self.feature_map, patches, destinations, reference)))
-        return losses[0], losses[-1]
+        losses.append(_finite(self._loss(output, self.feature_map, patches, destinations)))
+        self.losses = losses[0], losses[-1]
 
-    def denoise(self, reference: Reference) -> torch.Tensor:
-        """z_0^{k+1} of the optimised latent."""
-        return self.engine.denoise(self.latents.detach(), reference)
+    def denoise(self) -> None:
+        """Find z_0^{k+1} of the optimised latent.
 
-    def advance(self, handles: torch.Tensor, image: torch.Tensor) -> None:
+        Raises:
+            FloatingPointError: if it is not finite.
+        """
+        self.denoised = self.engine.denoise(self.latents.detach(), self.reference)
+
+    def record(self) -> DragIteration:
+        """What the iteration did."""
+        return DragIteration(
+            handles=self.handles,
+            predicted_step=self.predicted_step,
+            step=self.moved - self.handles,
+            valid=self.valid,
+            similarities=self.similarities,
+            loss_before=self.losses[0],
+            loss_after=self.losses[1],
+            wrong_way_count=int(is_wrong_way(self.predicted_step, self.handles, self.targets).sum()),
+        )
+
+    def advance(self, image: torch.Tensor) -> None:
         """I_{k+1} and h^{k+1} take the place of I_k and h^k (Sec. 3.4)."""
         live = ~(self.arrived | self.abandoned)
-        moved_noticeably = (handles - self.handles).norm(dim=-1) >= STALL_STEP_AT_512 * self.scale
+        moved_noticeably = (self.moved - self.handles).norm(dim=-1) >= STALL_STEP_AT_512 * self.scale
         self.still_iterations = 0 if moved_noticeably[live].any() else self.still_iterations + 1
-        self.handles, self.image = handles, image
+        self.handles, self.image = self.moved, image
+
+    def _next_handles(self) -> torch.Tensor:
+        """h^{k+1}: handles moved by the guarded prediction (Eq. 4), and kept inside the picture."""
+        settings = self.engine.settings
+        step = guard_step(self.predicted_step, self.handles, self.targets, self.straight_step(), settings.motion_guard)
+        moving = self.valid if settings.hold_unselected else ~self.abandoned
+        return torch.where(moving[:, None], move_handles(self.handles, step, self.size), self.handles)
 
     def _loss(
-        self,
-        output: torch.Tensor,
-        features: torch.Tensor,
-        patches: torch.Tensor,
-        destinations: torch.Tensor,
-        reference: Reference,
+        self, output: torch.Tensor, features: torch.Tensor, patches: torch.Tensor, destinations: torch.Tensor
     ) -> torch.Tensor:
         """Eq. 2 at the latent that `output` and `features` were computed from."""
         settings, engine = self.engine.settings, self.engine
@@ -428,7 +490,7 @@ class _Edit:
         if self.mask is None or settings.mask_weight == 0:
             return loss
         previous = engine.sampler.step(output, engine.timesteps[0], self.latents).prev_sample
-        return loss + settings.mask_weight * mask_loss(previous, reference.previous, self.mask)
+        return loss + settings.mask_weight * mask_loss(previous, self.reference.previous, self.mask)
 
 
 def _latent_mask(instruction: DragInstruction, latents: torch.Tensor) -> torch.Tensor | None:

@@ -1,9 +1,8 @@
 """`DynaDragPipeline`: drag-style editing by predict-and-move, as a diffusers pipeline."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +18,14 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from transformers.image_processing_base import ImageProcessingMixin
 
 from motion_predictor import MotionPredictorModel
-from motion_predictor.conditioning import scale_points
 
-from .checks import check_choice, check_number, check_whole_number
+from .checks import check_choice
+from .components import check_call, check_components, frozen_components, native_edit_size, vae_scale_factor
 from .ddim_inversion import make_ddim_schedulers
 from .drag_engine import DragEngine, DragSettings, DragStep, MotionGuard, OptimizerScope, SourcePatches
 from .drag_instruction import DragInstruction, Mask, Points
+from .drag_result import DragResult
+from .encoding import decode_latents, encode_picture, encode_prompt
 from .hub import HubMixin
 from .identity_lora import (
     IdentityLora,
@@ -32,13 +33,12 @@ from .identity_lora import (
     attached_identity_lora,
     fit_identity_lora,
     picture_fingerprint,
-    scaled_adapters,
     tuner_layers,
 )
-from .kv_replacement import default_kv_start_layer, self_attention_layers
+from .kv_replacement import default_kv_start_layer
 from .motion_supervision import ChannelReduction
-from .picture import MIN_SIDE, Picture, edit_size, resize_picture, to_picture_tensor
-from .pipeline_output import DragIteration, DynaDragPipelineOutput, MotionSource, StopReason
+from .picture import Picture, resize_picture, to_picture_tensor
+from .pipeline_output import DynaDragPipelineOutput, MotionSource, StopReason
 from .point_selection import SelectionStrategy
 
 logger = logging.get_logger(__name__)
@@ -92,10 +92,8 @@ class _CallOptions:
 class _Edited:
     """One edited picture, at the input's size, with its record."""
 
-    latents: torch.Tensor
+    result: DragResult
     image: torch.Tensor
-    trajectory: torch.Tensor
-    iterations: list[DragIteration]
     stop_reason: StopReason
 
 
@@ -149,8 +147,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             motion_predictor=motion_predictor,
         )
         self.register_to_config(requires_safety_checker=requires_safety_checker)
-        channels = self.vae.config.block_out_channels if getattr(self, "vae", None) else (1,) * 4
-        self.vae_scale_factor = 2 ** (len(channels) - 1)
+        self.vae_scale_factor = vae_scale_factor(getattr(self, "vae", None))
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
         self._fitted_loras: OrderedDict[tuple[Any, ...], IdentityLora] = OrderedDict()
         self._loaded_lora: IdentityLora | None = None
@@ -316,7 +313,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         self._interrupt = False
         self._num_timesteps = max_iterations
 
-        with self._call_state(cross_attention_kwargs) as attention_kwargs:
+        with frozen_components(self, cross_attention_kwargs) as attention_kwargs:
             edits = []
             for request in requests:
                 edits.append(self.edit(request, options, attention_kwargs))
@@ -331,10 +328,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         self, request: _Request, options: _CallOptions, attention_kwargs: dict[str, Any] | None = None
     ) -> _Edited:
         """Edit one checked picture: Fig. 2(a), a room a line. Part of [`DynaDragPipeline.__call__`]."""
-        size = self._edit_size(request.picture, options.processing_resolution)
+        size = native_edit_size(self, request.picture, options.processing_resolution)
         picture = resize_picture(request.picture, size).to(self._execution_device)
         instruction = request.instruction.scaled_to(size)
-        settings = _in_edit_pixels(options.drag, size, request.instruction.size)
 
         latents, sample_latents = self.encode_image(picture)
         prompt_embeds = self.encode_prompt(request.prompt)
@@ -351,7 +347,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 decode=self.decode_latents,
                 progress_bar=self._described_progress_bar,
                 motion_predictor=self.motion_predictor,
-                settings=settings,
+                settings=options.drag.for_edit_at(size, request.instruction.size),
                 cross_attention_kwargs=attention_kwargs,
                 generator=request.generator,
             )
@@ -362,91 +358,20 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 self._on_step_end(engine, step, len(steps), options)
                 steps.append(step)
 
-        steps = [step for step in steps if step.image is not None]  # one that could not be decoded is not good
-        latents = steps[-1].latents if steps else reference.latents
-        image = steps[-1].image if steps else None
-        return _Edited(
-            latents=latents,
-            image=resize_picture(self.decode_latents(latents) if image is None else image, request.instruction.size),
-            trajectory=_trajectory(steps, request.instruction, size),
-            iterations=[_in_input_pixels(step.record, size, request.instruction.size) for step in steps],
-            stop_reason=engine.stop_reason,
-        )
+        result = DragResult.of(steps, reference, request.instruction, size)
+        image = self.decode_latents(result.latents) if result.image is None else result.image
+        return _Edited(result, resize_picture(image, request.instruction.size), engine.stop_reason)
 
     def check_components(self, feature_block: int, kv_start_layer: int | None) -> None:
         """Raise a ValueError if a component is missing, or the components can't be used together for dragging."""
-        for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
-            if getattr(self, name, None) is None:
-                raise ValueError(
-                    f"`{name}` is missing: load or pass this component; only the motion predictor may be None."
-                )
-        if not isinstance(self.unet, UNet2DConditionModel):
-            raise ValueError(f"`unet` must be a UNet2DConditionModel, got {type(self.unet).__name__}.")
-        config = self.unet.config
-        if config.addition_embed_type is not None or config.class_embed_type is not None:
-            raise ValueError(
-                "`unet` wants more conditions than a prompt, as Stable Diffusion XL's does; use a 1.x or 2.x UNet."
-            )
-        latent_channels = self.vae.config.latent_channels
-        if config.in_channels != latent_channels or config.out_channels != latent_channels:
-            raise ValueError(
-                f"`unet` has {config.in_channels} input and {config.out_channels} output channels, the VAE's latents "
-                f"{latent_channels}: they must be equal (inpainting UNets with 9 channels can't be dragged)."
-            )
-        width, expected = self.text_encoder.config.hidden_size, config.cross_attention_dim
-        if width not in (expected if isinstance(expected, (list, tuple)) else [expected]):
-            raise ValueError(f"`text_encoder` has width {width}, but `unet` attends to width {expected}.")
-        blocks = len(self.unet.up_blocks)
-        check_whole_number("feature_block", feature_block, least=-blocks)
-        if feature_block >= blocks:
-            raise ValueError(
-                f"`feature_block` must index one of the {blocks} up-blocks of `unet`, got {feature_block!r}."
-            )
-        layers = len(self_attention_layers(self.unet))
-        if not layers:
-            raise ValueError("`unet` has no self-attention, so there are no keys and values to replace.")
-        if kv_start_layer is not None:
-            check_whole_number("kv_start_layer", kv_start_layer, least=0)
-            if kv_start_layer > layers:
-                raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
-        if any(getattr(module, "fused_projections", False) for module in self.unet.modules()):
-            raise ValueError(
-                "`unet` has fused QKV projections, which hide keys and values: call `unfuse_qkv_projections()`."
-            )
-        if any(parameter.dtype.itemsize == 1 for parameter in self.unet.parameters()):
-            raise ValueError("`unet` has 8-bit weights, which gradients can't pass: use float32, bfloat16 or float16.")
-        if any(layer.merged for layer in tuner_layers(self.unet).values()):
-            raise ValueError("`unet` has a fused LoRA, which would be changed by the edit: call `unfuse_lora()`.")
-        if any(parameter.is_meta for parameter in self.unet.parameters()):
-            raise ValueError(
-                "`unet` has weights that are offloaded one by one, which gradients can't pass: use "
-                "`enable_model_cpu_offload()` instead."
-            )
-        self._check_scheduler()
-        predictor = self.motion_predictor
-        if predictor is not None and not callable(getattr(predictor, "predict_flow", None)):
-            raise ValueError(
-                f"`motion_predictor` must be a MotionPredictorModel or None, got {type(predictor).__name__}."
-            )
+        check_components(self, feature_block, kv_start_layer)
 
     def check_inputs(
         self, options: _CallOptions, output_type: str, cross_attention_kwargs: dict[str, Any] | None
     ) -> None:
         """Raise a ValueError for the first option that is out of range (the settings have checked their own)."""
-        if torch.is_inference_mode_enabled():
-            raise ValueError(
-                "Motion supervision needs gradients: call the pipeline outside of `torch.inference_mode()`."
-            )
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        check_whole_number("num_inference_steps", options.num_inference_steps, least=1)
-        steps = self.scheduler.config.num_train_timesteps
-        if options.num_inference_steps >= steps:
-            raise ValueError(f"`num_inference_steps` must be under {steps}, got {options.num_inference_steps}.")
-        self._check_processing_resolution(options.processing_resolution)
-        if cross_attention_kwargs is not None and not isinstance(cross_attention_kwargs, dict):
-            raise ValueError(f"`cross_attention_kwargs` must be a dict, got {type(cross_attention_kwargs).__name__}.")
-        if cross_attention_kwargs and "scale" in cross_attention_kwargs:
-            check_number("cross_attention_kwargs['scale']", cross_attention_kwargs["scale"], most=float("inf"))
+        check_call(self, options.num_inference_steps, options.processing_resolution, cross_attention_kwargs)
         unknown = set(options.callback_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
@@ -500,34 +425,16 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Embed a prompt: `(1, tokens, width)` in the UNet's precision, on the execution device."""
-        ids = self.tokenizer(
-            self.maybe_convert_prompt(prompt, self.tokenizer),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return self.text_encoder(ids.to(self._execution_device)).last_hidden_state.to(self.unet.dtype)
+        prompt = self.maybe_convert_prompt(prompt, self.tokenizer)
+        return encode_prompt(self.tokenizer, self.text_encoder, prompt, self._execution_device).to(self.unet.dtype)
 
     def encode_image(self, picture: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Generator], torch.Tensor]]:
-        """Encode a picture `(1, 3, height, width)` in [0, 1].
-
-        Returns:
-            z_0 `(1, channels, h, w)`, float32: the posterior's mean times the VAE's scaling factor; and a function
-            that draws a sample of the posterior, for fitting the identity LoRA.
-        """
-        encoded = self.vae.encode((2 * picture - 1).to(self.vae.dtype))
-        scale = self.vae.config.scaling_factor
-        if not hasattr(encoded, "latent_dist"):  # AutoencoderTiny has no posterior
-            latents = encoded.latents.float() * scale
-            return latents, lambda generator: latents
-        posterior = encoded.latent_dist
-        return posterior.mode().float() * scale, lambda generator: posterior.sample(generator).float() * scale
+        """Encode a picture `(1, 3, height, width)` in [0, 1]; see [`encode_picture`]."""
+        return encode_picture(self.vae, picture)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode z_0 `(1, channels, h, w)` to a picture `(1, 3, height, width)` in [0, 1], float32."""
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return (self.vae.decode(scaled, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
+        return decode_latents(self.vae, latents)
 
     def prepare_identity_lora(
         self,
@@ -588,34 +495,6 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         """
         self._loaded_lora = IdentityLora.load(directory)
 
-    def _edit_size(self, picture: torch.Tensor, processing_resolution: int | None) -> tuple[int, int]:
-        native = self.unet.config.sample_size
-        native = (min(native) if isinstance(native, (list, tuple)) else native or 0) * self.vae_scale_factor
-        short_side = native if processing_resolution is None else processing_resolution
-        return edit_size((picture.shape[-2], picture.shape[-1]), short_side, self.vae_scale_factor)
-
-    def _check_scheduler(self) -> None:
-        config = self.scheduler.config
-        if not isinstance(config.get("num_train_timesteps"), int) or config.get("beta_schedule") is None:
-            raise ValueError(
-                f"`scheduler` must have a noise schedule that DDIM can take over: use the one of a Stable Diffusion "
-                f"checkpoint, not {type(self.scheduler).__name__}."
-            )
-        if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
-            raise ValueError(f"`scheduler` must predict epsilon or v_prediction, got {config.prediction_type!r}.")
-        if config.get("thresholding"):
-            raise ValueError("`scheduler` uses thresholding, which can't be inverted: use one without.")
-
-    def _check_processing_resolution(self, resolution: int | None) -> None:
-        if resolution is None and self.unet.config.sample_size is None:
-            raise ValueError(
-                "`unet` does not say its sample size: pass `processing_resolution`, in pixels (0: as it is)."
-            )
-        if resolution is not None and (not isinstance(resolution, int) or resolution < 0 or 0 < resolution < MIN_SIDE):
-            raise ValueError(
-                f"`processing_resolution` must be None, 0 or at least {MIN_SIDE} pixels, got {resolution!r}."
-            )
-
     def _described_progress_bar(self, total: int, description: str) -> Any:
         bar = self.progress_bar(total=total)
         bar.set_description(description)
@@ -631,33 +510,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             engine.prompt_embeds = changed.pop("prompt_embeds", engine.prompt_embeds)
         step.is_last = self.interrupt
 
-    @contextmanager
-    def _call_state(self, cross_attention_kwargs: dict[str, Any] | None) -> Iterator[dict[str, Any] | None]:
-        """Freeze and set to evaluation what the call runs, and put everything back, whatever happens.
-
-        The factor `scale` is taken out of `cross_attention_kwargs`, for it is the user's LoRAs' alone; the rest is
-        yielded.
-        """
-        modules = [m for m in self.components.values() if isinstance(m, torch.nn.Module)]
-        training = {module: module.training for root in modules for module in root.modules()}
-        requires_grad = {parameter: parameter.requires_grad for parameter in self.unet.parameters()}
-        kwargs = dict(cross_attention_kwargs or {})
-        scale = kwargs.pop("scale", 1.0)
-        try:
-            for module in modules:
-                module.eval()
-            self.unet.requires_grad_(False)
-            with scaled_adapters(self.unet, scale), scaled_adapters(self.text_encoder, scale):
-                yield kwargs or None
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-            for parameter, flag in requires_grad.items():
-                parameter.requires_grad_(flag)
-
     def _collect(self, edits: list[_Edited], output_type: str, is_batch: bool) -> DynaDragPipelineOutput:
         """Put the edits of a call into one output, in the type that was asked for."""
-        tensors = [edited.latents if output_type == "latent" else edited.image for edited in edits]
+        tensors = [edited.result.latents if output_type == "latent" else edited.image for edited in edits]
         if output_type == "pil":
             images = [self._postprocess(tensor, "pil")[0] for tensor in tensors]
         elif len({tensor.shape for tensor in tensors}) == 1:
@@ -667,8 +522,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         source: MotionSource = "straight" if self.motion_predictor is None else "motion_predictor"
         output = DynaDragPipelineOutput(
             images,
-            [edited.trajectory for edited in edits],
-            [edited.iterations for edited in edits],
+            [edited.result.trajectory for edited in edits],
+            [edited.result.iterations for edited in edits],
             [edited.stop_reason for edited in edits],
             [source for _ in edits],
         )
@@ -713,27 +568,3 @@ def _adapter_state(unet: UNet2DConditionModel) -> list[Any]:
         (name, tuple(layer.active_adapters), layer.disable_adapters, tuple(layer.scaling.items()))
         for name, layer in tuner_layers(unet).items()
     ]
-
-
-def _in_edit_pixels(settings: DragSettings, size: tuple[int, int], input_size: tuple[int, int]) -> DragSettings:
-    """Carry the stop distance from pixels of the input to pixels of the edit."""
-    if settings.stop_distance is None:
-        return settings
-    return replace(settings, stop_distance=settings.stop_distance * min(size) / min(input_size))
-
-
-def _trajectory(steps: list[DragStep], instruction: DragInstruction, size: tuple[int, int]) -> torch.Tensor:
-    """`(iterations + 1, points, 2)`, in pixels of the input."""
-    positions = [step.record.handles + step.record.step for step in steps]
-    moved = [scale_points(position.cpu(), size, instruction.size) for position in positions]
-    return torch.stack([instruction.handles, *moved])
-
-
-def _in_input_pixels(record: DragIteration, size: tuple[int, int], input_size: tuple[int, int]) -> DragIteration:
-    """Carry a record from pixels of the edit to pixels of the input, and to the CPU."""
-    ratio = torch.tensor([input_size[1] / size[1], input_size[0] / size[0]])
-    record.handles = scale_points(record.handles.cpu(), size, input_size)
-    record.predicted_step = record.predicted_step.cpu() * ratio
-    record.step = record.step.cpu() * ratio
-    record.valid, record.similarities = record.valid.cpu(), record.similarities.cpu()
-    return record

@@ -1,0 +1,169 @@
+"""The models of an edit: whether they can be used together for dragging, and how they are left as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+
+from .checks import check_number, check_whole_number
+from .identity_lora import scaled_adapters, tuner_layers
+from .kv_replacement import self_attention_layers
+from .picture import MIN_SIDE, edit_size
+
+
+def check_components(components: Any, feature_block: int = -1, kv_start_layer: int | None = None) -> None:
+    """Raise a ValueError if a component is missing, or the components can't be used together for dragging.
+
+    Args:
+        components (`DiffusionPipeline` or `ModularPipeline`): has them as attributes.
+        feature_block, kv_start_layer: as for [`DynaDragPipeline.__call__`]; they have to fit the UNet.
+    """
+    for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
+        if getattr(components, name, None) is None:
+            raise ValueError(
+                f"`{name}` is missing: load or pass this component; only the motion predictor may be None."
+            )
+    _check_widths(components.unet, components.vae, components.text_encoder)
+    _check_layers(components.unet, feature_block, kv_start_layer)
+    _check_weights(components.unet)
+    _check_scheduler(components.scheduler)
+    predictor = getattr(components, "motion_predictor", None)
+    if predictor is not None and not callable(getattr(predictor, "predict_flow", None)):
+        raise ValueError(f"`motion_predictor` must be a MotionPredictorModel or None, got {type(predictor).__name__}.")
+
+
+def check_call(
+    components: Any,
+    num_inference_steps: int,
+    processing_resolution: int | None,
+    cross_attention_kwargs: Mapping[str, Any] | None,
+) -> None:
+    """Raise a ValueError for the first of these arguments of [`DynaDragPipeline.__call__`] that is out of range."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("Motion supervision needs gradients: call the pipeline outside of `torch.inference_mode()`.")
+    check_whole_number("num_inference_steps", num_inference_steps, least=1)
+    steps = components.scheduler.config.num_train_timesteps
+    if num_inference_steps >= steps:
+        raise ValueError(f"`num_inference_steps` must be under {steps}, got {num_inference_steps}.")
+    _check_processing_resolution(processing_resolution, components.unet)
+    if cross_attention_kwargs is not None and not isinstance(cross_attention_kwargs, dict):
+        raise ValueError(f"`cross_attention_kwargs` must be a dict, got {type(cross_attention_kwargs).__name__}.")
+    if cross_attention_kwargs and "scale" in cross_attention_kwargs:
+        check_number("cross_attention_kwargs['scale']", cross_attention_kwargs["scale"], most=float("inf"))
+
+
+@contextmanager
+def frozen_components(
+    components: Any, cross_attention_kwargs: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any] | None]:
+    """Freeze and set to evaluation what an edit runs, and put everything back, whatever happens.
+
+    The factor `scale` is taken out of `cross_attention_kwargs`, for it is the user's LoRAs' alone; the rest is
+    yielded.
+    """
+    unet = components.unet
+    modules = [module for module in components.components.values() if isinstance(module, torch.nn.Module)]
+    training = {module: module.training for root in modules for module in root.modules()}
+    requires_grad = {parameter: parameter.requires_grad for parameter in unet.parameters()}
+    kwargs = dict(cross_attention_kwargs or {})
+    scale = kwargs.pop("scale", 1.0)
+    try:
+        for module in modules:
+            module.eval()
+        unet.requires_grad_(False)
+        with scaled_adapters(unet, scale), scaled_adapters(components.text_encoder, scale):
+            yield kwargs or None
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for parameter, flag in requires_grad.items():
+            parameter.requires_grad_(flag)
+
+
+def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny | None) -> int:
+    """How many pixels of a picture one cell of a latent covers, along each side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8
+
+
+def native_edit_size(
+    components: Any, picture: torch.Tensor, processing_resolution: int | None = None
+) -> tuple[int, int]:
+    """(height, width) to edit a picture at: by default, with the short side that the UNet was trained at."""
+    factor = vae_scale_factor(components.vae)
+    sample_size = components.unet.config.sample_size
+    native = (min(sample_size) if isinstance(sample_size, (list, tuple)) else sample_size or 0) * factor
+    short_side = native if processing_resolution is None else processing_resolution
+    return edit_size((picture.shape[-2], picture.shape[-1]), short_side, factor)
+
+
+def _check_widths(unet: Any, vae: Any, text_encoder: Any) -> None:
+    if not isinstance(unet, UNet2DConditionModel):
+        raise ValueError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
+    config = unet.config
+    if config.addition_embed_type is not None or config.class_embed_type is not None:
+        raise ValueError(
+            "`unet` wants more conditions than a prompt, as Stable Diffusion XL's does; use a 1.x or 2.x UNet."
+        )
+    latent_channels = vae.config.latent_channels
+    if config.in_channels != latent_channels or config.out_channels != latent_channels:
+        raise ValueError(
+            f"`unet` has {config.in_channels} input and {config.out_channels} output channels, the VAE's latents "
+            f"{latent_channels}: they must be equal (inpainting UNets with 9 channels can't be dragged)."
+        )
+    width, expected = text_encoder.config.hidden_size, config.cross_attention_dim
+    if width not in (expected if isinstance(expected, (list, tuple)) else [expected]):
+        raise ValueError(f"`text_encoder` has width {width}, but `unet` attends to width {expected}.")
+
+
+def _check_layers(unet: UNet2DConditionModel, feature_block: int, kv_start_layer: int | None) -> None:
+    blocks = len(unet.up_blocks)
+    check_whole_number("feature_block", feature_block, least=-blocks)
+    if feature_block >= blocks:
+        raise ValueError(f"`feature_block` must index one of the {blocks} up-blocks of `unet`, got {feature_block!r}.")
+    layers = len(self_attention_layers(unet))
+    if not layers:
+        raise ValueError("`unet` has no self-attention, so there are no keys and values to replace.")
+    if kv_start_layer is not None:
+        check_whole_number("kv_start_layer", kv_start_layer, least=0)
+        if kv_start_layer > layers:
+            raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
+
+
+def _check_weights(unet: UNet2DConditionModel) -> None:
+    if any(getattr(module, "fused_projections", False) for module in unet.modules()):
+        raise ValueError(
+            "`unet` has fused QKV projections, which hide keys and values: call `unfuse_qkv_projections()`."
+        )
+    if any(parameter.dtype.itemsize == 1 for parameter in unet.parameters()):
+        raise ValueError("`unet` has 8-bit weights, which gradients can't pass: use float32, bfloat16 or float16.")
+    if any(layer.merged for layer in tuner_layers(unet).values()):
+        raise ValueError("`unet` has a fused LoRA, which would be changed by the edit: call `unfuse_lora()`.")
+    if any(parameter.is_meta for parameter in unet.parameters()):
+        raise ValueError(
+            "`unet` has weights that are offloaded one by one, which gradients can't pass: use "
+            "`enable_model_cpu_offload()` instead."
+        )
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    config = scheduler.config
+    if not isinstance(config.get("num_train_timesteps"), int) or config.get("beta_schedule") is None:
+        raise ValueError(
+            f"`scheduler` must have a noise schedule that DDIM can take over: use the one of a Stable Diffusion "
+            f"checkpoint, not {type(scheduler).__name__}."
+        )
+    if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
+        raise ValueError(f"`scheduler` must predict epsilon or v_prediction, got {config.prediction_type!r}.")
+    if config.get("thresholding"):
+        raise ValueError("`scheduler` uses thresholding, which can't be inverted: use one without.")
+
+
+def _check_processing_resolution(resolution: int | None, unet: UNet2DConditionModel) -> None:
+    if resolution is None and unet.config.sample_size is None:
+        raise ValueError("`unet` does not say its sample size: pass `processing_resolution`, in pixels (0: as it is).")
+    if resolution is not None and (not isinstance(resolution, int) or resolution < 0 or 0 < resolution < MIN_SIDE):
+        raise ValueError(f"`processing_resolution` must be None, 0 or at least {MIN_SIDE} pixels, got {resolution!r}.")

@@ -1,0 +1,47 @@
+"""From pictures and prompts to what the denoiser works on, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from transformers import CLIPTextModel, CLIPTokenizer
+
+
+def encode_prompt(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt: str, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Embed a prompt: `(1, tokens, width)`, in the text encoder's precision."""
+    ids = tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return text_encoder(ids.to(device)).last_hidden_state
+
+
+def encode_picture(
+    vae: AutoencoderKL | AutoencoderTiny, picture: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[torch.Generator], torch.Tensor]]:
+    """Encode a picture `(1, 3, height, width)` in [0, 1].
+
+    Returns:
+        z_0 `(1, channels, h, w)`, float32: the posterior's mean times the VAE's scaling factor; and a function that
+        draws a sample of the posterior, for fitting the identity LoRA.
+    """
+    encoded = vae.encode((2 * picture - 1).to(vae.dtype))
+    scale = vae.config.scaling_factor
+    if not hasattr(encoded, "latent_dist"):  # AutoencoderTiny has no posterior
+        latents = encoded.latents.float() * scale
+        return latents, lambda generator: latents
+    posterior = encoded.latent_dist
+    return posterior.mode().float() * scale, lambda generator: posterior.sample(generator).float() * scale
+
+
+def decode_latents(vae: AutoencoderKL | AutoencoderTiny, latents: torch.Tensor) -> torch.Tensor:
+    """Decode z_0 `(1, channels, h, w)` to a picture `(1, 3, height, width)` in [0, 1], float32."""
+    scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+    return (vae.decode(scaled, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)
