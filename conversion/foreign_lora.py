@@ -49,7 +49,7 @@ STABLE_DIFFUSION_1 = (512, 8)
 """Pixels of the short side that Stable Diffusion 1.x edits at, and the factor of its autoencoder."""
 
 _MATRIX = re.compile(r"(?:base_model\.model\.)?(?:unet\.)?(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
-_ALPHA = re.compile(r"(?:base_model\.model\.)?(?:unet\.)?(.+?)(?:\.lora_A\.weight|_lora|\.lora)?\.alpha")
+_ALPHA = re.compile(r"(?:base_model\.model\.)?(?:unet\.)?(.+?)(?:\.lora_A\.weight|\.lora)?\.alpha")
 _ATTENTION = re.compile(r"(.+\.transformer_blocks\.\d+)\.attn[12]\.(to_q|to_k|to_v|to_out\.0)")
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 _TEXT_ENCODER = ("text_encoder", "lora_te")
@@ -202,7 +202,10 @@ def _by_module(checkpoint: Checkpoint) -> tuple[dict[tuple[str, str], torch.Tens
     """Matrices by module of the UNet and letter, A or B; and the alphas that are in the file, by module."""
     tensors = checkpoint.tensors
     if all(name.startswith(_KOHYA) for name in tensors):
-        weights, given = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors))
+        try:
+            weights, given = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"`{checkpoint.path}` is no whole LoRA in kohya's names: {error}") from error
     else:
         given = {name: value for name, value in tensors.items() if name.endswith(".alpha")}
         weights = {name: value for name, value in tensors.items() if name not in given}
@@ -216,10 +219,11 @@ def _by_module(checkpoint: Checkpoint) -> tuple[dict[tuple[str, str], torch.Tens
             f"{', '.join((unread or sorted(tensors))[:4])}."
         )
     matrices = {(match[1], match[2]): weights[name] for name, match in matched.items() if match}
-    alphas = {}
-    for name, value in convert_unet_state_dict_to_peft(given).items():
-        if match := _ALPHA.fullmatch(name):
-            alphas[re.sub(r"\.to_out$", ".to_out.0", match[1])] = float(value)
+    renamed = {_ALPHA.fullmatch(name): value for name, value in convert_unet_state_dict_to_peft(given).items()}
+    alphas = {match[1]: float(value) for match, value in renamed.items() if match}
+    without = [module for module in alphas if (module, "A") not in matrices]
+    if without:
+        raise ValueError(f"`{checkpoint.path}` has an alpha for `{without[0]}`, but no matrices.")
     return matrices, alphas
 
 

@@ -301,6 +301,7 @@ def test_pefts_dora_is_refused(tmp_path):
         (lambda w, n: w.update({f"unet.{n}.weight": torch.ones(16, 5)}), "no LoRA of a UNet in a layout"),
         (lambda w, n: w.update({f"unet.{n}.lora_A.other.weight": torch.ones(4, 16)}), "or more than one"),
         (lambda w, n: w.update({f"unet.{n}.lora_A.weight": torch.full((4, 16), torch.inf)}), "is not finite"),
+        (lambda w, n: w.update({f"unet.{n}_lora.alpha": torch.tensor(4.0)}), "has an alpha for `.*, but no matrices"),
         (lambda w, n: w.clear() or w.update({"betas": torch.ones(3)}), "no LoRA of a UNet .* betas"),
     ],
 )
@@ -311,6 +312,15 @@ def test_a_file_that_is_no_whole_lora_is_refused_and_leaves_nothing(tmp_path, ch
     with pytest.raises(ValueError, match=rf"pytorch_lora_weights.bin`.*{message}"):
         convert_identity_lora(saved(tmp_path, weights), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", ["lora_up.weight", "lora_down.weight"])
+def test_a_matrix_that_is_missing_in_kohyas_names_is_named(tmp_path, suffix):
+    weights = in_layout("kohya", random_matrices(make_unet()), alpha=2.0)
+    stem = next(iter(weights)).split(".")[0]
+    del weights[f"{stem}.{suffix}"]
+    with pytest.raises(ValueError, match=rf"bin` is no whole LoRA in kohya's names: [^$]*{stem}"):
+        load_foreign_lora(saved(tmp_path, weights))
 
 
 def test_settings_that_are_not_json_are_refused(tmp_path):

@@ -152,6 +152,15 @@ def test_openstls_last_layer_gives_of_both_maps_what_it_gave_of_their_sum(tmp_pa
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_openstls_other_activation_alone_makes_a_warm_start(tmp_path):
+    path = saved(tmp_path, SimVP(openstl=True, n_s=1).state_dict())
+    with pytest.raises(ValueError, match="OpenSTL's encoder and decoder"):
+        load_simvp(path)
+    converted = load_simvp(path, warm_start=True)
+    assert converted.reinitialised == []
+    assert not converted.exact
+
+
 def test_an_openstl_of_frames_and_channels_is_all_warm_starts_at_once(tmp_path):
     path = saved(tmp_path, SimVP(frames=10, channels=(1, 1), openstl=True, n_t=2).state_dict())
     with pytest.raises(ValueError, match=r"OpenSTL's encoder and decoder .*; 10 frames, not 1; 1 to 1 channels"):
