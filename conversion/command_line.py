@@ -229,6 +229,7 @@ def _convert_pipeline(args: argparse.Namespace, written: list[Path]) -> None:
             prediction_type=args.prediction_type,
             tokenizer=args.tokenizer,
             ema=args.ema,
+            repository=args.push_to_hub,
             force=args.force,
         )
         _say_written(args.out, notes, written)

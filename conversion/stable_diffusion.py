@@ -53,6 +53,7 @@ def convert_pipeline(
     prediction_type: str | None = None,
     tokenizer: str | Path | None = None,
     ema: bool = False,
+    repository: str | None = None,
     force: bool = False,
 ) -> list[str]:
     """Put a pipeline together and save it to a folder for `DynaDragPipeline.from_pretrained`.
@@ -69,6 +70,7 @@ def convert_pipeline(
         dtype (`torch.dtype`, *optional*): of the saved weights: float32, float16 or bfloat16. Without it, that of the
             base: of the UNet of a single file, of the text encoder of a diffusers model.
         prediction_type, tokenizer, ema: for a single file, see [`load_single_file`].
+        repository (`str`, *optional*): of the Hub, that the folder's card shows how to load. Without it, the folder.
         force (`bool`, defaults to `False`): replace the folder of an earlier conversion.
 
     Returns:
@@ -101,7 +103,10 @@ def convert_pipeline(
 
     pipe = DynaDragPipeline(**components)
     pipe.check_components(feature_block=-1, kv_start_layer=None)
+    if not isinstance(base, Path) or base.is_dir():
+        pipe.register_to_config(_name_or_path=str(base))  # whence its card takes licence and origin
     with output_folder(out, RESULT_NAMES, force) as folder:
+        pipe.model_card(repository or folder.name).save(folder / "README.md")
         pipe.save_pretrained(folder)
     precision = str(pipe.unet.dtype).removeprefix("torch.")
     moving = "in straight steps, without a motion predictor" if predictor is None else "as the motion predictor says"

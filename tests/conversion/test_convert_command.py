@@ -83,6 +83,7 @@ def test_all_options_of_a_pipeline_reach_the_function(monkeypatch, tmp_path):
         "tokenizer": "words",
         "prediction_type": "v_prediction",
         "ema": True,
+        "repository": None,
         "force": True,
     }
 
@@ -98,6 +99,7 @@ def test_a_pipeline_is_uploaded_after_it_is_written(base, tmp_path, monkeypatch,
     out = tmp_path / "out"
     run("pipeline", "--base", base, "--out", out, "--push-to-hub", "me/drag", "--private")
     assert calls == ["signed in", (out, "me/drag", True, True)]
+    assert 'from_pretrained("me/drag")' in (out / "README.md").read_text()
     assert capsys.readouterr().out.endswith("uploaded to https://hub/me/drag\n")
     with pytest.raises(CommandError, match=r"--private is for the repository of --push-to-hub"):
         run("pipeline", "--base", base, "--out", tmp_path / "other", "--private")

@@ -213,6 +213,17 @@ def test_pickles_in_a_folder_run_no_code(base, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_the_card_names_the_repository_and_the_licence_of_the_base(base, tmp_path):
+    (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\nbase_model: some/base\n---\n# Base\n")
+    convert_pipeline(base, tmp_path / "out", repository="me/drag")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: creativeml-openrail-m" in card
+    assert "base_model: some/base" in card
+    assert 'from_pretrained("me/drag")' in card
+    convert_pipeline(base, tmp_path / "other")
+    assert 'from_pretrained("other")' in (tmp_path / "other" / "README.md").read_text()
+
+
 # Single files.
 
 
