@@ -148,3 +148,19 @@ def test_start_frames_that_give_no_record_are_counted(numbered_frames: Callable)
     maker, passed_over = RecordMaker(replace(SETTINGS, min_motion=1.5), ShiftFlow(), WholeFrame()), Counter()
     assert list(maker.records(CLIP, 25.0, numbered_frames(40), 40, [Start(0, 1), Start(3, 1)], passed_over)) == []
     assert passed_over == {"hardly any motion": 2}
+
+
+def test_no_track_survives_a_cut(numbered_frames: Callable):
+    class FlowWithCut(ShiftFlow):
+        """Between frames 20 and 21 flow is nonsense, but for a stripe where it agrees by chance."""
+
+        def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            flow = super().__call__(first, second)
+            if {int(first[0, 0, 0]), int(second[0, 0, 0])} == {20, 21}:
+                flow[:, :50] = flow[:, 68:] = (0, 7)
+            return flow
+
+    maker = RecordMaker(replace(SETTINGS, candidates=200), FlowWithCut(), WholeFrame())
+    (record,) = maker.records(CLIP, 25.0, numbered_frames(40), 40, [Start(4, 1)], Counter())
+    assert np.isfinite(record.tracks[:, 15]).all(axis=-1).any()  # frame 20
+    assert not np.isfinite(record.tracks[:, 16:]).any()
