@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from .dataset_folder import DatasetFolder, build_processes, only_writer
@@ -74,6 +75,7 @@ def build_portraits(
     portraits = _find_portraits(sources, settings)
     state = build_processes()
     with ExitStack() as stack:
+        stack.enter_context(_one_thread())
         if state.is_main_process:
             stack.enter_context(only_writer(out))
             DatasetFolder.open(out, _recorded(sources, settings))
@@ -93,6 +95,17 @@ def build_portraits(
         "records": sum(outcome["records"] for outcome in outcomes),
         "skipped": len(portraits) - len(outcomes),
     }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The work is small, and shared out among processes. More threads would slow it down, and round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _recorded(sources: Sequence[PortraitSource], settings: PortraitSettings) -> dict[str, Any]:

@@ -272,12 +272,13 @@ def _between_curves(
     corners = upper[[0, -1], 0]
     half = ((corners[1] - corners[0]).abs() / 2).clamp(min=0.01)
     along = (x - corners.mean()) / half
+    inside = along.clamp(-1, 1)
     edges = []
     for marks in (upper, lower):
-        powers = ((marks[:, 0] - corners.mean()) / half)[:, None] ** torch.arange(4)
-        factors = torch.linalg.lstsq(powers, marks[:, 1:]).solution[:, 0]
-        inside = along.clamp(-1, 1)
-        edges.append(factors[0] + inside * (factors[1] + inside * (factors[2] + inside * factors[3])))
+        # In 64 bits: the solver's last bits depend on where in memory its numbers lie, and would show in 32.
+        places = ((marks[:, 0] - corners.mean()) / half).double().numpy()
+        a, b, c, d = np.polynomial.polynomial.polyfit(places, marks[:, 1].double().numpy(), 3).tolist()
+        edges.append(a + inside * (b + inside * (c + inside * d)))
     return along, edges[0], edges[1]
 
 

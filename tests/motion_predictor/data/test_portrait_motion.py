@@ -187,3 +187,16 @@ def test_faces_too_small_to_have_parts_are_refused():
 def test_a_motion_that_folds_the_picture_cannot_be_shown(fields: HeadFields):
     with pytest.raises(ValueError, match="folds the picture"):
         posed(fields, yaw=1.4).frame(1)
+
+
+def test_the_same_landmarks_give_the_same_bits_wherever_they_lie_in_memory():
+    landmarks = make_landmarks(0.1)
+    memory = np.zeros(landmarks.size + 8, dtype=np.float32)
+    expected, others = HeadFields.from_landmarks(landmarks), []
+    for offset in range(8):
+        others.append(torch.zeros(100 * offset + 1))  # moves what is allocated next
+        copy = memory[offset : offset + landmarks.size].reshape(landmarks.shape)
+        copy[:] = landmarks
+        fields = HeadFields.from_landmarks(copy)
+        assert torch.equal(fields.channels, expected.channels)
+        assert torch.equal(fields.seam, expected.seam)
