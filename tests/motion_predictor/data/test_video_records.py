@@ -157,7 +157,7 @@ def test_no_track_survives_a_cut(numbered_frames: Callable):
         def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
             flow = super().__call__(first, second)
             if {int(first[0, 0, 0]), int(second[0, 0, 0])} == {20, 21}:
-                flow[:, :50] = flow[:, 68:] = (0, 7)
+                flow[:, :56] = flow[:, 64:] = (0, 7)
             return flow
 
     maker = RecordMaker(replace(SETTINGS, candidates=200), FlowWithCut(), WholeFrame())
