@@ -164,3 +164,22 @@ def test_no_track_survives_a_cut(numbered_frames: Callable):
     (record,) = maker.records(CLIP, 25.0, numbered_frames(40), 40, [Start(4, 1)], Counter())
     assert np.isfinite(record.tracks[:, 15]).all(axis=-1).any()  # frame 20
     assert not np.isfinite(record.tracks[:, 16:]).any()
+
+
+@pytest.mark.parametrize("start", [Start(10, 1), Start(30, -1)])
+def test_steps_are_chained_in_the_order_of_time(numbered_frames: Callable, start: Start):
+    def place(frame: float) -> float:
+        return 0.02 * frame**2  # all moves faster and faster
+
+    class FasterAndFaster(ShiftFlow):
+        def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+            way = place(int(second[0, 0, 0])) - place(int(first[0, 0, 0]))
+            return np.zeros((*first.shape[:2], 2), np.float32) + np.array([way, 0], np.float32)
+
+    maker = RecordMaker(SETTINGS, FasterAndFaster(), WholeFrame())
+    (record,) = maker.records(CLIP, 25.0, numbered_frames(40), 40, [start], Counter())
+    times = start.index + start.direction * np.arange(1, record.tracks.shape[1] + 1)
+    true = [place(time) - place(start.index) for time in times]
+    known = np.isfinite(record.tracks[..., 0])
+    assert known[:, -1].any()
+    np.testing.assert_allclose(record.tracks[..., 0][known], np.broadcast_to(true, known.shape)[known], atol=1e-4)
