@@ -371,8 +371,7 @@ def test_schedules_that_ddim_can_not_follow_are_refused(config, message):
 )
 def test_other_pipelines_are_refused_before_weights_are_read(base, tmp_path, changes, message):
     edit_json(base / "model_index.json", **changes)
-    for file in base.rglob("*.safetensors"):
-        file.write_bytes(b"not read")
+    spoil_weights(base)
     with pytest.raises(ValueError, match=message):
         convert_pipeline(base, tmp_path / "out")
 
@@ -382,6 +381,27 @@ def test_unets_that_are_given_more_than_latents_are_refused_before_weights_are_r
     edit_json(base / "unet" / "config.json", in_channels=channels)
     (base / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"not read")
     with pytest.raises(ValueError, match=rf"base` has {message}, with {channels} input channels"):
+        convert_pipeline(base, tmp_path / "out")
+
+
+def spoil_weights(base: Path) -> None:
+    """Whoever reads them fails."""
+    for file in base.rglob("*.safetensors"):
+        file.write_bytes(b"not read")
+
+
+def test_a_scheduler_that_can_not_be_followed_is_refused_before_weights_are_read(base, tmp_path):
+    edit_json(base / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    spoil_weights(base)
+    with pytest.raises(ValueError, match="scheduler predicts 'sample'"):
+        convert_pipeline(base, tmp_path / "out")
+
+
+def test_a_folder_that_is_there_is_refused_before_weights_are_read(base, tmp_path):
+    spoil_weights(base)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unet").mkdir()
+    with pytest.raises(ValueError, match="already there"):
         convert_pipeline(base, tmp_path / "out")
 
 
