@@ -84,6 +84,15 @@ def frozen_components(
             parameter.requires_grad_(flag)
 
 
+def draw_seed(generator: torch.Generator | None) -> int:
+    """A seed for everything random in one edit, so that a reused identity LoRA does not shift later draws."""
+    if generator is None:
+        return 0
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
+    return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+
+
 def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny | None) -> int:
     """How many pixels of a picture one cell of a latent covers, along each side."""
     return 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 8

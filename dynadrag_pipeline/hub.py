@@ -78,7 +78,7 @@ class HubMixin(TravellingMixin):
         index = json.loads(self.to_json_string())
         index.pop("_name_or_path", None)  # where it was loaded from is no one else's business
         index["_class_name"] = PIPELINE
-        if _is_predictor(index):
+        if is_predictor(index):
             index["motion_predictor"] = PREDICTOR
         with atomic_file(json_file_path) as file:
             file.write(f"{json.dumps(index, indent=2, sort_keys=True)}\n".encode())
@@ -87,9 +87,9 @@ class HubMixin(TravellingMixin):
     def _dict_from_json_file(cls, json_file: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read an index as `download` needs it, which knows no libraries but its own and files of code."""
         index = super()._dict_from_json_file(json_file, *args, **kwargs)
-        if not _is_remote(cls):
+        if not is_remote(cls):
             index["_class_name"] = cls.__name__
-            if _is_predictor(index):
+            if is_predictor(index):
                 index["motion_predictor"] = ["diffusers", ModelMixin.__name__]
         return index
 
@@ -98,7 +98,7 @@ class HubMixin(TravellingMixin):
         """Read an index as `from_pretrained` needs it, which is to load the installed predictor."""
         loaded = super().load_config(*args, **kwargs)
         index = loaded[0] if isinstance(loaded, tuple) else loaded
-        if not _is_remote(cls) and index.get("motion_predictor") == ["diffusers", ModelMixin.__name__]:
+        if not is_remote(cls) and index.get("motion_predictor") == ["diffusers", ModelMixin.__name__]:
             index["motion_predictor"] = list(INSTALLED_PREDICTOR)
         return loaded
 
@@ -134,13 +134,14 @@ class HubMixin(TravellingMixin):
         )
 
 
-def _is_predictor(index: Mapping[str, Any]) -> bool:
+def is_predictor(index: Mapping[str, Any]) -> bool:
     """Whether the motion predictor of an index is this project's, wherever its class was loaded from."""
     entry = index.get("motion_predictor")
     return isinstance(entry, (list, tuple)) and entry[1] == PREDICTOR[1]
 
 
-def _is_remote(cls: type) -> bool:
+def is_remote(cls: type) -> bool:
+    """Whether a class was loaded from the code of a repository."""
     return cls.__module__.split(".")[0] == REMOTE_CODE
 
 

@@ -20,7 +20,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from motion_predictor import MotionPredictorModel
 
 from .checks import check_choice
-from .components import check_call, check_components, frozen_components, native_edit_size, vae_scale_factor
+from .components import check_call, check_components, draw_seed, frozen_components, native_edit_size, vae_scale_factor
 from .ddim_inversion import make_ddim_schedulers
 from .drag_engine import DragEngine, DragSettings, DragStep, MotionGuard, OptimizerScope, SourcePatches
 from .drag_instruction import DragInstruction, Mask, Points
@@ -418,7 +418,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 raise ValueError(f"`prompt` must be a string, got {text!r}.")
         generators = _one_each("generator", generator, count, isinstance(generator, (list, tuple)))
         requests = [
-            _Request(*each, seed=_draw_seed(source))
+            _Request(*each, seed=draw_seed(source))
             for each, source in zip(zip(pictures, checked, prompts, strict=True), generators, strict=True)
         ]
         return requests, is_batch
@@ -551,15 +551,6 @@ def _is_nested(points: Any) -> bool:
         return len(points) > 0 and np.ndim(points[0]) != 1
     except (TypeError, ValueError):  # ragged or not even a sequence: let the instruction's own check say so
         return False
-
-
-def _draw_seed(generator: torch.Generator | None) -> int:
-    """A seed for everything random in one edit, so that a reused identity LoRA does not shift later draws."""
-    if generator is None:
-        return 0
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
-    return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
 
 
 def _adapter_state(unet: UNet2DConditionModel) -> list[Any]:

@@ -176,6 +176,20 @@ class TestWithoutThePackage:
         assert other == []
 
 
+class TestInBlocks:
+    @pytest.mark.parametrize("way", ["in blocks", "in pushed blocks"])
+    def test_with_the_package_the_picture_is_the_same(self, installed, expected, way):
+        assert torch.equal(installed.pictures[way], expected)
+
+    @pytest.mark.parametrize("way", ["in blocks", "in saved blocks"])
+    def test_without_the_package_too(self, not_installed, expected, way):
+        assert torch.equal(not_installed.pictures[way], expected)
+
+    def test_blocks_are_pushed_with_code_index_and_card(self, installed, hub):
+        names = {"README.md", "modular_blocks.py", "modular_config.json", "modular_model_index.json"}
+        assert names | {"motion_predictor/modeling_motion_predictor.py"} <= set(dict(hub.commits)["me/modular"])
+
+
 class TestWhatIsPushed:
     def test_a_pipeline_goes_with_its_code_and_a_card(self, installed, hub):
         pushed = dict(hub.commits)["me/pipeline"]

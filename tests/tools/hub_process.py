@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoModel, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline, ModularPipeline, ModularPipelineBlocks, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
 
@@ -28,7 +28,7 @@ def edit(name: str, pipe: Any) -> None:
     """Drag the picture as the tests do in their own process, and keep the result."""
     pipe.set_progress_bar_config(disable=True)
     result = pipe(
-        PICTURE,
+        image=PICTURE,
         handles=[(40, 30), (20, 50)],
         targets=[(60, 50), (10, 40)],
         num_inference_steps=4,
@@ -39,11 +39,13 @@ def edit(name: str, pipe: Any) -> None:
         output_type="pt",
     )
     pictures[name] = result.images
-    facts[f"{name} by"] = result.motion_source
+    if not isinstance(pipe, ModularPipeline):
+        facts[f"{name} by"] = result.motion_source
 
 
 def installed() -> None:
     from dynadrag_pipeline import DynaDragPipeline, MotionPredictorModel
+    from dynadrag_pipeline.modular_blocks import DynaDragBlocks
 
     pipe = DynaDragPipeline.from_pretrained("org/dynadrag")
     edit("from the Hub", pipe)
@@ -67,6 +69,14 @@ def installed() -> None:
     pipe.push_to_hub("me/with-card")
     pipe.motion_predictor.push_to_hub("me/predictor")
     pipe.save_pretrained(str(FOLDER / "saved-and-pushed"), push_to_hub=True, repo_id="me/saved-and-pushed")
+
+    modular = DynaDragBlocks().init_pipeline("org/dynadrag")
+    modular.load_components()
+    edit("in blocks", modular)
+    modular.push_to_hub("me/modular")
+    pushed = DynaDragBlocks().init_pipeline("me/modular")
+    pushed.load_components()
+    edit("in pushed blocks", pushed)
 
     predictor = MotionPredictorModel.from_pretrained("me/predictor")
     components = {"safety_checker": None, "motion_predictor": predictor}
@@ -108,6 +118,17 @@ def not_installed() -> None:
     predictor.save_pretrained(FOLDER / "predictor-again")
     reloaded = AutoModel.from_pretrained(str(FOLDER / "predictor-again"), trust_remote_code=True)
     facts["predictor saved again"] = type(reloaded).__name__
+
+    modular = ModularPipeline.from_pretrained("me/modular", trust_remote_code=True)
+    modular.load_components(trust_remote_code=True)
+    edit("in blocks", modular)
+    blocks = ModularPipelineBlocks.from_pretrained("me/modular", trust_remote_code=True)
+    ours = blocks.init_pipeline("me/modular")
+    ours.load_components(trust_remote_code=True)
+    ours.save_pretrained(FOLDER / "modular-again")
+    saved = ModularPipeline.from_pretrained(str(FOLDER / "modular-again"), trust_remote_code=True)
+    saved.load_components(trust_remote_code=True)
+    edit("in saved blocks", saved)
 
 
 class Warnings(logging.Handler):

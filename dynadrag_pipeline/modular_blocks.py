@@ -1,0 +1,552 @@
+"""The editor as blocks of Modular Diffusers: the same engine as the pipeline's, in parts that can be exchanged.
+
+Each block says what it takes and leaves; what they leave for each other is in the pipeline's state. The keys and
+values of the reference denoising are not: they are large, live in the drag loop alone, and end with it.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import copy, deepcopy
+from dataclasses import fields
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.modular_pipelines import (
+    ComponentSpec,
+    InputParam,
+    LoopSequentialPipelineBlocks,
+    ModularPipeline,
+    ModularPipelineBlocks,
+    OutputParam,
+    PipelineState,
+    SequentialPipelineBlocks,
+)
+from diffusers.utils import logging
+from tqdm.auto import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from motion_predictor.atomic_file import atomic_file
+from motion_predictor.hub import TravellingMixin
+
+from .checks import check_choice
+from .components import check_call, check_components, draw_seed, frozen_components, native_edit_size
+from .ddim_inversion import make_ddim_schedulers
+from .drag_engine import DragEdit, DragEngine, DragSettings
+from .drag_instruction import DragInstruction
+from .drag_result import DragResult
+from .encoding import decode_latents, encode_picture, encode_prompt
+from .hub import INSTALLED_PREDICTOR, is_predictor, is_remote
+from .identity_lora import IdentityLora, LoraSettings, attached_identity_lora, fit_identity_lora, picture_fingerprint
+from .kv_replacement import default_kv_start_layer
+from .picture import resize_picture, to_picture_tensor
+from .pipeline_output import StopReason
+
+logger = logging.get_logger(__name__)
+
+UNET = ComponentSpec("unet", UNet2DConditionModel)
+VAE = ComponentSpec("vae", AutoencoderKL)
+SCHEDULER = ComponentSpec("scheduler", DDIMScheduler)
+TEXT_ENCODER = ComponentSpec("text_encoder", CLIPTextModel)
+TOKENIZER = ComponentSpec("tokenizer", CLIPTokenizer)
+MOTION_PREDICTOR = ComponentSpec(
+    "motion_predictor", description="a MotionPredictorModel; without it, steps are straight"
+)
+IMAGE_PROCESSOR = ComponentSpec(
+    "image_processor", VaeImageProcessor, config=FrozenDict({}), default_creation_method="from_config"
+)
+
+SETTINGS = {
+    "inversion_strength": "share of the DDIM steps to invert before the latent is edited, in (0, 1]",
+    "max_iterations": "most predict-and-move iterations",
+    "supervision_steps": "Adam steps on the latent in each iteration (Eq. 3)",
+    "supervision_lr": "their learning rate",
+    "supervision_radius": "r_1 of Eq. 2, in cells of half the picture's size",
+    "mask_weight": "lambda of Eq. 2",
+    "feature_block": "index of the UNet's up-block whose output is F",
+    "channel_reduction": "'mean' or 'sum' over feature channels in Eq. 2",
+    "source_patches": "'iteration' takes the patches at the handles once an iteration, 'step' in each Adam step",
+    "optimizer_scope": "'edit' keeps one Adam state for all iterations, 'iteration' begins anew in each",
+    "dynamic_selection": "which handles are supervised: 'all', 'first', 'random' or None",
+    "similarity_threshold": "cosine from which on a handle is set aside",
+    "hold_unselected": "whether handles that are set aside stay where they are",
+    "kv_start_layer": "first self-attention layer with the original's keys and values",
+    "stop_distance": "pixels of the input within which a handle has arrived",
+    "motion_guard": "'none', 'clamp' or 'project'",
+    "return_intermediates": "keep picture and flow of every iteration in its record",
+}
+"""What the settings of [`DynaDragPipeline.__call__`] do; their defaults are those of [`DragSettings`]."""
+
+PROMPT = InputParam("prompt", str, default="", description="a description of the picture")
+RESOLUTION = InputParam(
+    "processing_resolution", int, description="short side to edit at, in pixels; 0 keeps the picture's own size"
+)
+NUM_INFERENCE_STEPS = InputParam("num_inference_steps", int, default=50, description="DDIM steps of a full denoising")
+ATTENTION_KWARGS = InputParam(
+    "cross_attention_kwargs", dict, description="for the attention processors; `scale` weighs the user's own LoRAs"
+)
+
+
+def passed_on(name: str, type_hint: Any, description: str) -> tuple[InputParam, OutputParam]:
+    """A value that one block leaves in the state, and others need."""
+    return InputParam(name, type_hint, required=True, description=description), OutputParam(
+        name, type_hint, description
+    )
+
+
+PICTURE = passed_on("picture", torch.Tensor, "the input, `(1, 3, height, width)` in [0, 1]")
+INSTRUCTION = passed_on("instruction", DragInstruction, "points and mask, in pixels of the input")
+SETTINGS_CHECKED = passed_on("settings", DragSettings, "the numbers of the method, in pixels of the input")
+SEED = passed_on("seed", int, "of everything random in the edit")
+EDIT_PICTURE = passed_on("edit_picture", torch.Tensor, "the picture at the size of the edit, `(1, 3, height, width)`")
+IMAGE_LATENTS = passed_on("image_latents", torch.Tensor, "z_0 of the picture, `(1, channels, h, w)`")
+PROMPT_EMBEDS = passed_on("prompt_embeds", torch.Tensor, "the text condition, `(1, tokens, width)`")
+NOISE = passed_on("noise", torch.Tensor, "z_t of the picture, `(1, channels, h, w)`")
+LATENTS = passed_on("latents", torch.Tensor, "z_0 of the edited picture, `(1, channels, h, w)`")
+FITTED = OutputParam("identity_lora", IdentityLora, "the picture's LoRA; None if none was wanted")
+GIVEN_LORA = InputParam(
+    "identity_lora", IdentityLora, description="used instead of a new one, if it is this picture's"
+)
+
+
+class DragBlock(ModularPipelineBlocks):
+    """A leaf block with a description, inputs, outputs and components as class attributes, and progress bars."""
+
+    about: str = ""
+    takes: tuple[InputParam, ...] = ()
+    leaves: tuple[OutputParam, ...] = ()
+    needs: tuple[ComponentSpec, ...] = ()
+
+    @property
+    def description(self) -> str:
+        return self.about
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [copy(each) for each in self.takes]  # loops of blocks write into them
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return list(self.leaves)
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return list(self.needs)
+
+
+class PrepareStep(DragBlock):
+    """Checks everything before any model runs."""
+
+    about = "Check components and arguments, and bring picture, points and mask into one form."
+    takes = (
+        InputParam(
+            "image", Any, required=True, description="a PIL image, an array or a tensor of at least 64x64 pixels"
+        ),
+        InputParam("handles", Any, required=True, description="points to move, (x, y) in pixels of the picture"),
+        InputParam("targets", Any, required=True, description="where to move them"),
+        InputParam("mask", Any, description="white (1) where the picture may change; without it everything may"),
+        PROMPT,
+        NUM_INFERENCE_STEPS,
+        RESOLUTION,
+        ATTENTION_KWARGS,
+        InputParam("generator", torch.Generator, description="the seed is drawn from it; without it, it is 0"),
+        *(
+            InputParam(
+                name, default=None if name == "kv_start_layer" else getattr(DragSettings, name), description=text
+            )
+            for name, text in SETTINGS.items()
+        ),
+    )
+    leaves = (PICTURE[1], INSTRUCTION[1], SETTINGS_CHECKED[1], SEED[1])
+    needs = (VAE, TEXT_ENCODER, TOKENIZER, UNET, SCHEDULER, MOTION_PREDICTOR)
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        check_components(components, given.feature_block, given.kv_start_layer)
+        # From the state itself: a block's view of it has defaults in the place of every None, which is a choice here.
+        numbers = {field.name: state.get(field.name, field.default) for field in fields(DragSettings)}
+        if given.kv_start_layer is None:
+            numbers["kv_start_layer"] = default_kv_start_layer(components.unet)
+        given.settings = DragSettings(**numbers)
+        check_call(components, given.num_inference_steps, given.processing_resolution, given.cross_attention_kwargs)
+        given.picture = to_picture_tensor(given.image)
+        size = (given.picture.shape[-2], given.picture.shape[-1])
+        given.instruction = DragInstruction.from_user(given.handles, given.targets, given.mask, size)
+        given.seed = draw_seed(given.generator)
+        self.set_block_state(state, given)
+        return components, state
+
+
+class EncodeStep(DragBlock):
+    """Models: the VAE's encoder and the text encoder."""
+
+    about = "Resize the picture to the size of the edit, and encode it and the prompt."
+    takes = (PICTURE[0], PROMPT, RESOLUTION, ATTENTION_KWARGS)
+    leaves = (EDIT_PICTURE[1], IMAGE_LATENTS[1], PROMPT_EMBEDS[1])
+    needs = (VAE, TEXT_ENCODER, TOKENIZER, UNET)
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        device = components._execution_device
+        size = native_edit_size(components, given.picture, given.processing_resolution)
+        given.edit_picture = resize_picture(given.picture, size).to(device)
+        with frozen_components(components, given.cross_attention_kwargs):
+            given.image_latents, _ = encode_picture(components.vae, given.edit_picture)
+            embeds = encode_prompt(components.tokenizer, components.text_encoder, given.prompt, device)
+        given.prompt_embeds = embeds.to(components.unet.dtype)
+        self.set_block_state(state, given)
+        return components, state
+
+
+class RunningBlock:
+    """Mixed into blocks that run the UNet: progress bars, and an engine over the components."""
+
+    def progress(self, total: int, description: str) -> Any:
+        """A progress bar with a name."""
+        return tqdm(total=total, desc=description, **getattr(self, "_progress_bar_config", {}))
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Pass arguments of `tqdm` on to the bars."""
+        self._progress_bar_config = kwargs
+
+    def engine(self, components: Any, given: Any, attention_kwargs: dict[str, Any] | None) -> DragEngine:
+        """The engine of this edit; the same in every block."""
+        sampler, inverse = make_ddim_schedulers(
+            components.scheduler.config, given.num_inference_steps, components._execution_device
+        )
+        size = (given.edit_picture.shape[-2], given.edit_picture.shape[-1])
+        return DragEngine(
+            unet=components.unet,
+            sampler=sampler,
+            inverse=inverse,
+            prompt_embeds=given.prompt_embeds,
+            decode=lambda latents: decode_latents(components.vae, latents),
+            progress_bar=self.progress,
+            motion_predictor=getattr(components, "motion_predictor", None),
+            settings=given.settings.for_edit_at(size, given.instruction.size),
+            cross_attention_kwargs=attention_kwargs,
+            generator=torch.Generator().manual_seed(given.seed),
+        )
+
+
+EDIT_INPUTS = (
+    SETTINGS_CHECKED[0],
+    INSTRUCTION[0],
+    SEED[0],
+    EDIT_PICTURE[0],
+    PROMPT_EMBEDS[0],
+    GIVEN_LORA,
+    NUM_INFERENCE_STEPS,
+    ATTENTION_KWARGS,
+)
+
+
+class FitIdentityStep(RunningBlock, DragBlock):
+    """Models: the VAE's encoder, and the UNet with gradients."""
+
+    about = "Fit a LoRA to the picture, unless one is there that was fitted to it."
+    takes = (
+        PICTURE[0],
+        EDIT_PICTURE[0],
+        PROMPT_EMBEDS[0],
+        SEED[0],
+        GIVEN_LORA,
+        InputParam("identity_lora_steps", int, default=200, description="optimisation steps; 0 goes without"),
+        InputParam("identity_lora_rank", int, default=16, description="rank of the LoRA"),
+        InputParam("identity_lora_lr", float, default=2e-4, description="learning rate of its fit"),
+        ATTENTION_KWARGS,
+    )
+    leaves = (FITTED,)
+    needs = (VAE, TEXT_ENCODER, UNET, SCHEDULER)
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        settings = LoraSettings(given.identity_lora_steps, given.identity_lora_rank, given.identity_lora_lr)
+        size = (given.edit_picture.shape[-2], given.edit_picture.shape[-1])
+        fingerprint = picture_fingerprint(given.picture, size)
+        if settings.steps == 0:
+            given.identity_lora = None
+        elif given.identity_lora is None or given.identity_lora.picture not in (None, fingerprint):
+            with frozen_components(components, given.cross_attention_kwargs):
+                given.identity_lora = fit_identity_lora(
+                    components.unet,
+                    components.scheduler.config,
+                    encode_picture(components.vae, given.edit_picture)[1],
+                    given.prompt_embeds,
+                    settings,
+                    seed=given.seed,
+                    picture=fingerprint,
+                    progress_bar=lambda total: self.progress(total, "Identity LoRA"),
+                )
+        self.set_block_state(state, given)
+        return components, state
+
+
+class InvertStep(RunningBlock, DragBlock):
+    """Model: the UNet."""
+
+    about = "Invert the picture's latent to noise (DDIM inversion)."
+    takes = (*EDIT_INPUTS, IMAGE_LATENTS[0])
+    leaves = (NOISE[1],)
+    needs = (VAE, TEXT_ENCODER, UNET, SCHEDULER, MOTION_PREDICTOR)
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        with (
+            frozen_components(components, given.cross_attention_kwargs) as attention_kwargs,
+            attached_identity_lora(components.unet, given.identity_lora),
+        ):
+            given.noise = self.engine(components, given, attention_kwargs).invert(given.image_latents)
+        self.set_block_state(state, given)
+        return components, state
+
+
+class IterationBlock(DragBlock):
+    """A part of one iteration: works on `block_state.edit`, a [`DragEdit`], which says what it has to leave there."""
+
+    def __call__(self, components: Any, block_state: Any, k: int) -> tuple[Any, Any]:
+        self.work_on(block_state.edit)
+        return components, block_state
+
+    def work_on(self, edit: DragEdit) -> None:
+        """Do this part of iteration `k` for the edit."""
+        raise NotImplementedError
+
+
+class SelectPointsStep(IterationBlock):
+    """Leaves `valid` and `similarities`."""
+
+    about = "Choose the handles to drag (Sec. 3.2.2)."
+
+    def work_on(self, edit: DragEdit) -> None:
+        edit.select_points()
+
+
+class PredictMotionStep(IterationBlock):
+    """Leaves `predicted_step` and `flow`."""
+
+    about = "Predict where each handle goes next (Sec. 3.2.1)."
+    needs = (MOTION_PREDICTOR,)
+
+    def work_on(self, edit: DragEdit) -> None:
+        edit.predict_motion()
+
+
+class SuperviseMotionStep(IterationBlock):
+    """Leaves `moved` and `losses`, and changes `latents`."""
+
+    about = "Pull the features of the latent to where the handles go (Eq. 2 and 3)."
+
+    def work_on(self, edit: DragEdit) -> None:
+        edit.supervise_motion()
+
+
+class DenoiseStep(IterationBlock):
+    """Leaves `denoised`."""
+
+    about = "Denoise the latent with the original's keys and values (Sec. 3.3)."
+
+    def work_on(self, edit: DragEdit) -> None:
+        edit.denoise()
+
+
+class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
+    """Models: the UNet with gradients, the VAE's decoder, the motion predictor."""
+
+    model_name = "dynadrag"
+    block_classes = [SelectPointsStep, PredictMotionStep, SuperviseMotionStep, DenoiseStep]
+    block_names = ["select", "predict", "supervise", "denoise"]
+
+    @property
+    def description(self) -> str:
+        return "Denoise the picture once for its keys and values, then predict and move until the handles arrive."
+
+    @property
+    def loop_expected_components(self) -> list[ComponentSpec]:
+        return [VAE, TEXT_ENCODER, UNET, SCHEDULER]
+
+    @property
+    def loop_inputs(self) -> list[InputParam]:
+        return [copy(each) for each in (*EDIT_INPUTS, NOISE[0])]
+
+    @property
+    def loop_intermediate_outputs(self) -> list[OutputParam]:
+        return [
+            LATENTS[1],
+            OutputParam("trajectory", torch.Tensor, "`(iterations + 1, points, 2)`, in pixels of the input"),
+            OutputParam("iterations", list, "a DragIteration each"),
+            OutputParam("stop_reason", StopReason, "why the loop ended"),
+        ]
+
+    @property
+    def outputs(self) -> list[OutputParam]:
+        return self.intermediate_outputs
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        size = (given.edit_picture.shape[-2], given.edit_picture.shape[-1])
+
+        def iterate(edit: DragEdit) -> None:
+            given.edit = edit
+            for block in self.sub_blocks.values():
+                block(components, given, k=edit.engine.settings.max_iterations - edit.remaining)
+
+        with (
+            frozen_components(components, given.cross_attention_kwargs) as attention_kwargs,
+            attached_identity_lora(components.unet, given.identity_lora),
+        ):
+            engine = self.engine(components, given, attention_kwargs)
+            reference = engine.denoise_reference(given.noise)
+            instruction = given.instruction.scaled_to(size)
+            steps = list(engine.drag(given.noise, reference, given.edit_picture, instruction, iterate))
+        result = DragResult.of(steps, reference, given.instruction, size)
+        given.latents, given.trajectory, given.iterations = result.latents, result.trajectory, result.iterations
+        given.stop_reason = engine.stop_reason
+        self.set_block_state(state, given)
+        return components, state
+
+
+class DecodeStep(DragBlock):
+    """Model: the VAE's decoder."""
+
+    about = "Decode the edited latent, at the size of the input."
+    takes = (
+        LATENTS[0],
+        INSTRUCTION[0],
+        InputParam("output_type", str, default="pil", description="'pil', 'np', 'pt' or 'latent'"),
+    )
+    leaves = (OutputParam("images", description="the edited picture, in a list or a batch of one"),)
+    needs = (VAE, TEXT_ENCODER, UNET, IMAGE_PROCESSOR)
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        check_choice("output_type", given.output_type, ("pil", "np", "pt", "latent"))
+        if given.output_type == "latent":
+            given.images = given.latents
+        else:
+            with frozen_components(components):
+                picture = resize_picture(decode_latents(components.vae, given.latents), given.instruction.size)
+            given.images = components.image_processor.postprocess(picture, given.output_type, do_denormalize=[False])
+        self.set_block_state(state, given)
+        return components, state
+
+
+class DynaDragModularPipeline(ModularPipeline):
+    """A modular pipeline of [`DynaDragBlocks`] that reads and writes what [`DynaDragPipeline`] does.
+
+    It is saved as a plain `ModularPipeline`, with the code of the blocks.
+    """
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save components, index and blocks; the index says that the components are in this folder, or repository."""
+        kwargs.setdefault("overwrite_modular_index", True)
+        super().save_pretrained(str(save_directory), *args, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
+        """Save and upload; the index says that the components are in this repository."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, push_to_hub=True, repo_id=repo_id, **kwargs)
+
+    def save_config(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save index and blocks."""
+        self.blocks.save_pretrained(save_directory)
+        super().save_config(save_directory, *args, **kwargs)
+
+    def to_json_file(self, json_file_path: Any) -> None:
+        """Write the index in words that diffusers alone understands."""
+        index = json.loads(self.to_json_string())
+        index["_class_name"] = ModularPipeline.__name__
+        entry = index.get("motion_predictor")
+        if entry is not None and entry[2]["type_hint"][1] == INSTALLED_PREDICTOR[1]:
+            index["motion_predictor"] = [None, None, entry[2] | {"type_hint": [None, None]}]
+        with atomic_file(json_file_path) as file:
+            file.write(f"{json.dumps(index, indent=2, sort_keys=True)}\n".encode())
+
+    @classmethod
+    def _load_pipeline_config(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Read a modular index, or else one of a pipeline; with the installed predictor where this package is."""
+        modular, plain = super()._load_pipeline_config(*args, **kwargs)
+        hint = [None, None] if is_remote(cls) else list(INSTALLED_PREDICTOR)
+        if modular is not None and "motion_predictor" in modular:
+            entry = modular["motion_predictor"]
+            if entry[2]["type_hint"] == [None, None]:
+                modular["motion_predictor"] = [*entry[:2], entry[2] | {"type_hint": hint}]
+        if plain is not None:
+            if plain.get("motion_predictor") == [None, None]:
+                del plain["motion_predictor"]
+            elif is_predictor(plain):
+                plain["motion_predictor"] = hint
+        return modular, plain
+
+
+class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
+    """Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)), in blocks.
+
+    The blocks are `prepare`, `encode`, `fit_identity`, `invert`, `drag` and `decode`; `drag` is a loop over `select`,
+    `predict`, `supervise` and `denoise`. From the same inputs and seed they make the picture that [`DynaDragPipeline`]
+    makes, one picture a call.
+
+    Example:
+
+    ```py
+    >>> from dynadrag_pipeline.modular_blocks import DynaDragBlocks
+
+    >>> blocks = DynaDragBlocks()
+    >>> list(blocks.sub_blocks)
+    ['prepare', 'encode', 'fit_identity', 'invert', 'drag', 'decode']
+    >>> list(blocks.sub_blocks["drag"].sub_blocks)
+    ['select', 'predict', 'supervise', 'denoise']
+    >>> pipe = blocks.init_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5")  # doctest: +SKIP
+    >>> pipe.load_components()  # doctest: +SKIP
+    >>> images = pipe(image=photo, handles=[(210, 180)], targets=[(250, 180)], output="images")  # doctest: +SKIP
+
+    ```
+    """
+
+    _travels_as = "modular_blocks"
+    model_name = "dynadrag"
+    block_classes = [PrepareStep, EncodeStep, FitIdentityStep, InvertStep, DragLoopStep, DecodeStep]
+    block_names = ["prepare", "encode", "fit_identity", "invert", "drag", "decode"]
+
+    @property
+    def description(self) -> str:
+        return "Drag-style image editing by motion prediction (DynaDrag)."
+
+    def init_pipeline(
+        self, pretrained_model_name_or_path: Any = None, components_manager: Any = None, collection: str | None = None
+    ) -> DynaDragModularPipeline:
+        """Make a pipeline of these blocks.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`, *optional*):
+                folder or Hub id of a Stable Diffusion 1.x or 2.x, of a [`DynaDragPipeline`], or of a saved
+                [`DynaDragModularPipeline`]: where `load_components()` will find the components.
+            components_manager, collection: as for every modular pipeline.
+        """
+        source = pretrained_model_name_or_path
+        return DynaDragModularPipeline(
+            blocks=deepcopy(self),
+            pretrained_model_name_or_path=None if source is None else str(source),
+            components_manager=components_manager,
+            collection=collection,
+        )
+
+    def save_config(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save what the blocks are, and their code. Blocks that were exchanged are not saved: a warning says so."""
+        given, known = _block_types(self), _block_types(type(self)())
+        changed = sorted(name for name in given.keys() | known.keys() if given.get(name) is not known.get(name))
+        if changed:
+            logger.warning(f"Changed blocks are not saved, the usual ones are: {', '.join(changed)}.")
+        super().save_config(save_directory, *args, **kwargs)
+
+
+def _block_types(blocks: ModularPipelineBlocks, prefix: str = "") -> dict[str, type]:
+    """The classes of blocks within blocks, by the way to them, such as `"drag.predict"`."""
+    types: dict[str, type] = {}
+    for name, block in blocks.sub_blocks.items():
+        types |= {f"{prefix}{name}": type(block), **_block_types(block, f"{prefix}{name}.")}
+    return types
