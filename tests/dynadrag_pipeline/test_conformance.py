@@ -232,9 +232,9 @@ if UPSTREAM:
         optional_input_params = frozenset(["num_inference_steps", "generator", "output_type", "return_dict"])
         output_shape = (3, 64, 64)
 
-        @pytest.fixture(autouse=True)
-        def tokens(self, tokenizer, text_encoder):
-            type(self).texts = tokenizer, text_encoder
+        @pytest.fixture(scope="class", autouse=True)  # before their own, which builds a pipeline once a class
+        def texts_of_the_class(self, request, tokenizer, text_encoder):
+            request.cls.texts = tokenizer, text_encoder
 
         def get_dummy_components(self):
             tokenizer, text_encoder = self.texts
