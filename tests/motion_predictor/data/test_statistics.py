@@ -73,6 +73,13 @@ def test_labels_that_lead_away_are_counted_by_their_horizon():
     assert summary["straightness"]["p5"] < np.max(there / (there + 4)) < 1
 
 
+def test_a_sideways_label_does_not_lead_away():
+    path = straight((1, 0))
+    path[0] = (0, 1)
+    summary = summary_of(record_of(path[None]))
+    assert summary["wrong_way_one_frame"] == 0
+
+
 def test_short_ways_are_not_judged():
     circle = np.stack([np.sin(np.arange(1, FRAMES + 1)), np.zeros(FRAMES)], axis=-1) * 0.9
     summary = summary_of(record_of(circle[None]))
