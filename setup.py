@@ -8,8 +8,10 @@ DEMO = ["matplotlib>=3.8", "scikit-image>=0.22"]
 # The motion predictor on videos: reading them, optical flow, shards, configuration and curves of a training run.
 TRAINING = [
     "av>=12",
+    "filelock>=3.12",
     "matplotlib>=3.8",
     "opencv-python-headless>=4.8",
+    "omegaconf>=2.3",
     "PyYAML>=6",
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
