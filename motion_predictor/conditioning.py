@@ -62,8 +62,9 @@ def rasterize_points(
 
     The delta map holds `handle - target` at each handle and zero elsewhere; where several handles are on one pixel it
     holds their mean. Of discs that overlap, a pixel takes the delta of the handle nearest to it, so that a neighbour
-    does not spoil the delta at a handle. The heatmap is 1 within `radius` of any handle and 0 elsewhere. This is the only place where
-    points are rounded (to the nearest pixel centre, halves upwards); the deltas are those of the points as given.
+    does not spoil the delta at a handle. The heatmap is 1 within `radius` of any handle and 0 elsewhere. This is the
+    only place where points are rounded (to the nearest pixel centre, halves upwards); the deltas are those of the
+    points as given.
 
     Args:
         handles: `[B, N, 2]`, in pixels, inside the grid.

@@ -6,21 +6,18 @@ the same command, and ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .build_settings import BuildSettings
-from .dataset_folder import DatasetFolder
+from .dataset_folder import DatasetFolder, build_processes, only_writer
 from .motion_record import MotionRecord
 from .shards import split_of, write_shard
 from .statistics import MotionStatistics
@@ -111,7 +108,7 @@ def build_dataset(
     Raises:
         FileNotFoundError: if there are no videos.
         ValueError: if `out` was begun with other settings or other videos of the same names.
-        RuntimeError: if another build is writing to `out`.
+        BlockingIOError: if another build is writing to `out`.
 
     Example:
         >>> summary = build_dataset(["talks"], "dataset", BuildSettings(short_side=128))  # doctest: +SKIP
@@ -124,7 +121,7 @@ def build_dataset(
 
     cv2.setNumThreads(1)  # videos are shared out among processes
     settings = settings or BuildSettings()
-    state = _processes()
+    state = build_processes()
     device = _device(state)
     maker = RecordMaker(
         settings,
@@ -134,7 +131,7 @@ def build_dataset(
     if not state.is_main_process:
         _help(state, Path(out), maker)
         return None
-    with _only_writer(Path(out)):
+    with only_writer(out):
         return _lead(state, find_videos(videos), Path(out), maker, show_progress)
 
 
@@ -174,13 +171,6 @@ def _help(state: PartialState, out: Path, maker: RecordMaker) -> None:
         _do(job, DatasetFolder(out), maker)
 
 
-def _processes() -> PartialState:
-    """The processes of this build. They exchange nothing but the list of videos: that needs no GPU each."""
-    from accelerate import PartialState
-
-    return PartialState(cpu="LOCAL_RANK" in os.environ)
-
-
 def _device(state: PartialState) -> torch.device:
     """For networks: where there are GPUs, the processes take turns on them."""
     import torch
@@ -188,21 +178,6 @@ def _device(state: PartialState) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", state.local_process_index % torch.cuda.device_count())
     return state.device
-
-
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process, however that ends."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RuntimeError(f"`out` is `{out}`, which another build is writing to: wait until it has ended.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _recorded(maker: RecordMaker) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def build_portraits(
 
     Raises:
         ValueError: if `out` was begun with other settings, or a source cannot be read.
-        RuntimeError: if another build is writing to `out`.
+        BlockingIOError: if another build is writing to `out`.
 
     Example:
         >>> source = PortraitSource(Path("faces.zip"), Path("faces_landmarks.npz"))  # doctest: +SKIP

@@ -100,7 +100,7 @@ def only_writer(path: str | Path) -> Iterator[None]:
     """Hold the lock of a dataset's folder, which ends with the process, however that ends.
 
     Raises:
-        RuntimeError: if another build holds it.
+        BlockingIOError: if another build holds it.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def only_writer(path: str | Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise RuntimeError(
+        raise BlockingIOError(
             f"`out` is `{path}`, which another build is writing to: wait until it has ended."
         ) from error
     try:

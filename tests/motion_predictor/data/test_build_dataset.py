@@ -342,7 +342,7 @@ def test_another_video_of_a_name_is_refused(
 def test_two_builds_of_one_folder_do_not_meet(tmp_path: Path, clip: Path):
     class Nested(KnownFlow):
         def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-            with pytest.raises(RuntimeError, match="another build is writing"):
+            with pytest.raises(BlockingIOError, match="another build is writing"):
                 build([clip], tmp_path / "out", optical_flow=KnownFlow())
             return super().__call__(first, second)
 

@@ -92,7 +92,7 @@ def test_other_settings_are_refused(source: PortraitSource, tmp_path: Path):
 
 
 def test_two_builds_at_once_are_refused(source: PortraitSource, tmp_path: Path):
-    with only_writer(tmp_path / "data"), pytest.raises(RuntimeError, match="another build is writing"):
+    with only_writer(tmp_path / "data"), pytest.raises(BlockingIOError, match="another build is writing"):
         build_portraits([source], tmp_path / "data", QUICK)
 
 
