@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-HELD_OUT_FACES = 60
+from motion_predictor.data.portraits import held_out_names
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -30,11 +30,6 @@ def iter_image_files(source: Path) -> Iterator[tuple[str, bytes]]:
                     yield Path(name).name, archive.read(name)
     else:
         raise ValueError(f"`{source}` is neither a folder nor a zip archive of pictures.")
-
-
-def held_out_names(names: Iterable[str], count: int = HELD_OUT_FACES) -> list[str]:
-    """Pick the `count` names with the smallest SHA-256: a split that needs no list and no random state."""
-    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count]
 
 
 def decode_square(data: bytes, size: int) -> np.ndarray:
