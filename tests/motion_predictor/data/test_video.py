@@ -225,9 +225,11 @@ def test_a_frame_that_a_decoder_would_patch_up_ends_the_video(tmp_path: Path, mo
     path = tmp_path / "clip.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 64, 80, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = 128, 160, "yuv420p"
         stream.codec_context.gop_size, stream.codec_context.max_b_frames = 60, 0
-        pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in moving_picture(40)]
+        pictures = [
+            av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in moving_picture(40, (2, 0), 128, 160)
+        ]
         packets = [packet for picture in [*pictures, None] for packet in stream.encode(picture)]
         for index, packet in enumerate(packets):
             content = bytes(packet)
@@ -238,7 +240,7 @@ def test_a_frame_that_a_decoder_would_patch_up_ends_the_video(tmp_path: Path, mo
             written.stream, written.is_keyframe = stream, packet.is_keyframe
             container.mux(written)
     assert read_header(path).frames == 40
-    assert len(list(read_frames(path, 64))) == 20
+    assert len(list(read_frames(path, 128))) == 20
 
 
 def test_reading_ends_where_frames_are_missing(tmp_path: Path, moving_picture: Callable):
