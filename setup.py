@@ -41,6 +41,7 @@ setup(
             "py.typed",
             *(f"weights/**/*.{suffix}" for suffix in ("json", "safetensors", "txt", "md")),
         ],
+        "conversion": ["py.typed"],
         "motion_predictor": ["py.typed"],
     },
     install_requires=[
