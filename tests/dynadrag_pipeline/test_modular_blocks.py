@@ -6,7 +6,11 @@ import copy
 import doctest
 import json
 import logging
+import re
+import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +23,11 @@ from dynadrag_pipeline.drag_engine import DragSettings
 from dynadrag_pipeline.kv_replacement import KVBank
 from dynadrag_pipeline.modular_blocks import DynaDragBlocks, DynaDragModularPipeline, IterationBlock
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "modular"))
+
+from swap_motion_source import CHIN, SwingStep
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "modular.md"
 HANDLES, TARGETS = [(40, 30), (20, 50)], [(60, 50), (10, 40)]
 
 
@@ -196,6 +205,30 @@ class TestBlocks:
             image=picture, handles=HANDLES, targets=TARGETS, motion_guard="none", **(quick | {"max_iterations": 2})
         )
         assert torch.equal(state.trajectory, torch.tensor(HANDLES).float().expand(3, 2, 2))
+
+    def test_the_example_swings_each_handle_round_the_chin_to_its_target(self):
+        chin = torch.tensor(CHIN)
+        start = chin + torch.tensor([[0.0, -50.0], [0.0, -20.0]])
+        end = chin + torch.tensor([[50.0, 0.0], [10.0, 0.0]])
+        edit = SimpleNamespace(handles=start, targets=end)
+        distances = []
+        for edit.remaining in range(5, 0, -1):
+            SwingStep().work_on(edit)
+            edit.handles = edit.handles + edit.predicted_step
+            distances.append((edit.handles - chin).norm(dim=-1))
+        torch.testing.assert_close(edit.handles, end)
+        first, second = torch.stack(distances).T
+        torch.testing.assert_close(first, torch.full((5,), 50.0))
+        torch.testing.assert_close(second, torch.tensor([18.0, 16.0, 14.0, 12.0, 10.0]))
+
+    def test_the_document_s_block_goes_half_of_the_way(self, folder, quick, picture):
+        (source,) = re.findall(r"```python\n((?:(?!```).)*class HalfWayStep.*?)```", DOCUMENT.read_text(), re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(source, names)
+        options = quick | {"motion_guard": "none", "stop_distance": 0}
+        state = in_blocks(folder, names["blocks"])(image=picture, handles=HANDLES, targets=TARGETS, **options)
+        left = (state.trajectory - torch.tensor(TARGETS)).norm(dim=-1)
+        torch.testing.assert_close(left[1:], left[:-1] / 2)
 
     def test_an_edit_that_diverges_ends_with_the_last_good_iteration(self, folder, quick, picture, caplog):
         class Overflow(IterationBlock):
