@@ -16,7 +16,9 @@ from .optical_flow import OpticalFlow
 from .tracks import FlowStep, background_motion, background_points, cell_centres, chain_tracks, has_texture, is_cut
 from .video import VideoFile
 
-HORIZON_FRAMES = 6  # ceil(55 / 10): the horizon of the longest way
+# Dense motion is kept for so many frames: labels over a tenth of the longest way, or a third of the shortest, need no
+# more (15 to 55 frames, Sec. 8).
+HORIZON_FRAMES = 6
 SMALLEST_REGION = 0.005  # of the picture
 FEWEST_FOLLOWED = 7  # points, for the shortest track: as many as a sample has handles; a cut loses them all
 
@@ -159,7 +161,7 @@ class RecordMaker:
             passed_over[NO_MOTION] += 1
             return None
         region = self.editing_region(StartFrame(picture, flow, video.source, start.index))
-        draggable = region & seen
+        draggable = region & seen  # the paper draws anywhere in the region; but the flow of a blank cheek is a guess
         if draggable.mean() < SMALLEST_REGION:
             passed_over[NO_REGION] += 1
             return None
@@ -171,7 +173,7 @@ class RecordMaker:
         points = draw_points(speed, draggable, self.settings.candidates, generator)
         tracks = chain_tracks(np.concatenate([points, background_points(seen & ~region)]), steps)
         followed = ~np.isnan(tracks[: len(points), self.settings.min_track_frames - 1, 0])
-        if followed.sum() < FEWEST_FOLLOWED:
+        if followed.sum() < min(FEWEST_FOLLOWED, self.settings.candidates):
             passed_over[LOST_AT_ONCE] += 1
             return None
         centres = cell_centres(*region.shape)

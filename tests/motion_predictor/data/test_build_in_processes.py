@@ -8,36 +8,34 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-SCRIPT = """
+from motion_predictor.data.build_dataset import build_dataset
+from motion_predictor.data.build_settings import BuildSettings
+
+SETTINGS = BuildSettings(short_side=32, records_per_video=1, max_track_frames=15, candidates=8, region="whole")
+SCRIPT = f"""
 import sys
 from motion_predictor.data.build_dataset import BuildSettings, build_dataset
 
 if __name__ == "__main__":
-    settings = BuildSettings(short_side=32, records_per_video=1, max_track_frames=15, candidates=8, region="whole")
-    print("summary" if build_dataset([sys.argv[1]], sys.argv[2], settings) else "helped")
+    print("summary" if build_dataset([sys.argv[1]], sys.argv[2], {SETTINGS!r}) else "helped")
 """
 
 
-def run(launcher: list[str], script: Path, out: Path) -> str:
-    command = [sys.executable, *launcher, str(script), str(script.parent / "videos"), str(out)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_two_processes_share_the_videos(tmp_path: Path, moving_picture: Callable, write_video: Callable):
+    videos, alone, together = (tmp_path / name for name in ("videos", "alone", "together"))
     for seed in range(5):
-        write_video(tmp_path / "videos" / f"clip-{seed}.mkv", moving_picture(17, (1, -1), 32, 40, seed=seed))
-    (tmp_path / "videos" / "broken.mp4").write_bytes(b"broken")
-    script = tmp_path / "build.py"
-    script.write_text(SCRIPT)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    run([], script, alone)
-    said = run(launcher, script, together)
-    assert (said.count("summary"), said.count("helped")) == (1, 1)
-    assert said.count("cannot be opened: 1") == 1
+        write_video(videos / f"clip-{seed}.mkv", moving_picture(17, (1, -1), 32, 40, seed=seed))
+    (videos / "broken.mp4").write_bytes(b"broken")
+    build_dataset([videos], alone, SETTINGS, show_progress=False)
+
+    (tmp_path / "build.py").write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(tmp_path / "build.py"), str(videos), str(together)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.count("summary"), done.stdout.count("helped")) == (1, 1)
+    assert done.stdout.count("cannot be opened: 1") == 1
     for path in (path for path in alone.rglob("*") if path.is_file() and path.name != ".lock"):
         assert (together / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
     assert len(list(together.rglob("*"))) == len(list(alone.rglob("*")))

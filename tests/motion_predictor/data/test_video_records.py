@@ -183,3 +183,8 @@ def test_steps_are_chained_in_the_order_of_time(numbered_frames: Callable, start
     known = np.isfinite(record.tracks[..., 0])
     assert known[:, -1].any()
     np.testing.assert_allclose(record.tracks[..., 0][known], np.broadcast_to(true, known.shape)[known], atol=1e-4)
+
+
+def test_few_candidates_are_enough(numbered_frames: Callable):
+    (record,) = make_records(numbered_frames(40), 40, [Start(5, 1)], replace(SETTINGS, candidates=2))
+    assert record.points.shape == (2, 2)
