@@ -29,7 +29,6 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
     "max_iterations": 15,
     "supervision_lr": 0.03,
     "supervision_radius": 6,
-    "supervision_steps": 8,
     "dynamic_selection": None,
     "identity_lora_steps": 100,
 }
@@ -38,8 +37,7 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
 The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels
 knows little at the last timesteps, and a cell of its features sees little of the picture: so the latent is edited
 half-way, by large patches and with larger steps. Its features are alike all over a face, so selecting handles by them
-would drag one at a time; all are dragged. Its motion predictor arrives in some ten steps, so each has more supervision
-to keep the content with the handles. Fewer iterations, denoising and LoRA steps save a newcomer's time.
+would drag one at a time; all are dragged. Fewer iterations, denoising and LoRA steps save a newcomer's time.
 """
 
 _HOME = {
