@@ -23,7 +23,7 @@ examples:
 
   As the paper does for faces, on four processes, with UniMatch and a face-parsing model:
 
-    accelerate launch --num_processes 4 -m dynadrag_pipeline build-dataset faces/ --out data/faces \\
+    torchrun --nproc-per-node 4 -m dynadrag_pipeline build-dataset faces/ --out data/faces \\
         --flow unimatch --flow-checkpoint gmflow-scale2-regrefine6-mixdata.pth \\
         --region face-parsing --region-model jonathandinu/face-parsing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import threading
@@ -154,6 +155,8 @@ class _Run:
         self.config = config
         self.out = Path(config.out)
         self.accelerator = Accelerator(
+            # Without this, accelerate leaves processes that torchrun started on CPUs alone with themselves.
+            cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
             gradient_accumulation_steps=config.gradient_accumulation,
             mixed_precision=config.mixed_precision,
             log_with="tensorboard",
@@ -180,9 +183,9 @@ class _Run:
         self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": start}})
         try:
             self._fit(start)
+            return self._save_model()
         finally:
             self.accelerator.end_training()
-        return self._save_model()
 
     def _fit(self, start: int) -> None:
         sampler = StepSampler(self.config, self.accelerator.process_index, self.accelerator.num_processes, start)

@@ -240,20 +240,12 @@ def test_two_processes_stopped_and_resumed_end_with_the_same_weights(dataset: st
     def command(out: Path) -> list[str]:
         file = tmp_path / f"{out.name}.yaml"
         file.write_text(save_training_config(make_config(dataset, out, steps=30)))
-        launch = [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--cpu",
-            "--num_processes",
-            "2",
-            "--num_machines",
-        ]
-        launch += ["1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         return [*launch, "-m", "dynadrag_pipeline", "train-motion-predictor", str(file)]
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command(tmp_path / "through"), check=True, env=environment, timeout=300, capture_output=True)
+    assert len(list((tmp_path / "through" / "checkpoint-30").glob("random_states_*.pkl"))) == 2  # one of each process
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
         command(stopped), env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
