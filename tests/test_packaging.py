@@ -23,6 +23,9 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/architecture.md",
+    "docs/hub.md",
+    "docs/modular.md",
+    "docs/motion_prediction.md",
     "examples/portraits_128/README.md",
 )
 OUR_PACKAGES = {"conversion", "dynadrag_pipeline", "motion_predictor"}
