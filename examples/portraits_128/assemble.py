@@ -39,6 +39,8 @@ def main() -> None:
     for part in (pipeline.vae, pipeline.unet, pipeline.motion_predictor):
         part.register_to_config(_name_or_path="")  # where it was trained is nobody's business
     pipeline.save_pretrained(args.out)
+    for code in args.out.rglob("*.py"):  # the package that these weights come with has it
+        code.unlink()
     megabytes = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()) / 1e6
     print(f"{args.out}: {megabytes:.1f} MB (at most {MOST_MEGABYTES} MB may be shipped)")
 
