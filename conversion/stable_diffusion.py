@@ -106,7 +106,7 @@ def convert_pipeline(
     if not isinstance(base, Path) or base.is_dir():
         pipe.register_to_config(_name_or_path=str(base))  # whence its card takes licence and origin
     with output_folder(out, RESULT_NAMES, force) as folder:
-        pipe.model_card(repository or folder.name).save(folder / "README.md")
+        pipe.model_card(repository or Path(out).name).save(folder / "README.md")
         pipe.save_pretrained(folder)
     precision = str(pipe.unet.dtype).removeprefix("torch.")
     moving = "in straight steps, without a motion predictor" if predictor is None else "as the motion predictor says"
