@@ -34,13 +34,15 @@ def fit(
     ema_decay: float,
     seed: int,
     save_every: int = 200,
+    bfloat16: bool = False,
 ) -> EMAModel:
     """Minimise `loss_function` over `model` for `steps` AdamW steps and return the averaged weights.
 
     The loss draws everything random from the generator that it is given. That generator is seeded by `seed` and
     the number of the step, so a run that was interrupted and resumed sees the same samples as one that was not.
     State is kept in `out/state.pt` (written beside and renamed, so a kill leaves the last good file), the losses
-    in `out/log.jsonl`. Ctrl-C saves and re-raises.
+    in `out/log.jsonl`. Ctrl-C saves and re-raises. `bfloat16` lets torch multiply in that precision: processors that
+    know it take two thirds of the time, others many times as long.
     """
     out.mkdir(parents=True, exist_ok=True)
     state_file = out / "state.pt"
@@ -72,7 +74,8 @@ def fit(
             while step < steps:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * warmup_stable_decay(step, steps)
-                loss = loss_function(torch.Generator().manual_seed(seed * 1_000_003 + step))
+                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                    loss = loss_function(torch.Generator().manual_seed(seed * 1_000_003 + step))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

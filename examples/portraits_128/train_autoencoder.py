@@ -1,4 +1,4 @@
-"""Train the autoencoder of the embedded checkpoint: 128x128 pictures to 32x32 latents of four channels.
+"""Train the autoencoder of the embedded checkpoint: 128x128 pictures to 32x32 latents of eight channels.
 
 python examples/portraits_128/train_autoencoder.py --pictures portraits.zip faces.zip --hold-out faces.zip \\
     --out runs/vae
@@ -13,20 +13,25 @@ import torch
 from diffusers import AutoencoderKL
 from fit import fit
 from portraits import draw_batch, load_held_out, load_portraits
-from torch.nn.functional import l1_loss
+from start_from import load_matching
+from torch.nn.functional import l1_loss, mse_loss
 
 CROP = 64
 KL_WEIGHT = 1e-4
+SQUARED_WEIGHT, ABSOLUTE_WEIGHT = 4.0, 0.25  # the first is what PSNR measures, the second keeps edges crisp
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """Three levels (factor 4), 1.5 M parameters."""
+    """Three levels (factor 4), 1.5 M parameters.
+
+    Eight channels: the best linear code of four leaves 27 dB of these pictures, the best of eight 31 dB.
+    """
     return AutoencoderKL(
         block_out_channels=(24, 48, 96),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=8,
         norm_num_groups=8,
         sample_size=128,
     )
@@ -63,24 +68,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders or zip archives of faces")
     parser.add_argument("--hold-out", type=Path, help="the one of --pictures that keeps 60 faces back for evaluation")
+    parser.add_argument("--start-from", type=Path, help="a trained autoencoder to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for the state, the log and the model")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16: faster on processors with it")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out)
     vae = build_autoencoder().to(memory_format=torch.channels_last)
+    if args.start_from is not None:
+        load_matching(vae, AutoencoderKL.from_pretrained(args.start_from))
 
     def loss_function(generator: torch.Generator) -> torch.Tensor:
         batch = random_crops(draw_batch(pictures, weights, args.batch_size, generator), generator)
         posterior = vae.encode(batch).latent_dist
-        decoded = vae.decode(posterior.sample(generator)).sample
-        return l1_loss(decoded, batch) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+        decoded = vae.decode(posterior.sample(generator)).sample.float()
+        distortion = SQUARED_WEIGHT * mse_loss(decoded, batch) + ABSOLUTE_WEIGHT * l1_loss(decoded, batch)
+        return distortion + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
-    ema = fit(vae, loss_function, args.out, args.steps, args.learning_rate, ema_decay=0.999, seed=args.seed)
+    ema = fit(
+        vae,
+        loss_function,
+        args.out,
+        args.steps,
+        args.learning_rate,
+        ema_decay=0.999,
+        seed=args.seed,
+        bfloat16=args.bfloat16,
+    )
     ema.copy_to(vae.parameters())
     vae.register_to_config(scaling_factor=latent_scale(vae.eval(), pictures, weights))
     vae.save_pretrained(args.out / "vae")

@@ -14,16 +14,19 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from fit import fit
 from portraits import load_portraits
+from start_from import load_matching
 from text_encoder import EMBEDDING_SIZE, empty_prompt_embedding
 from tqdm import tqdm
 
 MIN_SNR_GAMMA = 5.0
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(latent_channels: int) -> UNet2DConditionModel:
     """Three levels in SD1.5's order of blocks (the coarsest without attention), 10.8 M parameters."""
     return UNet2DConditionModel(
         sample_size=32,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=(48, 96, 256),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -48,7 +51,7 @@ def build_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode_posteriors(vae: AutoencoderKL, pictures: torch.Tensor, cache: Path) -> torch.Tensor:
-    """Mean and log-variance of each picture and of its mirror image: `[2, N, 8, h, w]` float16, kept in `cache`."""
+    """Mean and log-variance of each picture and of its mirror image: `[2, N, 2 c, h, w]` float16, kept in `cache`."""
     if cache.exists():
         return torch.load(cache, weights_only=True)
     moments = []
@@ -66,19 +69,24 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders or zip archives of faces")
     parser.add_argument("--hold-out", type=Path, help="the one of --pictures that keeps 60 faces back for evaluation")
     parser.add_argument("--vae", type=Path, required=True, help="the trained autoencoder")
+    parser.add_argument("--start-from", type=Path, help="a trained UNet to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for the state, the log and the model")
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16: faster on processors with it")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
     vae = AutoencoderKL.from_pretrained(args.vae)
     pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out)
-    posteriors = encode_posteriors(vae, pictures, args.out / "posteriors.pt")
+    with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+        posteriors = encode_posteriors(vae, pictures, args.out / "posteriors.pt")
     scale, scheduler, prompt = vae.config.scaling_factor, build_scheduler(), empty_prompt_embedding()
-    unet = build_unet().to(memory_format=torch.channels_last)
+    unet = build_unet(vae.config.latent_channels).to(memory_format=torch.channels_last)
+    if args.start_from is not None:
+        load_matching(unet, UNet2DConditionModel.from_pretrained(args.start_from))
     del vae, pictures
 
     def draw_latents(generator: torch.Generator) -> torch.Tensor:
@@ -92,13 +100,22 @@ def main() -> None:
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        predicted = unet(noisy, timesteps, prompt.expand(len(latents), -1, -1)).sample
+        predicted = unet(noisy, timesteps, prompt.expand(len(latents), -1, -1)).sample.float()
         # Min-SNR weighting (Hang et al., 2023): small budgets go further when nearly clean latents don't dominate.
         snr = compute_snr(scheduler, timesteps)
         weight = snr.clamp(max=MIN_SNR_GAMMA) / snr
         return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
-    ema = fit(unet, loss_function, args.out, args.steps, args.learning_rate, ema_decay=0.998, seed=args.seed)
+    ema = fit(
+        unet,
+        loss_function,
+        args.out,
+        args.steps,
+        args.learning_rate,
+        ema_decay=0.998,
+        seed=args.seed,
+        bfloat16=args.bfloat16,
+    )
     ema.copy_to(unet.parameters())
     unet.save_pretrained(args.out / "unet")
 
