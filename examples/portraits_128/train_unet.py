@@ -50,18 +50,20 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode_posteriors(vae: AutoencoderKL, pictures: torch.Tensor, cache: Path) -> torch.Tensor:
+def encode_posteriors(vae: AutoencoderKL, pictures: torch.Tensor, cache: Path, bfloat16: bool) -> torch.Tensor:
     """Mean and log-variance of each picture and of its mirror image: `[2, N, 2 c, h, w]` float16, kept in `cache`."""
     if cache.exists():
         return torch.load(cache, weights_only=True)
     moments = []
     for part in tqdm(pictures.split(64), desc="Encoding the pictures"):
         both = torch.stack([part, part.flip(-1)]).flatten(0, 1).float() / 127.5 - 1
-        moments.append(vae.encode(both).latent_dist.parameters.half().unflatten(0, (2, -1)))
-    encoded = torch.cat(moments, dim=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            encoded = vae.encode(both).latent_dist.parameters
+        moments.append(encoded.half().unflatten(0, (2, -1)))
+    posteriors = torch.cat(moments, dim=1)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(encoded, cache)
-    return encoded
+    torch.save(posteriors, cache)
+    return posteriors
 
 
 def main() -> None:
@@ -81,8 +83,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     vae = AutoencoderKL.from_pretrained(args.vae)
     pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out)
-    with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
-        posteriors = encode_posteriors(vae, pictures, args.out / "posteriors.pt")
+    posteriors = encode_posteriors(vae, pictures, args.out / "posteriors.pt", args.bfloat16)
     scale, scheduler, prompt = vae.config.scaling_factor, build_scheduler(), empty_prompt_embedding()
     unet = build_unet(vae.config.latent_channels).to(memory_format=torch.channels_last)
     if args.start_from is not None:

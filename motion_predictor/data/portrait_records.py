@@ -133,14 +133,14 @@ def portrait_pair(
             break
     else:
         raise ValueError(f"`least_way` is {least_way}: a smaller one is accepted, no motion of this face goes so far.")
-    handles = _draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
+    handles = draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
     back, _ = motion.flow_and_region(number, None)
     return PortraitPair(
         source=motion.frame(None),
         target=motion.frame(number),
         handles=handles,
         targets=handles + motion.flow(None, number, handles),
-        mask=_where_it_changes(flow, back),
+        mask=where_it_changes(flow, back),
         flow=flow,
     )
 
@@ -151,8 +151,11 @@ def _stays_inside(flow: np.ndarray) -> np.ndarray:
     return np.asarray(((ends >= 0) & (ends <= len(flow) - 1)).all(axis=-1))
 
 
-def _draw_apart(way: np.ndarray, number: int, distance: float, random: np.random.Generator) -> np.ndarray:
-    """Up to `number` pixels `[n, 2]`, at least `distance` apart, drawn among the longer half of the ways."""
+def draw_apart(way: np.ndarray, number: int, distance: float, random: np.random.Generator) -> np.ndarray:
+    """Up to `number` pixels `[n, 2]`, at least `distance` apart, drawn among the longer half of the ways `[S, S]`.
+
+    A pixel's chance is proportional to its way; one that is zero is never drawn.
+    """
     chances = np.where(way >= way.max() / 2, way, 0).astype(np.float64)
     pixels = pixel_centres(len(way))
     points: list[np.ndarray] = []
@@ -163,8 +166,13 @@ def _draw_apart(way: np.ndarray, number: int, distance: float, random: np.random
     return np.stack(points)
 
 
-def _where_it_changes(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """`[S, S]` bool: what moves in the source or has moved in the target, and a rim around it."""
+def where_it_changes(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """The mask `[S, S]` bool of an edit: what moves in the source or has moved in the target, and a rim around it.
+
+    Args:
+        flow: `[S, S, 2]`, from the source to the target, in pixels of the source.
+        back: `[S, S, 2]`, from the target to the source, in pixels of the target.
+    """
     ways, backways = np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)
     moves = np.maximum(ways, backways) > LEAST_CHANGE * ways.max()
     rim = len(flow) // 32

@@ -1,0 +1,196 @@
+"""Build pairs to judge edits by: faces and films that no network has seen, and where their content truly went.
+
+Two sets, in the folders `portraits` and `videos` of `--out`:
+
+  portraits  the 60 faces that `--hold-out` training keeps back, set in motion; every part's motion is known exactly
+  videos     two frames of a film, and the motion between them: optical flow, chained from frame to frame, and checked
+             forward against backward
+
+python benchmarks/build_pairs.py --faces faces.zip --landmarks faces_landmarks.npz --out pairs
+python benchmarks/build_pairs.py --videos carphone.mp4 talking_heads/ --out pairs
+
+Pair n does not depend on how many are made: the first ones are a fair sample already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterator
+from itertools import count, islice, pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from pairs import EvaluationPair, load_pairs
+from PIL import Image
+from tqdm import tqdm
+
+from dynadrag_pipeline.visualization import draw_points
+from motion_predictor.data.head_fields import HeadFields
+from motion_predictor.data.optical_flow import make_optical_flow
+from motion_predictor.data.portrait_motion import pixel_centres
+from motion_predictor.data.portrait_records import MAX_HANDLES, draw_apart, portrait_pair, where_it_changes
+from motion_predictor.data.portraits import PortraitSource
+from motion_predictor.data.tracks import FlowStep, chain_tracks, has_texture, is_cut
+from motion_predictor.data.video import VideoFile, find_videos, read_frames
+
+SIZE = 128
+LEAST_WAY = 0.05  # of the side: some handle goes so far
+LONGEST_SPAN, SHORTEST_SPAN = 55, 15  # frames from source to target (Sec. 8)
+TRIES = 20  # start frames of one video for one pair
+
+
+def random_source(seed: int, *labels: str | int) -> np.random.Generator:
+    """Chance that depends on the seed and on what it is for, and on nothing that was drawn before."""
+    digest = hashlib.sha256("/".join(map(str, labels)).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+
+
+def portrait_pairs(source: PortraitSource, out: Path, seed: int) -> Iterator[EvaluationPair]:
+    """Held-out faces in turn, each time with another motion and other handles, without an end.
+
+    What is in the folder `out` is read from there.
+    """
+    landmarks = source.load_landmarks()
+    with source.open() as pictures:
+        names = [name for name in pictures.names() if name in source.held_out() and name in landmarks]
+        if not names:
+            raise ValueError(f"`--landmarks` ({source.landmarks}) names none of the held-out faces of `--faces`.")
+        order = random_source(seed, "order").permutation(len(names))
+        for number in count():
+            name = names[order[number % len(names)]]
+            folder = f"{number:03d}_{Path(name).stem}"
+            if (out / folder).exists():
+                yield EvaluationPair.load(out / folder)
+                continue
+            picture, fields = pictures.read(name, SIZE), HeadFields.from_landmarks(landmarks[name])
+            pair = portrait_pair(picture, fields, random_source(seed, number, name), LEAST_WAY)
+            yield EvaluationPair(folder, pair.source, pair.target, pair.mask, pair.handles, pair.targets, pair.flow)
+
+
+def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int) -> Iterator[EvaluationPair]:
+    """Groups of videos in turn, and the videos of each in turn, until none of them gives another pair.
+
+    What is in the folder `out` is read from there.
+    """
+    orders = [random_source(seed, "order", number).permutation(len(group)) for number, group in enumerate(groups)]
+    barren = 0
+    for turn in count():
+        round_, number = divmod(turn, len(groups))
+        video = groups[number][orders[number][round_ % len(groups[number])]]
+        name = f"{turn:03d}_{video.name}"
+        if (out / name).exists():
+            pair: EvaluationPair | None = EvaluationPair.load(out / name)
+        else:
+            pair = video_pair(video, name, random_source(seed, turn, video.name))
+        barren = 0 if pair else barren + 1
+        if barren >= len(groups) * max(len(group) for group in groups):
+            return
+        if pair:
+            yield pair
+
+
+def video_pair(video: VideoFile, name: str, random: np.random.Generator) -> EvaluationPair | None:
+    """A pair cut from a video, or `None` if nothing was found in it that goes far enough and can be followed."""
+    frames = [central_square(frame) for frame in read_frames(video.path, SIZE)]
+    for _ in range(TRIES if len(frames) > SHORTEST_SPAN else 0):
+        first = int(random.integers(len(frames) - SHORTEST_SPAN))
+        span = int(random.integers(SHORTEST_SPAN, LONGEST_SPAN + 1))
+        pair = cut_pair(name, frames[first : first + span + 1], random)
+        if pair:
+            return pair
+    return None
+
+
+def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -> EvaluationPair | None:
+    """The first and the last of `frames` `[S, S, 3]` as a pair, or `None` if hardly anything moves."""
+    flow, back = dense_motion(frames), dense_motion(frames[::-1])
+    way = np.nan_to_num(np.linalg.norm(flow, axis=-1)) * has_texture(frames[0])
+    if way.max() < LEAST_WAY * SIZE:
+        return None
+    handles = draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), SIZE / 12, random)
+    columns, rows = handles.astype(int).T
+    return EvaluationPair(
+        name,
+        frames[0],
+        frames[-1],
+        where_it_changes(np.nan_to_num(flow), np.nan_to_num(back)),
+        handles,
+        handles + flow[rows, columns],
+        flow,
+    )
+
+
+def dense_motion(frames: list[np.ndarray]) -> np.ndarray:
+    """`[S, S, 2]` float32: where each pixel of the first frame is in the last, minus where it was; NaN if lost."""
+    optical_flow = make_optical_flow("dis", None, torch.device("cpu"))
+    steps = []
+    for first, second in pairwise(frames):
+        step = FlowStep.from_arrays(optical_flow(first, second), optical_flow(second, first))
+        if is_cut(step, has_texture(first)):
+            return np.full((SIZE, SIZE, 2), np.nan, dtype=np.float32)
+        steps.append(step)
+    return chain_tracks(pixel_centres(SIZE).reshape(-1, 2), steps)[:, -1].reshape(SIZE, SIZE, 2)
+
+
+def central_square(frame: np.ndarray) -> np.ndarray:
+    """`[S, S, 3]` of the middle of a frame whose shorter side is S."""
+    top, left = ((side - SIZE) // 2 for side in frame.shape[:2])
+    return frame[top : top + SIZE, left : left + SIZE]
+
+
+def sheet(pairs: list[EvaluationPair], zoom: int = 2) -> Image.Image:
+    """Source with its points, mask and target of each pair: two pairs in a row."""
+    side = zoom * SIZE
+    picture = Image.new("RGB", (6 * side, -(-len(pairs) // 2) * side), "white")
+    for index, pair in enumerate(pairs):
+        cells = [Image.fromarray(array).resize((side, side)) for array in (pair.source, pair.mask, pair.target)]
+        handles, targets = ((zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
+        cells[0] = draw_points(cells[0], torch.from_numpy(handles), torch.from_numpy(targets))
+        for place, cell in enumerate(cells):
+            picture.paste(cell, ((index % 2 * 3 + place) * side, index // 2 * side))
+    return picture
+
+
+def build(pairs: Iterator[EvaluationPair], out: Path, wanted: int) -> None:
+    """Write pairs until there are `wanted`, and a picture of the first twelve beside their folder."""
+    made = 0
+    for pair in tqdm(islice(pairs, wanted), total=wanted, desc=out.name):
+        if not (out / pair.name).exists():
+            pair.save(out)
+        made += 1
+    print(f"{made} pairs in {out}" + ("" if made == wanted else f": no more than that, and {wanted} were asked for"))
+    if made:
+        sheet(load_pairs(out, 12)).save(out.with_suffix(".png"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faces", type=Path, help="folder or zip archive of which 60 faces are held out")
+    parser.add_argument("--landmarks", type=Path, help="npz with `files` and `landmarks` of the faces")
+    parser.add_argument("--portrait-pairs", type=int, default=200, help="(default: 200)")
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        nargs="+",
+        help="videos or folders of them that nothing was trained on; each takes its turn",
+    )
+    parser.add_argument("--video-pairs", type=int, default=40, help="(default: 40)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the sets")
+    args = parser.parse_args()
+    if not args.faces and not args.videos:
+        parser.error("give --faces with --landmarks, --videos, or both")
+    if args.faces:
+        if not args.landmarks:
+            parser.error("--faces needs --landmarks: the motion of a face is made from them")
+        source = PortraitSource(args.faces, args.landmarks, hold_out=True)
+        build(portrait_pairs(source, args.out / "portraits", args.seed), args.out / "portraits", args.portrait_pairs)
+    if args.videos:
+        found = video_pairs([find_videos([path]) for path in args.videos], args.out / "videos", args.seed)
+        build(found, args.out / "videos", args.video_pairs)
+
+
+if __name__ == "__main__":
+    main()
