@@ -37,7 +37,7 @@ from .unet_features import resize_to_supervision_grid, unet_with_features
 logger = logging.get_logger(__name__)
 
 MotionGuard = Literal["none", "clamp", "project"]
-SourcePatches = Literal["iteration", "step"]
+SourcePatches = Literal["iteration", "step", "original"]
 OptimizerScope = Literal["edit", "iteration"]
 
 STOP_DISTANCE_AT_512 = 4.0
@@ -352,6 +352,7 @@ class DragEdit:
         self.selector = PointSelector(settings.dynamic_selection, settings.similarity_threshold, engine.generator)
         self.still_iterations = 0
         self.feature_map = engine.features(self.latents.detach(), self.size)[1]
+        self.original_patches = self._patches_at(self.handles)
 
     @property
     def distances(self) -> torch.Tensor:
@@ -427,7 +428,10 @@ class DragEdit:
         sources, destinations = (
             scale_points(points[self.valid], self.size, self.grid) for points in (self.handles, self.moved)
         )
-        patches = sample_patches(self.feature_map, sources, settings.supervision_radius)
+        if settings.source_patches == "original":
+            patches = self.original_patches[self.valid]
+        else:
+            patches = self._patches_at(self.handles[self.valid])
         losses = []
         for _ in range(settings.supervision_steps):
             with torch.enable_grad():
@@ -471,6 +475,11 @@ class DragEdit:
         moved_noticeably = (self.moved - self.handles).norm(dim=-1) >= STALL_STEP_AT_512 * self.scale
         self.still_iterations = 0 if moved_noticeably[live].any() else self.still_iterations + 1
         self.handles, self.image = self.moved, image
+
+    def _patches_at(self, points: torch.Tensor) -> torch.Tensor:
+        """`[points, channels, 2 r + 1, 2 r + 1]` of the current feature map round points of the edit."""
+        cells = scale_points(points, self.size, self.grid)
+        return sample_patches(self.feature_map, cells, self.engine.settings.supervision_radius)
 
     def _next_handles(self) -> torch.Tensor:
         """h^{k+1}: handles moved by the guarded prediction (Eq. 4), and kept inside the picture."""

@@ -69,7 +69,8 @@ SETTINGS = {
     "mask_weight": "lambda of Eq. 2",
     "feature_block": "index of the UNet's up-block whose output is F",
     "channel_reduction": "'mean' or 'sum' over feature channels in Eq. 2",
-    "source_patches": "'iteration' takes the patches at the handles once an iteration, 'step' in each Adam step",
+    "source_patches": "'iteration' takes the patches at the handles once an iteration, 'step' in each Adam step, "
+    "'original' those of the unedited picture",
     "optimizer_scope": "'edit' keeps one Adam state for all iterations, 'iteration' begins anew in each",
     "dynamic_selection": "which handles are supervised: 'all', 'first', 'random' or None",
     "similarity_threshold": "cosine from which on a handle is set aside",

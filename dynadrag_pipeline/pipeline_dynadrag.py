@@ -232,7 +232,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 rate and lambda the paper keeps, takes the mean.
             source_patches (`str`, defaults to `"iteration"`):
                 `"iteration"` takes the patches at h^k from z_t^k once (Eq. 2); `"step"` anew in each Adam step, as
-                DragDiffusion does.
+                DragDiffusion does; `"original"` the patches at h^0 from the unedited z_t^0, as GoodDrag does: what
+                an iteration did not move far enough is still asked for in the next.
             optimizer_scope (`str`, defaults to `"edit"`):
                 `"edit"` keeps one Adam state for all iterations, `"iteration"` begins a new one in each.
             dynamic_selection (`str` or `None`, defaults to `"all"`):

@@ -370,6 +370,18 @@ def test_source_patches_are_those_of_the_iterations_start_or_of_each_step(frozen
     assert loss_after == pytest.approx((destination - source).abs().mean().item(), rel=1e-4)
 
 
+def test_original_source_patches_stay_those_of_the_unedited_latent_at_the_first_handles(frozen_unet):
+    """In the second of two iterations the handle has come half of the way, and is not where the patch is from."""
+    settings = {"source_patches": "original", "supervision_radius": 0, "max_iterations": 2, "supervision_lr": 0.1}
+    start, after_first, _ = optimised(frozen_unet, SIXTEEN_TO_THE_RIGHT, **settings)
+    engine = make_engine(frozen_unet, **settings)
+    with torch.no_grad():
+        source = engine.features(start, SIZE)[1][0, :, 8, 4]
+        destination = engine.features(after_first, SIZE)[1][0, :, 8, 12]
+    loss_before = drag(engine, SIXTEEN_TO_THE_RIGHT)[1].record.loss_before
+    assert loss_before == pytest.approx((destination - source).abs().mean().item(), rel=1e-4)
+
+
 def test_summing_channels_weighs_the_first_term_by_their_number(frozen_unet):
     """The last up-block has 16 channels."""
     losses = {
