@@ -1,0 +1,78 @@
+"""Evaluation pairs: a faithful record, and true motion."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage import data, transform
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from build_pairs import SIZE, build, cut_pair, dense_motion
+from pairs import EvaluationPair, load_pairs
+
+from dynadrag_pipeline import load_instruction
+
+
+@pytest.fixture(scope="module")
+def film() -> list[np.ndarray]:
+    """A face that moves by (1, 0.5) pixels a frame, for 16 frames, over a picture that moves with it."""
+    picture = data.astronaut()[0:300, 76:376]
+    frames = []
+    for number in range(17):
+        shift = transform.AffineTransform(translation=(60 - 2 * number, 40 - number))
+        warped = transform.warp(picture, shift, output_shape=(2 * SIZE, 2 * SIZE), mode="edge")
+        frames.append(np.uint8(255 * transform.resize(warped, (SIZE, SIZE), anti_aliasing=True)))
+    return frames
+
+
+def test_motion_over_many_frames_is_that_of_the_content(film):
+    flow = dense_motion(film)
+    middle = flow[30:90, 30:90]
+    assert np.isfinite(middle).mean() > 0.8
+    assert np.nanmedian(middle, axis=(0, 1)) == pytest.approx([16, 8], abs=1)
+
+
+def test_a_pair_of_a_film_asks_for_what_happens_in_it(film):
+    pair = cut_pair("000_film", film, np.random.default_rng(0))
+    assert 1 <= len(pair.handles) <= 7
+    assert np.median(pair.targets - pair.handles, axis=0) == pytest.approx([16, 8], abs=1)
+    assert pair.mask[tuple(pair.handles.astype(int).T[::-1])].all()
+    assert (pair.source == film[0]).all()
+    assert (pair.target == film[-1]).all()
+
+
+def test_a_film_in_which_nothing_moves_gives_no_pair(film):
+    assert cut_pair("000_film", film[:1] * 17, np.random.default_rng(0)) is None
+
+
+def test_another_scene_has_no_motion_from_the_first(film):
+    cut = [*film[:8], np.uint8(255 * transform.resize(data.chelsea(), (SIZE, SIZE)))]
+    assert np.isnan(dense_motion(cut)).all()
+
+
+def test_a_saved_pair_is_read_as_it_was_and_its_instruction_by_the_command_line(film, tmp_path):
+    pair = cut_pair("000_film", film, np.random.default_rng(0))
+    build(iter([pair]), tmp_path / "films", 1)
+    (read,) = load_pairs(tmp_path / "films")
+    for name in ("source", "target", "mask"):
+        assert (getattr(read, name) == getattr(pair, name)).all()
+    assert read.handles == pytest.approx(pair.handles, abs=1e-3)
+    assert read.flow == pytest.approx(pair.flow, abs=0.02, nan_ok=True)
+    instruction = load_instruction(tmp_path / "films" / "000_film" / "instruction.json")
+    assert np.array(instruction["targets"]) == pytest.approx(pair.targets, abs=1e-3)
+    assert (tmp_path / "films.png").exists()
+
+
+def test_pairs_come_in_the_order_of_their_names_and_no_more_than_asked_for(film, tmp_path):
+    pair = cut_pair("000_film", film, np.random.default_rng(0))
+    fields = {name: getattr(pair, name) for name in ("source", "target", "mask", "handles", "targets", "flow")}
+    for number in (2, 0, 1):
+        EvaluationPair(f"{number:03d}", **fields).save(tmp_path)
+    assert [read.name for read in load_pairs(tmp_path, limit=2)] == ["000", "001"]
+
+
+def test_a_folder_without_pairs_says_how_to_make_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="build_pairs"):
+        load_pairs(tmp_path)
