@@ -252,7 +252,9 @@ def _convert_motion_predictor(args: argparse.Namespace, written: list[Path]) -> 
         f"{shape.layout} of T {shape.frames}, {shape.channels[0]} to {shape.channels[1]} channels, N_S "
         f"{shape.spatial_blocks}, N_T {shape.translator_blocks}, hid_S {shape.spatial}, hid_T {shape.translator}, "
         f"groups {shape.groups}.",
-        "It computes the same as before." if converted.exact else "A warm start: it has to be trained on.",
+        "It computes the same as before."
+        if converted.exact
+        else "A warm start: it has to be trained on, by `dynadrag train-motion-predictor` with `start_from`.",
         *(f"  begins anew: {name}" for name in converted.reinitialised),
     ]
     _say_written(args.out, notes, written)

@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"dynadrag: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        kept = ", ".join(map(str, written)) + " is complete" if written else "nothing was written"
+        kept = f"kept: {', '.join(map(str, written))}" if written else "nothing was written"
         print(f"\ndynadrag: interrupted; {kept}.", file=sys.stderr)
         return INTERRUPTED
     return 0

@@ -122,9 +122,22 @@ def _build(args: argparse.Namespace, written: list[Path]) -> None:
         from .data.build_dataset import BuildSettings, build_dataset
         from .data.statistics import save_statistics
 
-        if build_dataset(args.videos, args.out, _settings(args, BuildSettings)) is not None:
+        with _kept_when_stopped(args.out, written):
+            finished = build_dataset(args.videos, args.out, _settings(args, BuildSettings)) is not None
+        if finished:
             print(save_statistics(args.out))
             written.append(args.out)
+
+
+@contextmanager
+def _kept_when_stopped(folder: Path, written: list[Path]) -> Iterator[None]:
+    """What is in the folder when Ctrl-C comes stays there, and the same command goes on from it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder.exists():
+            written.append(folder)
+        raise
 
 
 def _add_portraits_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -157,7 +170,8 @@ def _build_portraits(args: argparse.Namespace, written: list[Path]) -> None:
         from .data.statistics import save_statistics
 
         source = PortraitSource(args.pictures, args.landmarks, hold_out=args.hold_out)
-        counts = build_portraits([source], args.out, _settings(args, PortraitSettings))
+        with _kept_when_stopped(args.out, written):
+            counts = build_portraits([source], args.out, _settings(args, PortraitSettings))
         if counts is not None:
             print(", ".join(f"{count} {what}" for what, count in counts.items()))
             print(save_statistics(args.out))
@@ -207,7 +221,8 @@ def _add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     parser = commands.add_parser(
         "train-motion-predictor",
         help="train a motion predictor on datasets of `build-dataset`",
-        description="Train a motion predictor (Eq. 1) on one process or, by `accelerate launch`, on many. Runs are\n"
+        description="Train a motion predictor (Eq. 1) on one process or on many: by `accelerate launch`, and without\n"
+        "GPUs by `torchrun --nproc-per-node N -m dynadrag_pipeline train-motion-predictor CONFIG.yaml`. Runs are\n"
         "resumable: one that was interrupted ends with the same weights as one that ran through.",
         epilog=TRAIN_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

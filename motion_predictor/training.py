@@ -102,6 +102,24 @@ def _samples(config: TrainingConfig, split: str, size: int) -> MotionSamples:
     return MotionSamples(shards, weights, config.samples, size, config.seed + (split == "val"))
 
 
+def _first_network(config: TrainingConfig) -> MotionPredictorModel:
+    """The network before its first step: with random weights, or with those of `start_from`."""
+    if config.start_from is None:
+        return MotionPredictorModel(**config.network)
+    trained = MotionPredictorModel.from_pretrained(config.start_from)
+    arguments = {name: value for name, value in trained.config.items() if not name.startswith("_")}
+    network = MotionPredictorModel(**{**arguments, **config.network})
+    try:
+        network.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        sizes = [name for name, value in config.network.items() if arguments.get(name) != value]
+        raise ValueError(
+            f"`network` asks for other layers than `start_from` ({config.start_from}) has: leave out those of "
+            f"{sizes} that change a layer's shape."
+        ) from error
+    return network
+
+
 class StepSampler(Sampler[list[int]]):
     """The numbers of the samples of each batch of this process, from a given step on.
 
@@ -163,7 +181,7 @@ class _Run:
             project_dir=str(self.out),
         )
         torch.manual_seed(config.seed)
-        network = MotionPredictorModel(**config.network)
+        network = _first_network(config)
         size = network.config["sample_size"]
         if size is None:
             raise ValueError("`network.sample_size` is None: the side of the training pictures in pixels is accepted.")

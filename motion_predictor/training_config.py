@@ -52,7 +52,9 @@ class TrainingConfig:
         out: folder for checkpoints, curves and the trained model.
         data: datasets with weights.
         preset: `"paper"` or `"robust"`: values that the rest of the file may change.
-        network: arguments of `MotionPredictorModel`; `sample_size` is also the side of the training pictures.
+        start_from: folder of a `MotionPredictorModel` to begin with, such as a converted SimVP; none: random weights.
+        network: arguments of `MotionPredictorModel`, over those of `start_from`; `sample_size` is also the side of
+            the training pictures.
         samples: how samples are drawn.
         loss: how the error is weighed.
         steps: optimisation steps.
@@ -75,6 +77,7 @@ class TrainingConfig:
     out: str
     data: list[DataSource]
     preset: str = "robust"
+    start_from: str | None = None
     network: dict[str, Any] = field(default_factory=dict)
     samples: SampleSettings = field(default_factory=SampleSettings)
     loss: LossSettings = field(default_factory=LossSettings)

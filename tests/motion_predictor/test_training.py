@@ -231,6 +231,35 @@ def test_a_run_can_be_prolonged(dataset: str, tmp_path: Path):
     assert_same_weights(tmp_path / "through", tmp_path / "run")
 
 
+def test_training_begins_with_the_weights_and_the_layers_of_another_model(dataset: str, tmp_path: Path):
+    """After steps of no length the weights are those of the beginning; how points are drawn is the run's own."""
+    first = MotionPredictorModel(**{**NETWORK, "straight_share": 0.0})
+    first.save_pretrained(tmp_path / "first")
+    config = make_config(
+        dataset,
+        tmp_path / "run",
+        start_from=str(tmp_path / "first"),
+        network={"sample_size": 16, "straight_share": 0.1},
+        steps=1,
+        learning_rate=1e-30,
+        weight_decay=0.0,
+    )
+    trained = MotionPredictorModel.from_pretrained(train_motion_predictor(config))
+    assert trained.config["hidden_channels_translator"] == NETWORK["hidden_channels_translator"]
+    assert trained.config["straight_share"] == 0.1
+    for name, weight in first.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], weight, msg=name)
+
+
+def test_layers_of_another_shape_than_those_to_begin_with_are_refused(dataset: str, tmp_path: Path):
+    MotionPredictorModel(**NETWORK).save_pretrained(tmp_path / "first")
+    wider = {**NETWORK, "hidden_channels_translator": 16}
+    with pytest.raises(ValueError, match=r"`start_from`.*hidden_channels_translator"):
+        train_motion_predictor(
+            make_config(dataset, tmp_path / "run", start_from=str(tmp_path / "first"), network=wider)
+        )
+
+
 def test_missing_data_say_how_to_build_them(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="dynadrag build-dataset"):
         train_motion_predictor(make_config(str(tmp_path / "nothing"), tmp_path / "run"))
