@@ -29,6 +29,7 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
     "max_iterations": 15,
     "supervision_lr": 0.03,
     "supervision_radius": 6,
+    "source_patches": "original",
     "dynamic_selection": None,
     "identity_lora_steps": 100,
 }
@@ -37,7 +38,8 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
 The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels
 knows little at the last timesteps, and a cell of its features sees little of the picture: so the latent is edited
 half-way, by large patches and with larger steps. Its features are alike all over a face, so selecting handles by them
-would drag one at a time; all are dragged. Fewer iterations, denoising and LoRA steps save a newcomer's time.
+would drag one at a time; all are dragged. They are dragged by the patches of the unedited picture: content that lags
+behind its handle is caught up with. Fewer iterations, denoising and LoRA steps save a newcomer's time.
 """
 
 _HOME = {
