@@ -1,10 +1,11 @@
-"""Convert a checkpoint of Stable Diffusion 1.5's size, with random weights, and say what it took.
+"""Convert a checkpoint of Stable Diffusion 1.5's size, with random weights, drag with it, and say what it took.
 
     python tests/tools/full_width_check.py --work build/full-width [--keep]
 
 Writes a file of 2.1 GB (UNet of 860 M parameters, autoencoder, text encoder, in float16, in the layout of one file),
 converts it by `dynadrag convert pipeline` in a process of its own, loads the result in another, and compares the
-weights. Fails if a process needs more than 12 GiB. Not a test of the suite: it takes minutes and gigabytes.
+weights; then drags a picture of 512 x 512 pixels. Fails if a process needs more than 12 GiB. Not a test of the suite:
+it takes minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -25,24 +26,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "full-width", help="folder for the files")
     parser.add_argument("--keep", action="store_true", help="leave the files there")
+    parser.add_argument("--sample", type=Path, help="a DragBench sample to drag (default: the astronaut's head)")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     if args.step is not None:
-        STEPS[args.step](args.work)
+        STEPS[args.step](args)
         return
     try:
         for step in STEPS:
-            run(step, args.work)
+            run(step, args)
     finally:
         if not args.keep:
             shutil.rmtree(args.work)
 
 
-def run(step: str, work: Path) -> None:
+def run(step: str, args: argparse.Namespace) -> None:
     """Run a step in a process of its own, and say its time and the most memory that it held."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, __file__, "--work", str(work.absolute()), "--step", step], cwd=ROOT)
+    command = [sys.executable, __file__, "--work", str(args.work.absolute()), "--step", step]
+    if args.sample is not None:
+        command += ["--sample", str(args.sample.absolute())]
+    process = subprocess.Popen(command, cwd=ROOT)
     most = {"all": 0, "own": 0}
     while process.poll() is None:
         for name, size in memory(process.pid).items():
@@ -69,7 +74,7 @@ def memory(process: int) -> dict[str, int]:
     return {"all": sizes.get("VmRSS", 0), "own": sizes.get("RssAnon", 0)}
 
 
-def write(work: Path) -> None:
+def write(args: argparse.Namespace) -> None:
     """A checkpoint in the layout of one file, a tokenizer of its size, and a motion predictor."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -99,9 +104,9 @@ def write(work: Path) -> None:
         if value.is_floating_point()
     }
     print(f"{sum(value.numel() for value in weights.values()) / 1e6:.0f} M parameters", flush=True)
-    save_file(weights, work / "model.safetensors")
-    write_tokenizer(work / "tokenizer", 49408)
-    MotionPredictorModel().save_pretrained(work / "predictor")
+    save_file(weights, args.work / "model.safetensors")
+    write_tokenizer(args.work / "tokenizer", 49408)
+    MotionPredictorModel().save_pretrained(args.work / "predictor")
 
 
 def write_tokenizer(folder: Path, size: int) -> None:
@@ -117,7 +122,7 @@ def write_tokenizer(folder: Path, size: int) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n")
 
 
-def convert(work: Path) -> None:
+def convert(args: argparse.Namespace) -> None:
     """By the command, as a user would."""
     from conversion.command_line import add_convert_command
 
@@ -129,19 +134,19 @@ def convert(work: Path) -> None:
         "motion-predictor": "predictor",
         "out": "pipeline",
     }
-    paths = [part for name, file in options.items() for part in (f"--{name}", str(work / file))]
-    args = parser.parse_args(["convert", "pipeline", *paths])
-    args.run(args, [])
+    paths = [part for name, file in options.items() for part in (f"--{name}", str(args.work / file))]
+    command = parser.parse_args(["convert", "pipeline", *paths])
+    command.run(command, [])
 
 
-def load(work: Path) -> None:
+def load(args: argparse.Namespace) -> None:
     """As an edit would, and compare with the file."""
     import torch
     from safetensors import safe_open
 
     from dynadrag_pipeline import DynaDragPipeline
 
-    pipe = DynaDragPipeline.from_pretrained(work / "pipeline", dtype=torch.float16)
+    pipe = DynaDragPipeline.from_pretrained(args.work / "pipeline", dtype=torch.float16)
     pipe.check_components(feature_block=-1, kv_start_layer=None)
     parameters = sum(parameter.numel() for parameter in pipe.unet.parameters())
     assert parameters == 859_520_964, parameters
@@ -154,13 +159,41 @@ def load(work: Path) -> None:
             pipe.text_encoder.get_input_embeddings().weight
         ),
     }
-    with safe_open(work / "model.safetensors", framework="pt") as file:
+    with safe_open(args.work / "model.safetensors", framework="pt") as file:
         for name, value in pairs.items():
             assert torch.equal(value, file.get_tensor(name)), name
     print("the weights are those of the file", flush=True)
 
 
-STEPS = {"write": write, "convert": convert, "load": load}
+def drag(args: argparse.Namespace) -> None:
+    """Two iterations with few steps, in half precision. Random weights show that it runs, not that it edits."""
+    import skimage.data
+    import torch
+    from PIL import Image
+
+    from dynadrag_pipeline import DynaDragPipeline, load_instruction
+
+    dtype = torch.float16 if torch.cuda.is_available() else torch.bfloat16
+    pipe = DynaDragPipeline.from_pretrained(args.work / "pipeline", dtype=dtype)
+    if torch.cuda.is_available():
+        pipe.to("cuda")
+    if args.sample is None:
+        picture, mask = Image.fromarray(skimage.data.astronaut()), None
+        points = {"handles": [(227, 115)], "targets": [(260, 118)]}
+    else:
+        picture, mask = (Image.open(args.sample / name) for name in ("original_image.png", "mask.png"))
+        given = load_instruction(args.sample / "drag_instruction.json")
+        points = {name: given[name] for name in ("handles", "targets")}
+    few = {"num_inference_steps": 3, "max_iterations": 2, "supervision_steps": 1, "identity_lora_steps": 1}
+    result = pipe(picture, mask=mask, output_type="pt", **points, **few)
+    assert result.images.shape == (1, 3, picture.height, picture.width), result.images.shape
+    assert torch.isfinite(result.images).all()
+    assert len(result.iterations) == 2, result.stop_reason
+    size = f"{picture.width} x {picture.height}"
+    print(f"dragged {len(points['handles'])} handles of {size} pixels on {pipe.device} in {dtype}", flush=True)
+
+
+STEPS = {"write": write, "convert": convert, "load": load, "drag": drag}
 
 if __name__ == "__main__":
     main()
