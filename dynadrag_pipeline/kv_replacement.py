@@ -16,6 +16,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
+KVPlacement = Literal["auto", "device", "host"]
+
 
 def self_attention_layers(unet: UNet2DConditionModel) -> list[str]:
     """Names of the UNet's self-attention processors in the order of execution: down, middle, up.
@@ -42,10 +44,16 @@ def default_kv_start_layer(unet: UNet2DConditionModel) -> int:
 class KVBank:
     """The inputs of the original's self-attention keys and values, by timestep and layer.
 
-    `timestep` has to be set before each UNet pass; recording and replaying at the same timestep meet there.
+    `timestep` has to be set before each UNet pass; recording and replaying at the same timestep meet there. Then the
+    inputs of all its layers are brought to the device at once, so that attention itself only reads them.
 
     Args:
         start_layer (`int`): the first layer to record and replace, in the order of [`self_attention_layers`].
+        placement (`str`, defaults to `"device"`):
+            where the bank lives: `"device"` leaves everything where the UNet runs, `"host"` in the main memory (pinned
+            for CUDA), from where a timestep is copied when its turn comes; `"auto"` is the device, unless all
+            timesteps would fill more than half of what is free there.
+        timesteps (`int`, defaults to 1): how many will be recorded, for `"auto"`.
 
     Example (with a UNet, latents and a denoising loop at hand):
 
@@ -58,10 +66,26 @@ class KVBank:
     ```
     """
 
-    def __init__(self, start_layer: int) -> None:
+    def __init__(self, start_layer: int, placement: KVPlacement = "device", timesteps: int = 1) -> None:
         self.start_layer = start_layer
-        self.timestep = -1
-        self._inputs: dict[tuple[int, str], torch.Tensor] = {}
+        self.placement = placement
+        self.timesteps = timesteps
+        self._timestep = -1
+        self._current: dict[str, torch.Tensor] = {}
+        self._kept: dict[int, dict[str, torch.Tensor]] = {}
+        self._device: torch.device | None = None
+
+    @property
+    def timestep(self) -> int:
+        """The timestep of the next UNet pass."""
+        return self._timestep
+
+    @timestep.setter
+    def timestep(self, timestep: int) -> None:
+        self._keep()
+        self._timestep = timestep
+        kept = self._kept.get(timestep, {})
+        self._current = {layer: inputs.to(self._device, non_blocking=True) for layer, inputs in kept.items()}
 
     def recording(self, unet: UNet2DConditionModel) -> Any:
         """Context in which the UNet's self-attention inputs are kept."""
@@ -73,16 +97,28 @@ class KVBank:
 
     def store(self, layer: str, hidden_states: torch.Tensor) -> None:
         """Keep the input of a layer at the current timestep, without its graph."""
-        self._inputs[self.timestep, layer] = hidden_states.detach()
+        self._current[layer] = hidden_states.detach()
 
     def load(self, layer: str) -> torch.Tensor:
-        """The recorded input of a layer at the current timestep."""
-        return self._inputs[self.timestep, layer]
+        """The recorded input of a layer at the current timestep, on the device."""
+        return self._current[layer]
 
     @property
     def nbytes(self) -> int:
-        """Memory that the bank holds, in bytes."""
-        return sum(tensor.nbytes for tensor in self._inputs.values())
+        """Memory that the bank holds, in bytes, on the device or the host."""
+        return sum(inputs.nbytes for kept in self._kept.values() for inputs in kept.values())
+
+    def _keep(self) -> None:
+        """Put away what was recorded at the current timestep."""
+        if self._current and self._timestep not in self._kept:
+            self._device = next(iter(self._current.values())).device
+            if self.placement == "auto":
+                needed = self.timesteps * sum(inputs.nbytes for inputs in self._current.values())
+                self.placement = "device" if needed <= free_memory(self._device) / 2 else "host"
+            if self.placement == "host":
+                self._current = {layer: _to_host(inputs) for layer, inputs in self._current.items()}
+            self._kept[self._timestep] = self._current
+        self._current = {}
 
     @contextmanager
     def _installed(self, unet: UNet2DConditionModel, mode: Literal["record", "replay"]) -> Iterator[KVBank]:
@@ -95,6 +131,7 @@ class KVBank:
             unet.set_attn_processor(wrapped)
             yield self
         finally:
+            self._keep()
             unet.set_attn_processor(before)
 
 
@@ -125,3 +162,13 @@ class BankedAttention:
         else:
             encoder_hidden_states = self.bank.load(self.layer)
         return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on an accelerator; without one, what is on the device is in the main memory anyway."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+
+
+def _to_host(inputs: torch.Tensor) -> torch.Tensor:
+    on_host = inputs.to("cpu")
+    return on_host.pin_memory() if inputs.is_cuda else on_host

@@ -11,10 +11,12 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from peft import LoraConfig
 
+from dynadrag_pipeline import kv_replacement
 from dynadrag_pipeline.ddim_inversion import ddim_denoise, make_ddim_schedulers
-from dynadrag_pipeline.kv_replacement import KVBank, default_kv_start_layer, self_attention_layers
+from dynadrag_pipeline.kv_replacement import KVBank, KVPlacement, default_kv_start_layer, self_attention_layers
 
 PROMPT = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(2))
+FIRST = 751  # of four timesteps
 LAYERS = [
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor",
     "mid_block.attentions.0.transformer_blocks.0.attn1.processor",
@@ -119,8 +121,9 @@ def test_each_timestep_has_its_own_keys_and_values(unet):
     """Keys and values of the first step used in all of them give another picture."""
     bank = record(unet, randn(0))
     right = replay(unet, randn(1), bank)
-    first = max(timestep for timestep, _ in bank._inputs)
-    bank.load = lambda layer: bank._inputs[first, layer]
+    bank.timestep = FIRST
+    first = {layer: bank.load(layer) for layer in LAYERS}
+    bank.load = first.__getitem__
     assert (replay(unet, randn(1), bank) - right).abs().max() > 1e-4
 
 
@@ -139,7 +142,7 @@ def test_layers_before_the_start_layer_are_untouched(unet):
             recording = unet.attn_processors
         with bank.replaying(unet):
             replaying = unet.attn_processors
-            denoised_by = bank.timestep = max(timestep for timestep, _ in bank._inputs)
+            denoised_by = bank.timestep = FIRST
             seen.clear()
             unet(randn(1), denoised_by, PROMPT)
         unet(randn(1), denoised_by, PROMPT)
@@ -222,7 +225,48 @@ def test_bank_holds_the_inputs_of_its_layers_without_their_graph(unet):
     bank.timestep = 1
     with bank.recording(unet):
         unet(randn(0).requires_grad_(), 1, PROMPT)
-    assert not any(tensor.requires_grad for tensor in bank._inputs.values())
+    bank.timestep = 1
+    assert not any(bank.load(layer).requires_grad for layer in LAYERS)
+
+
+# --- where the bank lives ---
+
+
+@pytest.mark.parametrize("placement", ["device", "host", "auto"])
+def test_wherever_the_bank_lives_the_edit_is_the_same(unet, placement):
+    def edited(placement: KVPlacement) -> torch.Tensor:
+        bank = KVBank(0, placement, timesteps=4)
+        with bank.recording(unet):
+            denoise(unet, randn(0), bank)
+        return replay(unet, randn(1), bank)
+
+    assert torch.equal(edited(placement), edited("device"))
+
+
+@pytest.mark.parametrize(("free_share", "expected"), [(2.01, "device"), (1.99, "host")])
+def test_auto_leaves_half_of_the_free_memory_to_others(unet, monkeypatch, free_share, expected):
+    needed = record(unet, randn(0)).nbytes
+    monkeypatch.setattr(kv_replacement, "free_memory", lambda device: free_share * needed)
+    bank = KVBank(0, "auto", timesteps=4)
+    with bank.recording(unet):
+        denoise(unet, randn(0), bank)
+    assert bank.placement == expected
+
+
+def test_without_an_accelerator_there_is_nowhere_else_to_go():
+    assert kv_replacement.free_memory(torch.device("cpu")) == float("inf")
+
+
+def test_the_host_keeps_copies_and_the_device_gets_them_when_their_timestep_comes(unet, monkeypatch):
+    """On a machine without an accelerator, the meta device shows what travels."""
+    to_host = []
+    monkeypatch.setattr(kv_replacement, "_to_host", lambda inputs: to_host.append(inputs) or inputs.to("meta"))
+    bank = KVBank(0, "host")
+    with bank.recording(unet):
+        denoise(unet, randn(0), bank)
+    assert len(to_host) == 4 * len(LAYERS)
+    assert all(inputs.is_meta for kept in bank._kept.values() for inputs in kept.values())
+    assert bank._device == torch.device("cpu")
 
 
 def test_users_cross_attention_kwargs_still_reach_wrapped_processors(unet):
