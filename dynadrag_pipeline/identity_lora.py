@@ -178,20 +178,61 @@ def fit_identity_lora(
 def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None) -> Iterator[None]:
     """Context in which the UNet carries `lora` beside the user's adapters; with `None` nothing is attached.
 
+    It is added to the weights, so that no pass takes longer for it. Afterwards the weights themselves are put back:
+    subtracting it again would leave them a little changed in half precision.
+
     Raises:
         ValueError: if the LoRA's matrices don't fit this UNet.
     """
     if lora is None:
         yield
         return
-    with _identity_adapter(unet, _lora_config(lora.rank, lora.alpha), seed=0):
-        expected = get_peft_model_state_dict(unet, adapter_name=ADAPTER_NAME)
-        if {key: value.shape for key, value in expected.items()} != {k: v.shape for k, v in lora.state_dict.items()}:
-            raise ValueError("The identity LoRA does not fit this UNet: it was made for another architecture.")
-        set_peft_model_state_dict(unet, lora.state_dict, adapter_name=ADAPTER_NAME)
-        for parameter in unet.parameters():
-            parameter.requires_grad_(False)
+    projections = attention_projections(unet)
+    expected = {
+        f"{name}.lora_{side}.weight": shape
+        for name, layer in projections.items()
+        for side, shape in (("A", (lora.rank, layer.weight.shape[1])), ("B", (layer.weight.shape[0], lora.rank)))
+    }
+    if expected != {key: tuple(value.shape) for key, value in lora.state_dict.items()}:
+        raise ValueError("The identity LoRA does not fit this UNet: it was made for another architecture.")
+    if any(layer.weight.is_meta for layer in projections.values()):
+        with _as_adapter(unet, lora):
+            yield
+        return
+    requires_grad = {parameter: parameter.requires_grad for parameter in unet.parameters()}
+    before = {name: layer.weight for name, layer in projections.items()}
+    try:
+        for name, layer in projections.items():
+            up, down = (lora.state_dict[f"{name}.lora_{side}.weight"].to(layer.weight.device) for side in "BA")
+            added = lora.alpha / lora.rank * (up @ down)
+            layer.weight = torch.nn.Parameter((layer.weight.float() + added).to(layer.weight.dtype), False)
+        unet.requires_grad_(False)
         yield
+    finally:
+        for name, layer in projections.items():
+            before[name].data = before[name].data.to(layer.weight.device)  # offloading may have moved the layer
+            layer.weight = before[name]
+        for parameter, flag in requires_grad.items():
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _as_adapter(unet: UNet2DConditionModel, lora: IdentityLora) -> Iterator[None]:
+    """The same as an adapter beside the weights, for a UNet whose weights are offloaded one by one."""
+    with _identity_adapter(unet, _lora_config(lora.rank, lora.alpha), seed=0):
+        set_peft_model_state_dict(unet, lora.state_dict, adapter_name=ADAPTER_NAME)
+        unet.requires_grad_(False)
+        yield
+
+
+def attention_projections(unet: UNet2DConditionModel) -> dict[str, torch.nn.Linear]:
+    """The layers that an identity LoRA adds to, by name, without the wrappers of the user's adapters."""
+    suffixes = tuple(f".{target}" for target in TARGET_MODULES)
+    named = {name: module for name, module in unet.named_modules() if name.endswith(suffixes)}
+    return {
+        name: module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        for name, module in named.items()
+    }
 
 
 @contextmanager
