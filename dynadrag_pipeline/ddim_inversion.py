@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,18 +13,16 @@ PredictNoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`(latents, timestep) -> model output`, of the scheduler's prediction type."""
 
 
-def make_ddim_schedulers(
-    config: FrozenDict, num_inference_steps: int, device: torch.device | str = "cpu"
-) -> tuple[DDIMScheduler, DDIMInverseScheduler]:
+def make_ddim_schedulers(config: FrozenDict, num_inference_steps: int) -> tuple[DDIMScheduler, DDIMInverseScheduler]:
     """Build a sampler and the inverse scheduler that undoes it, from any scheduler's config.
 
     Both are new objects, so the pipeline's own scheduler keeps its state. What would break the round trip is fixed
-    here rather than inherited: no clipping, "leading" spacing, and the same alpha at the clean end.
+    here rather than inherited: no clipping, "leading" spacing, and the same alpha at the clean end. Their timesteps
+    are on the CPU, wherever the latents are: each of them is looked up in tables there.
 
     Args:
         config (`FrozenDict`): config of the pipeline's scheduler, with its noise schedule and prediction type.
         num_inference_steps (`int`): steps between noise and picture.
-        device (`torch.device` or `str`, defaults to `"cpu"`): where the timesteps live.
 
     Example:
         >>> sampler, inverse = make_ddim_schedulers(DDIMScheduler(steps_offset=1).config, 50)
@@ -33,8 +32,8 @@ def make_ddim_schedulers(
     fixed = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
     sampler = DDIMScheduler.from_config(config, **fixed)
     inverse = DDIMInverseScheduler.from_config(sampler.config, **fixed)
-    sampler.set_timesteps(num_inference_steps, device=device)
-    inverse.set_timesteps(num_inference_steps, device=device)
+    sampler.set_timesteps(num_inference_steps)
+    inverse.set_timesteps(num_inference_steps)
     return sampler, inverse
 
 
@@ -73,4 +72,38 @@ def ddim_denoise(
     """
     for timestep in timesteps:
         latents = sampler.step(predict_noise(latents, timestep), timestep, latents).prev_sample
+    return latents
+
+
+def preview_timesteps(timesteps: torch.Tensor, count: int) -> torch.Tensor:
+    """`count` of the descending `timesteps`, evenly, from the first on; all of them if there are no more.
+
+    Example:
+        >>> preview_timesteps(torch.tensor([81, 61, 41, 21, 1]), 2)
+        tensor([81, 41])
+    """
+    count = min(count, len(timesteps))
+    return timesteps[[math.floor(index * len(timesteps) / count) for index in range(count)]]
+
+
+def ddim_preview(
+    predict_noise: PredictNoise, sampler: DDIMScheduler, latents: torch.Tensor, timesteps: torch.Tensor
+) -> torch.Tensor:
+    """Follow the ODE from noise to a clean latent in fewer steps, each from one of `timesteps` to the next.
+
+    The scheduler's own `step` knows one length only. With its timesteps, this is [`ddim_denoise`].
+
+    Args:
+        predict_noise, sampler, latents: as for [`ddim_denoise`].
+        timesteps (`torch.Tensor`): descending, from [`preview_timesteps`].
+
+    Returns:
+        `torch.Tensor`: z_0 as far as so few steps can tell, same shape.
+    """
+    clean_end = timesteps.new_zeros(1)  # where `final_alpha_cumprod` is taken from
+    for timestep, following in zip(timesteps, torch.cat([timesteps[1:], clean_end]), strict=True):
+        clean = sampler.step(predict_noise(latents, timestep), timestep, latents).pred_original_sample
+        alpha = sampler.alphas_cumprod[timestep]
+        noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        latents = sampler.add_noise(clean, noise, following[None])
     return latents

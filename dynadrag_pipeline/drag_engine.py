@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -26,12 +27,13 @@ from motion_predictor.conditioning import (
 )
 
 from .checks import check_choice, check_number, check_whole_number
-from .ddim_inversion import PredictNoise, ddim_denoise, ddim_invert
+from .ddim_inversion import PredictNoise, ddim_denoise, ddim_invert, ddim_preview, preview_timesteps
 from .drag_instruction import DragInstruction
-from .kv_replacement import KVBank
+from .kv_replacement import KVBank, KVPlacement
 from .motion_supervision import ChannelReduction, mask_loss, motion_supervision_loss, sample_patches
 from .pipeline_output import DragIteration, StopReason
 from .point_selection import SELECTION_STRATEGIES, PointSelector, SelectionStrategy, handle_target_similarity
+from .prompt_projections import prompt_projected_once
 from .unet_features import resize_to_supervision_grid, unet_with_features
 
 logger = logging.get_logger(__name__)
@@ -69,6 +71,8 @@ class DragSettings:
     similarity_threshold: float = 0.6
     hold_unselected: bool = False
     kv_start_layer: int = 0
+    kv_placement: KVPlacement = "auto"
+    preview_steps: int | None = None
     stop_distance: float | None = None
     motion_guard: MotionGuard = "project"
     return_intermediates: bool = False
@@ -86,6 +90,9 @@ class DragSettings:
         check_choice("dynamic_selection", self.dynamic_selection, SELECTION_STRATEGIES)
         check_number("similarity_threshold", self.similarity_threshold, least=-1, most=1)
         check_choice("motion_guard", self.motion_guard, get_args(MotionGuard))
+        check_choice("kv_placement", self.kv_placement, get_args(KVPlacement))
+        if self.preview_steps is not None:
+            check_whole_number("preview_steps", self.preview_steps, least=1)
         if self.stop_distance is not None:
             check_number("stop_distance", self.stop_distance, least=0, most=math.inf)
 
@@ -116,16 +123,25 @@ class DragStep:
     """One iteration as the engine yields it. Before asking for the next, the consumer may set what is said so below.
 
     Attributes:
-        latents (`torch.Tensor`): z_0^{k+1}, what I_{k+1} is decoded from; may be replaced.
+        noise (`torch.Tensor`): z_t^{k+1}, the optimised latent.
+        latents (`torch.Tensor`, *optional*):
+            z_0^{k+1}, what I_{k+1} is decoded from; may be replaced. `None` where nobody looks at it.
         record (`DragIteration`): points in pixels of the edit, not yet of the input.
+        is_preview (`bool`):
+            whether `latents` are less than the full denoising; the last step's are made full in the end. May be set
+            to `False`, to keep them as they are.
         is_last (`bool`): may be set to end the edit with this iteration.
-        image (`torch.Tensor` of shape `(1, 3, height, width)`): I_{k+1}, there once the engine has gone on; it stays
-            `None` if what was decoded is not finite, which ends the edit.
+        is_good (`bool`): whether all that was decoded is finite, known once the engine has gone on.
+        image (`torch.Tensor` of shape `(1, 3, height, width)`, *optional*):
+            I_{k+1}, there once the engine has gone on.
     """
 
-    latents: torch.Tensor
+    noise: torch.Tensor
+    latents: torch.Tensor | None
     record: DragIteration
+    is_preview: bool = False
     is_last: bool = False
+    is_good: bool = False
     image: torch.Tensor | None = None
 
 
@@ -138,6 +154,10 @@ class DragEngine:
         sampler, inverse (`DDIMScheduler`, `DDIMInverseScheduler`): a pair from `make_ddim_schedulers`.
         prompt_embeds (`torch.Tensor` of shape `(1, tokens, width)`): the text condition; no unconditional branch.
         decode (`Callable`): z_0 `(1, c, h, w)` -> picture `(1, 3, height, width)` in [0, 1].
+        decode_preview (`Callable`, *optional*): the same for pictures that only motion prediction sees.
+        is_watched (`bool`):
+            whether somebody looks at the pictures between. If not, and without a motion predictor, there are none:
+            the latents of the last iteration alone are denoised.
         motion_predictor (`MotionPredictorModel`, *optional*): `None` moves handles in straight steps.
         settings (`DragSettings`): the numbers.
         cross_attention_kwargs (`dict`, *optional*): passed to every UNet pass.
@@ -152,7 +172,9 @@ class DragEngine:
     prompt_embeds: torch.Tensor
     decode: Callable[[torch.Tensor], torch.Tensor]
     progress_bar: Callable[[int, str], Any]
+    decode_preview: Callable[[torch.Tensor], torch.Tensor] | None = None
     motion_predictor: MotionPredictorModel | None = None
+    is_watched: bool = True
     settings: DragSettings = field(default_factory=DragSettings)
     cross_attention_kwargs: dict[str, Any] | None = None
     generator: torch.Generator | None = None
@@ -167,14 +189,18 @@ class DragEngine:
     def invert(self, latents: torch.Tensor) -> torch.Tensor:
         """DDIM inversion of the picture's latent: z_0 -> z_t^0, both `(1, channels, h, w)`."""
         timesteps = self.timesteps.flip(0)
-        with self.progress_bar(len(timesteps), "DDIM inversion") as progress:
+        with self._prompt_projected(), self.progress_bar(len(timesteps), "DDIM inversion") as progress:
             return ddim_invert(self._counted(self._predict_noise, progress), self.inverse, latents, timesteps)
 
     def denoise_reference(self, noise: torch.Tensor) -> Reference:
         """Denoise the unedited latent once, z_t^0 -> z_0^0, and keep what KV replacement and the mask need of it."""
-        bank = KVBank(self.settings.kv_start_layer)
+        bank = KVBank(self.settings.kv_start_layer, self.settings.kv_placement, len(self.timesteps))
         first, rest = self.timesteps[:1], self.timesteps[1:]
-        with bank.recording(self.unet), self.progress_bar(len(self.timesteps), "Reference denoising") as progress:
+        with (
+            bank.recording(self.unet),
+            self._prompt_projected(),
+            self.progress_bar(len(self.timesteps), "Reference denoising") as progress,
+        ):
             predict_noise = self._counted(self._banked(bank), progress)
             previous = ddim_denoise(predict_noise, self.sampler, noise, first)
             latents = ddim_denoise(predict_noise, self.sampler, previous, rest)
@@ -206,26 +232,42 @@ class DragEngine:
             [`DragStep`] after each iteration. When the iterator ends, `stop_reason` says why.
         """
         edit = DragEdit(self, noise, reference, image, instruction)
+        last: list[DragStep] = []
+        for step in self._iterations(edit, iterate or DragEdit.iterate):
+            last = [*last[-1:], step]
+            yield step
+        good = [step for step in last if step.is_good]
+        if good:
+            edit.close_record()
+            if good[-1].is_preview:
+                self._complete(good[-1], reference)
+
+    def _iterations(self, edit: DragEdit, iterate: Callable[[DragEdit], None]) -> Iterator[DragStep]:
+        """The steps of [`DragEngine.drag`], the last of which may still be a preview."""
         with self.progress_bar(self.settings.max_iterations, "Dragging") as progress:
             for remaining in range(self.settings.max_iterations, 0, -1):
                 if edit.is_finished:
                     break
                 edit.remaining = remaining
                 try:
-                    (iterate or DragEdit.iterate)(edit)
+                    with self._prompt_projected():
+                        edit.close_record()
+                        iterate(edit)
                 except FloatingPointError as error:
                     self._diverge(str(error))
                     return
-                step = DragStep(edit.denoised, edit.record())
+                step = edit.step()
                 yield step
-                image = self.decode(step.latents)
-                if not torch.isfinite(image).all():
-                    self._diverge("The edited latent was decoded to values that are not finite.")
-                    return
-                step.image = image
-                edit.advance(image)
+                if step.latents is not None:
+                    image = self._decode(step.latents, step.is_preview)
+                    if not torch.isfinite(image).all():
+                        self._diverge("The edited latent was decoded to values that are not finite.")
+                        return
+                    step.image = image
+                step.is_good = True
+                edit.advance(step.image)
                 if self.settings.return_intermediates:
-                    step.record.image = image[0].cpu()
+                    step.record.image = None if step.image is None else step.image[0].cpu()
                     step.record.flow = None if edit.flow is None else edit.flow[0].cpu()
                 progress.set_postfix_str(f"{edit.distances.mean():.1f} px to go", refresh=False)
                 progress.update()
@@ -236,6 +278,26 @@ class DragEngine:
                     self.stop_reason = "stalled"
                     return
         self.stop_reason = "reached" if edit.is_finished else "max_iterations"
+
+    def _decode(self, latents: torch.Tensor, is_preview: bool) -> torch.Tensor:
+        decode = self.decode if self.decode_preview is None or not is_preview else self.decode_preview
+        return decode(latents)
+
+    def _complete(self, step: DragStep, reference: Reference) -> None:
+        """Denoise and decode the last good step in full."""
+        try:
+            with self._prompt_projected():
+                latents = self.denoise(step.noise, reference)
+            image = self.decode(latents)
+            if not torch.isfinite(image).all():
+                raise FloatingPointError("The edited latent was decoded to values that are not finite.")
+        except FloatingPointError as error:
+            self._diverge(str(error))
+        else:
+            step.latents, step.image, step.is_preview = latents, image, False
+
+    def _prompt_projected(self) -> AbstractContextManager[None]:
+        return prompt_projected_once(self.unet, self.prompt_embeds)
 
     def _diverge(self, what: str) -> None:
         logger.warning(f"{what} The edit stops with the last good iteration.")
@@ -253,10 +315,18 @@ class DragEngine:
         )
         return output.float(), resize_to_supervision_grid(features, supervision_grid(image_size))
 
-    def denoise(self, noise: torch.Tensor, reference: Reference) -> torch.Tensor:
-        """Denoise an edited z_t with the original's keys and values (Sec. 3.3): z_0, or a FloatingPointError."""
+    def denoise(self, noise: torch.Tensor, reference: Reference, steps: int | None = None) -> torch.Tensor:
+        """Denoise an edited z_t with the original's keys and values (Sec. 3.3): z_0, or a FloatingPointError.
+
+        `steps` is the number of steps of a preview; without it, all are taken.
+        """
+        predict_noise = self._banked(reference.kv_bank)
         with reference.kv_bank.replaying(self.unet):
-            latents = ddim_denoise(self._banked(reference.kv_bank), self.sampler, noise, self.timesteps)
+            if steps is None:
+                latents = ddim_denoise(predict_noise, self.sampler, noise, self.timesteps)
+            else:
+                timesteps = preview_timesteps(self.timesteps, steps)
+                latents = ddim_preview(predict_noise, self.sampler, noise, timesteps)
         if not torch.isfinite(latents).all():
             raise FloatingPointError("The edited latent was denoised to values that are not finite.")
         return latents
@@ -305,9 +375,9 @@ class DragEdit:
 
     Attributes:
         handles, targets (`torch.Tensor` of shape `(points, 2)`): h^k, and where they are to go.
-        image (`torch.Tensor` of shape `(1, 3, height, width)`): I_k in [0, 1].
+        image (`torch.Tensor` of shape `(1, 3, height, width)`):
+            I_k in [0, 1]; the original as long as there are no pictures between.
         latents (`torch.Tensor` of shape `(1, channels, h, w)`): z_t^k, float32, what is optimised.
-        feature_map (`torch.Tensor` of shape `(1, channels, h, w)`): F(z_t^k) on the supervision grid.
         remaining (`int`): iterations that there may still be, this one among them.
         valid (`torch.Tensor` of shape `(points,)`, bool): handles to supervise. Left by [`DragEdit.select_points`].
         similarities (`torch.Tensor` of shape `(points,)`): what they were selected by. Left by the same.
@@ -315,8 +385,10 @@ class DragEdit:
             where the handles should go next, before the guard. Left by [`DragEdit.predict_motion`].
         flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what it was read from. Left by the same.
         moved (`torch.Tensor` of shape `(points, 2)`): h^{k+1}. Left by [`DragEdit.supervise_motion`].
-        losses (`tuple[float, float]`): Eq. 2 before and after. Left by the same, as are `latents` and `feature_map`.
-        denoised (`torch.Tensor` of shape `(1, channels, h, w)`): z_0^{k+1}. Left by [`DragEdit.denoise`].
+        loss (`float`): Eq. 2 at z_t^k. Left by the same, as are `latents`.
+        denoised (`torch.Tensor` of shape `(1, channels, h, w)`, *optional*):
+            z_0^{k+1}. Left by [`DragEdit.denoise`]; `None` if nobody would see it.
+        is_preview (`bool`): whether that is less than the full denoising. Left by the same.
     """
 
     remaining: int
@@ -325,8 +397,9 @@ class DragEdit:
     predicted_step: torch.Tensor
     flow: torch.Tensor | None = None
     moved: torch.Tensor
-    losses: tuple[float, float]
-    denoised: torch.Tensor
+    loss: float
+    denoised: torch.Tensor | None
+    is_preview: bool
 
     def __init__(
         self,
@@ -351,7 +424,8 @@ class DragEdit:
         self.scaler = torch.amp.GradScaler(noise.device.type, enabled=engine.unet.dtype == torch.float16)
         self.selector = PointSelector(settings.dynamic_selection, settings.similarity_threshold, engine.generator)
         self.still_iterations = 0
-        self.feature_map = engine.features(self.latents.detach(), self.size)[1]
+        self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._pending: tuple[DragIteration, torch.Tensor, torch.Tensor] | None = None
         self.original_patches = self._patches_at(self.handles)
 
     @property
@@ -362,8 +436,12 @@ class DragEdit:
     @property
     def arrived(self) -> torch.Tensor:
         """`[points]` bool: within the stop distance, 4 px on a short side of 512 px unless told otherwise."""
+        return self._have_arrived(self.handles)
+
+    def _have_arrived(self, handles: torch.Tensor) -> torch.Tensor:
         given = self.engine.settings.stop_distance
-        return self.distances <= (STOP_DISTANCE_AT_512 * self.scale if given is None else given)
+        stop_distance = STOP_DISTANCE_AT_512 * self.scale if given is None else given
+        return (self.targets - handles).norm(dim=-1) <= stop_distance
 
     @property
     def abandoned(self) -> torch.Tensor:
@@ -380,6 +458,17 @@ class DragEdit:
     def is_stalled(self) -> bool:
         """Whether no live handle has moved noticeably for some iterations. Straight steps are small, and arrive."""
         return self.engine.motion_predictor is not None and self.still_iterations >= STALL_ITERATIONS
+
+    def look(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model output and F(z_t^k) on the supervision grid, with their graph.
+
+        One UNet pass serves all who ask between two changes of the latent: the record of the iteration before, the
+        selection, and the first Adam step.
+        """
+        if self._seen is None:
+            with torch.enable_grad():
+                self._seen = self.engine.features(self.latents, self.size)
+        return self._seen
 
     def iterate(self) -> None:
         """One iteration of predict-and-move.
@@ -398,7 +487,7 @@ class DragEdit:
     def select_points(self) -> None:
         """Find the valid handles and their similarities (Sec. 3.2.2)."""
         handles, targets = (scale_points(points, self.size, self.grid) for points in (self.handles, self.targets))
-        self.similarities = handle_target_similarity(self.feature_map, handles, targets)
+        self.similarities = handle_target_similarity(self.look()[1].detach(), handles, targets)
         self.valid = self.selector(self.similarities, self.arrived)
 
     def predict_motion(self) -> None:
@@ -434,52 +523,77 @@ class DragEdit:
             patches = self._patches_at(self.handles[self.valid])
         losses = []
         for _ in range(settings.supervision_steps):
+            output, features = self.look()
+            if settings.source_patches == "step":
+                patches = sample_patches(features.detach(), sources, settings.supervision_radius)
             with torch.enable_grad():
-                output, features = self.engine.features(self.latents, self.size)
-                if settings.source_patches == "step":
-                    patches = sample_patches(features.detach(), sources, settings.supervision_radius)
                 loss = self._loss(output, features, patches, destinations)
                 (gradient,) = torch.autograd.grad(self.scaler.scale(loss), self.latents)
-            losses.append(_finite(loss))
+            losses.append(loss.detach())
             self.latents.grad = gradient
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        output, self.feature_map = self.engine.features(self.latents.detach(), self.size)
-        losses.append(_finite(self._loss(output, self.feature_map, patches, destinations)))
-        self.losses = losses[0], losses[-1]
+            self._seen = None
+        values = torch.stack(losses).tolist()
+        if not all(map(math.isfinite, values)):
+            raise FloatingPointError(f"Motion supervision met losses of {values}.")
+        self.loss = values[0]
+        self._supervised = patches, destinations
 
     def denoise(self) -> None:
-        """Find z_0^{k+1} of the optimised latent.
+        """Find z_0^{k+1} of the optimised latent: a preview of it, if that is wanted and more iterations follow.
 
         Raises:
             FloatingPointError: if it is not finite.
         """
-        self.denoised = self.engine.denoise(self.latents.detach(), self.reference)
+        engine = self.engine
+        ends = self.remaining == 1 or bool((self._have_arrived(self.moved) | self.abandoned).all())
+        is_seen = engine.is_watched or engine.motion_predictor is not None
+        self.is_preview = not ends and (engine.settings.preview_steps is not None or not is_seen)
+        steps = engine.settings.preview_steps if self.is_preview else None
+        if is_seen or ends:
+            self.denoised = engine.denoise(self.latents.detach(), self.reference, steps)
+        elif torch.isfinite(self.latents).all():
+            self.denoised = None
+        else:
+            raise FloatingPointError("Motion supervision led to a latent that is not finite.")
 
-    def record(self) -> DragIteration:
-        """What the iteration did."""
-        return DragIteration(
+    def step(self) -> DragStep:
+        """What the iteration came to, with its record. The loss after its last Adam step is known when someone looks
+        at the latent again: see [`DragEdit.close_record`].
+        """
+        record = DragIteration(
             handles=self.handles,
             predicted_step=self.predicted_step,
             step=self.moved - self.handles,
             valid=self.valid,
             similarities=self.similarities,
-            loss_before=self.losses[0],
-            loss_after=self.losses[1],
+            loss_before=self.loss,
+            loss_after=math.nan,
             wrong_way_count=int(is_wrong_way(self.predicted_step, self.handles, self.targets).sum()),
         )
+        self._pending = record, *self._supervised
+        return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview)
 
-    def advance(self, image: torch.Tensor) -> None:
-        """I_{k+1} and h^{k+1} take the place of I_k and h^k (Sec. 3.4)."""
+    def close_record(self) -> None:
+        """Write the loss at z_t^{k+1} into the record of the iteration that led there."""
+        if self._pending is not None:
+            record, patches, destinations = self._pending
+            record.loss_after = self._loss(*self.look(), patches, destinations).item()
+            self._pending = None
+
+    def advance(self, image: torch.Tensor | None) -> None:
+        """I_{k+1}, if it was decoded, and h^{k+1} take the place of I_k and h^k (Sec. 3.4)."""
         live = ~(self.arrived | self.abandoned)
         moved_noticeably = (self.moved - self.handles).norm(dim=-1) >= STALL_STEP_AT_512 * self.scale
         self.still_iterations = 0 if moved_noticeably[live].any() else self.still_iterations + 1
-        self.handles, self.image = self.moved, image
+        self.handles = self.moved
+        self.image = self.image if image is None else image
 
     def _patches_at(self, points: torch.Tensor) -> torch.Tensor:
-        """`[points, channels, 2 r + 1, 2 r + 1]` of the current feature map round points of the edit."""
+        """`[points, channels, 2 r + 1, 2 r + 1]` of F(z_t^k) round points of the edit."""
         cells = scale_points(points, self.size, self.grid)
-        return sample_patches(self.feature_map, cells, self.engine.settings.supervision_radius)
+        return sample_patches(self.look()[1].detach(), cells, self.engine.settings.supervision_radius)
 
     def _next_handles(self) -> torch.Tensor:
         """h^{k+1}: handles moved by the guarded prediction (Eq. 4), and kept inside the picture."""
@@ -506,10 +620,3 @@ def _latent_mask(instruction: DragInstruction, latents: torch.Tensor) -> torch.T
     """M on the grid of the latent, by nearest neighbour."""
     mask = instruction.scaled_to((latents.shape[-2], latents.shape[-1])).mask
     return None if mask is None else mask.to(latents.device)
-
-
-def _finite(loss: torch.Tensor) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(f"Motion supervision met a loss of {value}.")
-    return value

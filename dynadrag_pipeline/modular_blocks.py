@@ -76,6 +76,8 @@ SETTINGS = {
     "similarity_threshold": "cosine from which on a handle is set aside",
     "hold_unselected": "whether handles that are set aside stay where they are",
     "kv_start_layer": "first self-attention layer with the original's keys and values",
+    "kv_placement": "where these wait: 'auto', 'device' or 'host'",
+    "preview_steps": "DDIM steps for the pictures that only the motion predictor sees; None takes all",
     "stop_distance": "pixels of the input within which a handle has arrived",
     "motion_guard": "'none', 'clamp' or 'project'",
     "return_intermediates": "keep picture and flow of every iteration in its record",
@@ -216,9 +218,7 @@ class RunningBlock:
 
     def engine(self, components: Any, given: Any, attention_kwargs: dict[str, Any] | None) -> DragEngine:
         """The engine of this edit; the same in every block."""
-        sampler, inverse = make_ddim_schedulers(
-            components.scheduler.config, given.num_inference_steps, components._execution_device
-        )
+        sampler, inverse = make_ddim_schedulers(components.scheduler.config, given.num_inference_steps)
         size = (given.edit_picture.shape[-2], given.edit_picture.shape[-1])
         return DragEngine(
             unet=components.unet,
@@ -338,7 +338,7 @@ class PredictMotionStep(IterationBlock):
 
 
 class SuperviseMotionStep(IterationBlock):
-    """Leaves `moved` and `losses`, and changes `latents`."""
+    """Leaves `moved` and `loss`, and changes `latents`."""
 
     about = "Pull the features of the latent to where the handles go (Eq. 2 and 3)."
 
@@ -347,7 +347,7 @@ class SuperviseMotionStep(IterationBlock):
 
 
 class DenoiseStep(IterationBlock):
-    """Leaves `denoised`."""
+    """Leaves `denoised` and `is_preview`."""
 
     about = "Denoise the latent with the original's keys and values (Sec. 3.3)."
 
@@ -403,7 +403,7 @@ class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
             engine = self.engine(components, given, attention_kwargs)
             reference = engine.denoise_reference(given.noise)
             instruction = given.instruction.scaled_to(size)
-            steps = list(engine.drag(given.noise, reference, given.edit_picture, instruction, iterate))
+            steps = DragResult.gather(engine.drag(given.noise, reference, given.edit_picture, instruction, iterate))
         result = DragResult.of(steps, reference, given.instruction, size)
         given.latents, given.trajectory, given.iterations = result.latents, result.trajectory, result.iterations
         given.stop_reason = engine.stop_reason

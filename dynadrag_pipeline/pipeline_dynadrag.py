@@ -35,7 +35,7 @@ from .identity_lora import (
     picture_fingerprint,
     tuner_layers,
 )
-from .kv_replacement import default_kv_start_layer
+from .kv_replacement import KVPlacement, default_kv_start_layer
 from .motion_supervision import ChannelReduction
 from .picture import Picture, resize_picture, to_picture_tensor
 from .pipeline_output import DynaDragPipelineOutput, MotionSource, StopReason
@@ -84,6 +84,7 @@ class _CallOptions:
     lora: LoraSettings
     num_inference_steps: int
     processing_resolution: int | None
+    decode_preview: Callable[[torch.Tensor], torch.Tensor] | None
     callback: Callable[..., dict[str, Any]] | None
     callback_inputs: Sequence[str]
 
@@ -189,6 +190,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         similarity_threshold: float = 0.6,
         hold_unselected: bool = False,
         kv_start_layer: int | None = None,
+        kv_placement: KVPlacement = "auto",
+        preview_steps: int | None = None,
+        preview_vae: AutoencoderTiny | AutoencoderKL | None = None,
         stop_distance: float | None = None,
         motion_guard: MotionGuard = "project",
         identity_lora_steps: int = 200,
@@ -246,6 +250,14 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 first self-attention layer whose keys and values are the original's (Sec. 3.3), in the order of
                 execution; 0 replaces in all, the number of layers in none. Defaults to the first one of the last two
                 up-blocks: layer 10 of 16 in Stable Diffusion 1.x, as in DragDiffusion.
+            kv_placement (`str`, defaults to `"auto"`):
+                where they wait: on the `"device"`, in the memory of the `"host"`, from where each is copied when its
+                timestep comes, or on the device if they fill no more than half of what is free there.
+            preview_steps (`int`, *optional*):
+                DDIM steps for the pictures that are made only to predict the next motion from: fewer are faster, and
+                the result is always denoised in full. By default these are, too, as in the paper.
+            preview_vae (`AutoencoderTiny` or `AutoencoderKL`, *optional*):
+                decodes the previews: a small autoencoder for the latents of `vae`, on the same device.
             stop_distance (`float`, *optional*):
                 pixels of the input within which a handle has arrived. Defaults to 4 px on a short side of 512 px.
             motion_guard (`str`, defaults to `"project"`):
@@ -297,6 +309,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             similarity_threshold=similarity_threshold,
             hold_unselected=hold_unselected,
             kv_start_layer=default_kv_start_layer(self.unet) if kv_start_layer is None else kv_start_layer,
+            kv_placement=kv_placement,
+            preview_steps=preview_steps,
             stop_distance=stop_distance,
             motion_guard=motion_guard,
             return_intermediates=return_intermediates,
@@ -306,6 +320,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             lora=LoraSettings(identity_lora_steps, identity_lora_rank, identity_lora_lr),
             num_inference_steps=num_inference_steps,
             processing_resolution=processing_resolution,
+            decode_preview=self.prepare_preview(preview_vae, preview_steps),
             callback=callback_on_step_end,
             callback_inputs=callback_on_step_end_tensor_inputs or (),
         )
@@ -337,27 +352,27 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         prompt_embeds = self.encode_prompt(request.prompt)
         lora = self.prepare_identity_lora(sample_latents, prompt_embeds, options.lora, request, size)
         with attached_identity_lora(self.unet, lora):
-            sampler, inverse = make_ddim_schedulers(
-                self.scheduler.config, options.num_inference_steps, self._execution_device
-            )
+            sampler, inverse = make_ddim_schedulers(self.scheduler.config, options.num_inference_steps)
             engine = DragEngine(
                 unet=self.unet,
                 sampler=sampler,
                 inverse=inverse,
                 prompt_embeds=prompt_embeds,
                 decode=self.decode_latents,
+                decode_preview=options.decode_preview,
                 progress_bar=self._described_progress_bar,
                 motion_predictor=self.motion_predictor,
+                is_watched=options.callback is not None or options.drag.return_intermediates,
                 settings=options.drag.for_edit_at(size, request.instruction.size),
                 cross_attention_kwargs=attention_kwargs,
                 generator=request.generator,
             )
             noise = engine.invert(latents)
             reference = engine.denoise_reference(noise)
-            steps: list[DragStep] = []
-            for step in engine.drag(noise, reference, picture, instruction):
-                self._on_step_end(engine, step, len(steps), options)
-                steps.append(step)
+            steps = DragResult.gather(
+                engine.drag(noise, reference, picture, instruction),
+                lambda step, index: self._on_step_end(engine, step, index, options),
+            )
 
         result = DragResult.of(steps, reference, request.instruction, size)
         image = self.decode_latents(result.latents) if result.image is None else result.image
@@ -366,6 +381,26 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
     def check_components(self, feature_block: int, kv_start_layer: int | None) -> None:
         """Raise a ValueError if a component is missing, or the components can't be used together for dragging."""
         check_components(self, feature_block, kv_start_layer)
+
+    def prepare_preview(
+        self, preview_vae: AutoencoderTiny | AutoencoderKL | None, preview_steps: int | None
+    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What decodes previews, if another than the VAE does; a ValueError if it can't."""
+        if preview_vae is None:
+            return None
+        if preview_steps is None:
+            raise ValueError("`preview_vae` decodes previews, and there are none: pass `preview_steps` too.")
+        if not isinstance(preview_vae, (AutoencoderTiny, AutoencoderKL)):
+            kind = type(preview_vae).__name__
+            raise ValueError(f"`preview_vae` must be an AutoencoderTiny or AutoencoderKL, got {kind}.")
+        wanted = (self.vae.config.latent_channels, self.vae_scale_factor)
+        given = (preview_vae.config.latent_channels, vae_scale_factor(preview_vae))
+        if given != wanted:
+            raise ValueError(
+                f"`preview_vae` is for latents of {given[0]} channels and factor {given[1]}: {wanted[0]} channels and "
+                f"factor {wanted[1]} are needed, as `vae` has them."
+            )
+        return lambda latents: decode_latents(preview_vae, latents)
 
     def check_inputs(
         self, options: _CallOptions, output_type: str, cross_attention_kwargs: dict[str, Any] | None
@@ -507,8 +542,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             tensors = {"latents": step.latents, "prompt_embeds": engine.prompt_embeds}
             shown = {name: tensors[name] for name in options.callback_inputs}
             changed = options.callback(self, index, engine.timesteps[0], shown) or {}
-            step.latents = changed.pop("latents", step.latents)
-            engine.prompt_embeds = changed.pop("prompt_embeds", engine.prompt_embeds)
+            if changed.get("latents", step.latents) is not step.latents:
+                step.latents, step.is_preview = changed["latents"], False
+            engine.prompt_embeds = changed.get("prompt_embeds", engine.prompt_embeds)
         step.is_last = self.interrupt
 
     def _collect(self, edits: list[_Edited], output_type: str, is_batch: bool) -> DynaDragPipelineOutput:

@@ -12,7 +12,14 @@ from conftest import make_scheduler
 from diffusers import PNDMScheduler
 
 from dynadrag_pipeline import ddim_inversion
-from dynadrag_pipeline.ddim_inversion import PredictNoise, ddim_denoise, ddim_invert, make_ddim_schedulers
+from dynadrag_pipeline.ddim_inversion import (
+    PredictNoise,
+    ddim_denoise,
+    ddim_invert,
+    ddim_preview,
+    make_ddim_schedulers,
+    preview_timesteps,
+)
 
 # Stable Diffusion's schedule written out: abar_t = prod (1 - beta), sqrt(beta) linear.
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()).cumprod(0)
@@ -176,6 +183,48 @@ def test_the_pipelines_own_scheduler_is_untouched():
     assert dict(own.config) == dict(before["_internal_dict"])
     assert sampler is not own
     assert inverse is not own
+
+
+# --- previews ---
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_preview_with_all_timesteps_is_the_denoising(prediction_type):
+    sampler, _ = make_ddim_schedulers(make_scheduler(prediction_type=prediction_type).config, 20)
+    predict, noise = gaussian_prediction(prediction_type), randn(0)
+    full = ddim_denoise(predict, sampler, noise, sampler.timesteps)
+    preview = ddim_preview(predict, sampler, noise, preview_timesteps(sampler.timesteps, 20))
+    torch.testing.assert_close(preview, full, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_previews_of_a_constant_noise_prediction_are_exact(count):
+    """However long the steps are: the ODE's solution is the forward process backwards."""
+    latents, eps = randn(0), randn(1)
+    sampler, inverse = make_ddim_schedulers(make_scheduler().config, 50)
+    noise = ddim_invert(lambda *_: eps, inverse, latents, inverse.timesteps)
+    back = ddim_preview(lambda *_: eps, sampler, noise, preview_timesteps(sampler.timesteps, count))
+    torch.testing.assert_close(back, latents, rtol=0, atol=1e-6)
+
+
+def test_previews_come_nearer_with_more_steps():
+    sampler, _ = make_ddim_schedulers(make_scheduler().config, 50)
+    predict, noise = gaussian_prediction("epsilon"), randn(0)
+    full = ddim_denoise(predict, sampler, noise, sampler.timesteps)
+    errors = [
+        (ddim_preview(predict, sampler, noise, preview_timesteps(sampler.timesteps, count)) - full).norm()
+        for count in (1, 2, 5, 10, 25)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [90]), (3, [90, 60, 30]), (4, [90, 70, 40, 20]), (10, None), (99, None)]
+)
+def test_preview_timesteps_are_some_of_all_from_the_first_on(count, expected):
+    timesteps = torch.arange(90, -1, -10)
+    assert preview_timesteps(timesteps, count).tolist() == (timesteps.tolist() if expected is None else expected)
 
 
 def test_examples_in_docstrings():

@@ -255,16 +255,16 @@ def poison_after(unet: UNet2DConditionModel, passes: int) -> list[int]:
     return count
 
 
-@pytest.mark.parametrize(("into_second_iteration", "noticed_after"), [(0, 1), (1, 2), (2, 4), (3, 4)])
+@pytest.mark.parametrize(("into_second_iteration", "noticed_after"), [(0, 1), (1, 3), (2, 3)])
 def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
     into_second_iteration, noticed_after, caplog
 ):
-    """In the second iteration's pass of supervision, in that for the loss after it, and in both of its denoising."""
+    """In the second iteration's pass of supervision, and in both of its denoising."""
     unet = make_unet().requires_grad_(False)
     engine = make_engine(unet, steps=2, max_iterations=9, mask_weight=1.0)
     instruction = instruct([(4, 16)], [(28, 16)], torch.cat([torch.zeros(16, 32), torch.ones(16, 32)]))
     good = drag(engine, instruction)
-    before = 2 + 2 + 1 + 4
+    before = 2 + 2 + 3
     passes = poison_after(unet, before + into_second_iteration)
     with caplog.at_level(logging.WARNING):
         steps = drag(engine, instruction)
@@ -315,9 +315,9 @@ class Optimised:
         self.latents: list[torch.Tensor] = []
         denoise = engine.denoise
 
-        def remember(noise: torch.Tensor, reference: Reference) -> torch.Tensor:
+        def remember(noise: torch.Tensor, reference: Reference, steps: int | None) -> torch.Tensor:
             self.latents.append(noise.clone())
-            return denoise(noise, reference)
+            return denoise(noise, reference, steps)
 
         engine.denoise = remember
 
@@ -532,12 +532,122 @@ def test_random_draws_from_the_engines_generator(frozen_unet, monkeypatch):
     assert all(sum(valid) == 1 for valid in draws(0))
 
 
+# --- previews, and pictures that nobody sees ---
+
+
+def timesteps_of_passes(unet: UNet2DConditionModel) -> list[int]:
+    seen: list[int] = []
+    unet.register_forward_pre_hook(lambda module, inputs: seen.append(int(inputs[1])))
+    return seen
+
+
+def test_previews_take_fewer_passes_and_the_last_picture_all():
+    unet = make_unet().requires_grad_(False)
+    predictor = ConstantFlow(2.0, 0.0)
+    engine = make_engine(unet, steps=10, predictor=predictor, preview_steps=2)
+    passes = timesteps_of_passes(unet)
+    steps = drag(engine, FAR)
+    all_of_them = list(range(901, 0, -100))
+    assert passes[20:] == [901, 901, 401, 901, 901, 401, 901, *all_of_them, 901]
+    assert [step.is_preview for step in steps] == [True, True, False]
+    assert len(predictor.asked) == 3
+
+
+def test_the_result_is_that_of_full_pictures_where_the_predictor_does_not_look():
+    """It answers with the same flow whatever it sees, so nothing else may differ."""
+    unet = make_unet().requires_grad_(False)
+    full, preview = (
+        drag(make_engine(unet, steps=4, predictor=ConstantFlow(2.0, 0.0), preview_steps=count), FAR)
+        for count in (None, 1)
+    )
+    assert not torch.equal(full[0].latents, preview[0].latents)
+    assert torch.equal(full[-1].latents, preview[-1].latents)
+    assert torch.equal(full[-1].image, preview[-1].image)
+
+
+def test_previews_are_decoded_by_their_own_decoder(frozen_unet):
+    engine = make_engine(frozen_unet, predictor=ConstantFlow(2.0, 0.0), preview_steps=1)
+    engine.decode_preview = lambda latents: torch.full_like(IMAGE, 0.5)
+    steps = drag(engine, FAR)
+    assert all(torch.equal(step.image, torch.full_like(IMAGE, 0.5)) for step in steps[:-1])
+    assert torch.equal(steps[-1].image, decode(steps[-1].latents))
+
+
+@pytest.mark.parametrize("ending", ["interrupted", "stalled", "diverged"])
+def test_however_an_edit_ends_its_last_picture_is_full(frozen_unet, ending):
+    flow = ConstantFlow(0.001 if ending == "stalled" else 2.0, 0.0)
+    engine = make_engine(frozen_unet, steps=4, predictor=flow, max_iterations=9, preview_steps=1)
+    with torch.no_grad():
+        reference = engine.denoise_reference(engine.invert(LATENTS))
+    if ending == "diverged":
+        pictures = iter([decode(LATENTS), decode(LATENTS) * float("nan")])
+        engine.decode_preview = lambda latents: next(pictures)
+
+    def interrupt(step: DragStep) -> None:
+        step.is_last = ending == "interrupted"
+
+    steps = drag(engine, FAR, interrupt)
+    assert engine.stop_reason == ending
+    last = [step for step in steps if step.is_good][-1]
+    assert not last.is_preview
+    with torch.no_grad():
+        torch.testing.assert_close(last.latents, engine.denoise(last.noise, reference), rtol=0, atol=1e-6)
+    assert torch.equal(last.image, decode(last.latents))
+
+
+def test_latents_that_the_consumer_put_in_stay_as_they_are(frozen_unet):
+    engine = make_engine(frozen_unet, predictor=ConstantFlow(2.0, 0.0), preview_steps=1)
+
+    def replace(step: DragStep) -> None:
+        step.latents, step.is_preview, step.is_last = torch.full_like(step.latents, 0.25), False, True
+
+    assert torch.equal(drag(engine, FAR, replace)[-1].latents, torch.full_like(LATENTS, 0.25))
+
+
+def test_straight_steps_that_nobody_watches_need_no_pictures_between():
+    unet = make_unet().requires_grad_(False)
+    passes = timesteps_of_passes(unet)
+    unwatched = make_engine(unet, steps=4)
+    unwatched.is_watched = False
+    steps = drag(unwatched, FAR)
+    assert passes[8:] == [751, 751, 751, 751, 501, 251, 1, 751]
+    watched = drag(make_engine(unet, steps=4), FAR)
+    assert torch.equal(steps[-1].latents, watched[-1].latents)
+    assert torch.equal(steps[-1].image, watched[-1].image)
+    for step, same in zip(steps, watched, strict=True):
+        assert step.record.loss_after == same.record.loss_after
+    assert [step.image is None for step in steps] == [True, True, False]
+
+
+def test_a_predictor_is_shown_pictures_whoever_watches(frozen_unet):
+    predictor = ConstantFlow(2.0, 0.0)
+    engine = make_engine(frozen_unet, predictor=predictor)
+    engine.is_watched = False
+    steps = drag(engine, FAR)
+    assert torch.equal(predictor.asked[1].image, decode(steps[0].latents))
+
+
+def test_a_last_picture_that_is_not_finite_leaves_the_preview(frozen_unet, caplog):
+    engine = make_engine(frozen_unet, predictor=ConstantFlow(2.0, 0.0), max_iterations=9, preview_steps=1)
+    engine.decode_preview = decode
+    engine.decode = lambda latents: decode(latents) * float("nan")
+
+    def interrupt(step: DragStep) -> None:
+        step.is_last = True
+
+    with caplog.at_level(logging.WARNING):
+        (step,) = drag(engine, FAR, interrupt)
+    assert engine.stop_reason == "diverged"
+    assert step.is_good
+    assert torch.equal(step.image, decode(step.latents))
+
+
 # --- UNet passes and state ---
 
 
 @pytest.mark.parametrize(("steps", "iterations", "supervision"), [(2, 3, 1), (4, 2, 3)])
 def test_unet_passes_of_an_edit(steps, iterations, supervision):
-    """N of inversion, N of the reference, one for F(z_t^0), and S + 1 + N an iteration: the reference once an edit."""
+    """N of inversion, N of the reference once an edit, S + N an iteration, and one for the last record."""
     unet = make_unet().requires_grad_(False)
     passes = []
     unet.register_forward_pre_hook(lambda *_: passes.append(len(unet.attn_processors)))
@@ -549,7 +659,7 @@ def test_unet_passes_of_an_edit(steps, iterations, supervision):
         assert len(passes) == 2 * steps
         dragged = list(engine.drag(noise, reference, IMAGE, FAR))
     assert len(dragged) == iterations
-    assert len(passes) == steps + steps + 1 + iterations * (supervision + 1 + steps)
+    assert len(passes) == steps + steps + iterations * (supervision + steps) + 1
 
 
 def test_part_of_the_way_takes_part_of_the_passes(frozen_unet):

@@ -97,7 +97,7 @@ def test_a_picture_that_is_decoded_to_nothing_finite_is_not_returned(pipe, quick
         return decode(latents) * (float("nan") if len(calls) == 2 else 1)
 
     monkeypatch.setattr(pipe, "decode_latents", overflowing)
-    output = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
+    output = pipe(picture, HANDLES, TARGETS, output_type="pt", return_intermediates=True, **quick)
     assert output.stop_reason == "diverged"
     assert len(output.iterations) == 1
     assert output.trajectories.shape == (2, 2, 2)
