@@ -110,6 +110,11 @@ def native_edit_size(
 
 
 def _check_widths(unet: Any, vae: Any, text_encoder: Any) -> None:
+    if isinstance(unet, torch._dynamo.OptimizedModule) or getattr(unet, "_compiled_call_impl", None) is not None:
+        raise ValueError(
+            "`unet` is compiled as a whole, which would miss the hook that reads its features: compile its blocks, "
+            "by `unet.compile_repeated_blocks()`."
+        )
     if not isinstance(unet, UNet2DConditionModel):
         raise ValueError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
     config = unet.config
@@ -151,11 +156,6 @@ def _check_weights(unet: UNet2DConditionModel) -> None:
         raise ValueError("`unet` has 8-bit weights, which gradients can't pass: use float32, bfloat16 or float16.")
     if any(layer.merged for layer in tuner_layers(unet).values()):
         raise ValueError("`unet` has a fused LoRA, which would be changed by the edit: call `unfuse_lora()`.")
-    if any(parameter.is_meta for parameter in unet.parameters()):
-        raise ValueError(
-            "`unet` has weights that are offloaded one by one, which gradients can't pass: use "
-            "`enable_model_cpu_offload()` instead."
-        )
 
 
 def _check_scheduler(scheduler: Any) -> None:

@@ -528,9 +528,8 @@ class DragEdit:
                 patches = sample_patches(features.detach(), sources, settings.supervision_radius)
             with torch.enable_grad():
                 loss = self._loss(output, features, patches, destinations)
-                (gradient,) = torch.autograd.grad(self.scaler.scale(loss), self.latents)
+                self.latents.grad = self.gradient(self.scaler.scale(loss))
             losses.append(loss.detach())
-            self.latents.grad = gradient
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self._seen = None
@@ -539,6 +538,10 @@ class DragEdit:
             raise FloatingPointError(f"Motion supervision met losses of {values}.")
         self.loss = values[0]
         self._supervised = patches, destinations
+
+    def gradient(self, loss: torch.Tensor) -> torch.Tensor:
+        """The gradient of a loss to the latent, and to nothing else: the weights' would take memory and time."""
+        return torch.autograd.grad(loss, self.latents)[0]
 
     def denoise(self) -> None:
         """Find z_0^{k+1} of the optimised latent: a preview of it, if that is wanted and more iterations follow.

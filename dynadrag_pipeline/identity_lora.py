@@ -296,7 +296,7 @@ def _identity_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int)
     }
     requires_grad = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _weights_in_place(unet):
             torch.default_generator.manual_seed(seed)
             unet.add_adapter(config, ADAPTER_NAME)
         for name, layer in tuner_layers(unet).items():
@@ -308,6 +308,25 @@ def _identity_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int)
         _detach(unet, before)
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(requires_grad[name])
+
+
+@contextmanager
+def _weights_in_place(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Context in which weights that are offloaded one by one seem to be on their device.
+
+    peft makes an adapter where the weights are, and these are nowhere. No memory is taken: all elements are one.
+    """
+    offloaded = [layer for layer in attention_projections(unet).values() if layer.weight.is_meta]
+    before = [layer.weight for layer in offloaded]
+    for layer in offloaded:
+        hook: Any = layer._hf_hook
+        element = torch.zeros(1, dtype=layer.weight.dtype, device=hook.execution_device)
+        layer.weight = torch.nn.Parameter(element.expand(layer.weight.shape), False)
+    try:
+        yield
+    finally:
+        for layer, weight in zip(offloaded, before, strict=True):
+            layer.weight = weight
 
 
 def _detach(unet: UNet2DConditionModel, before: dict[str, tuple[list[str], bool]]) -> None:

@@ -8,7 +8,8 @@ attention implementation that takes `encoder_hidden_states` works.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -126,7 +127,8 @@ class KVBank:
         before = unet.attn_processors
         wrapped = dict(before)
         for layer in self_attention_layers(unet)[self.start_layer :]:
-            wrapped[layer] = BankedAttention(before[layer], self, layer, mode)
+            processor: Any = before[layer]
+            wrapped[layer] = banked(processor.__class__)(processor, self, layer, mode)
         try:
             unet.set_attn_processor(wrapped)
             yield self
@@ -144,12 +146,7 @@ class BankedAttention:
         self.layer = layer
         self.mode = mode
 
-    @property
-    def __call__(self) -> Callable[..., torch.Tensor]:
-        """The call under `inner`'s signature: `Attention` drops keyword arguments that its processor does not name."""
-        return functools.wraps(self.inner.__call__)(functools.partial(self._attend))
-
-    def _attend(
+    def __call__(
         self,
         attn: Attention,
         hidden_states: torch.Tensor,
@@ -162,6 +159,17 @@ class BankedAttention:
         else:
             encoder_hidden_states = self.bank.load(self.layer)
         return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+@functools.cache
+def banked(processor: type) -> type[BankedAttention]:
+    """[`BankedAttention`] for processors of a class, with its signature: `Attention` passes on what that names."""
+
+    def __call__(self: BankedAttention, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return BankedAttention.__call__(self, *args, **kwargs)
+
+    setattr(__call__, "__signature__", inspect.signature(processor.__call__))  # noqa: B010
+    return type(f"Banked{processor.__name__}", (BankedAttention,), {"__call__": __call__})
 
 
 def free_memory(device: torch.device) -> float:

@@ -20,7 +20,7 @@ class KnownProjection(nn.Module):
         self.register_buffer("value", value, persistent=False)
 
     def forward(self, hidden_states: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        return self.value
+        return self.value.expand(len(hidden_states), -1, -1)
 
 
 @contextmanager

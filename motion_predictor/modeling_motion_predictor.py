@@ -376,7 +376,8 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         maps = (part.to(device=image.device) for part in (delta_map, heatmap))
         sample = torch.cat([pixels, *maps], dim=1)  # [B, 6, h, w]
 
-        flow = self(sample.to(device=self.device, dtype=self.dtype)).flow
+        device = image.device if self.device.type == "meta" else self.device  # meta: offloaded layer by layer
+        flow = self(sample.to(device=device, dtype=self.dtype)).flow
         flow = flow.to(device=image.device, dtype=torch.float32)
         if not torch.isfinite(flow).all():
             raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")

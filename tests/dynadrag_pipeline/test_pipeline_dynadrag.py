@@ -5,7 +5,6 @@ import logging
 import numpy as np
 import pytest
 import torch
-from accelerate import cpu_offload
 from conftest import make_motion_predictor, make_scheduler, make_unet
 from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
@@ -521,9 +520,13 @@ def test_a_fused_lora_is_refused_with_the_remedy(pipe, picture):
         pipe(picture, HANDLES, TARGETS)
 
 
-def test_weights_that_are_offloaded_one_by_one_are_refused_with_the_remedy(pipe, picture):
-    cpu_offload(pipe.unet, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"enable_model_cpu_offload\(\)"):
+@pytest.mark.parametrize("compiled", ["by the function", "in place"])
+def test_a_unet_that_is_compiled_as_a_whole_is_refused_with_the_remedy(pipe, picture, compiled):
+    if compiled == "in place":
+        pipe.unet.compile()
+    else:
+        pipe.unet = torch.compile(pipe.unet)
+    with pytest.raises(ValueError, match=r"compile_repeated_blocks\(\)"):
         pipe(picture, HANDLES, TARGETS)
 
 
