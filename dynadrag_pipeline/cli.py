@@ -130,6 +130,24 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
             "shorter side in pixels that the picture is edited at, 0 for its own; the result has the input's size",
         ),
     ),
+    "speed and memory": (
+        Setting(
+            "--preview-steps",
+            "preview_steps",
+            int,
+            "all of --steps",
+            "DDIM steps for the pictures that only the motion predictor sees: a few are several times as fast; the "
+            "result is always denoised in full",
+        ),
+        Setting(
+            "--kv-placement",
+            "kv_placement",
+            ("auto", "device", "host"),
+            "auto",
+            "where the source picture's keys and values wait: on the device, in the host's memory, or wherever there "
+            "is room",
+        ),
+    ),
     "identity LoRA (Sec. 4.2)": (
         Setting(
             "--identity-lora-steps",
@@ -284,6 +302,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="number format of the model; the 16-bit ones take half the memory (default: float32)",
     )
     group.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="keep models off the GPU while they don't run, and compute activations twice instead of keeping them: "
+        "less memory, slower, the same picture",
+    )
+    group.add_argument(
         "--seed",
         metavar="N",
         type=int,
@@ -436,9 +460,15 @@ def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
             str(folder) if folder.is_dir() else model,
             dtype=getattr(torch, args.dtype),
             safety_checker=None,  # not used, so its gigabyte is not downloaded either
-        ).to(args.device)
+        )
     except (OSError, ValueError) as error:
         raise CommandError(f"--model: cannot load `{model}`: {_one_line(error)}") from error
+    if args.low_memory:
+        pipe.unet.enable_gradient_checkpointing()
+    if args.low_memory and args.device != "cpu":
+        pipe.enable_model_cpu_offload(device=args.device)
+    else:
+        pipe.to(args.device)
     pipe.set_progress_bar_config(disable=args.quiet)
     if args.load_identity_lora is not None:
         try:

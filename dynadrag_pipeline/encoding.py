@@ -43,5 +43,6 @@ def encode_picture(
 
 def decode_latents(vae: AutoencoderKL | AutoencoderTiny, latents: torch.Tensor) -> torch.Tensor:
     """Decode z_0 `(1, channels, h, w)` to a picture `(1, 3, height, width)` in [0, 1], float32."""
-    scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+    # In this layout, convolutions of large pictures are somewhat faster.
+    scaled = (latents / vae.config.scaling_factor).to(vae.dtype, memory_format=torch.channels_last)
     return (vae.decode(scaled, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)

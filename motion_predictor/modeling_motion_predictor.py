@@ -377,7 +377,9 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         sample = torch.cat([pixels, *maps], dim=1)  # [B, 6, h, w]
 
         device = image.device if self.device.type == "meta" else self.device  # meta: offloaded layer by layer
-        flow = self(sample.to(device=device, dtype=self.dtype)).flow
+        # Grouped convolutions take half the time on a CPU in this layout.
+        sample = sample.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
+        flow = self(sample).flow
         flow = flow.to(device=image.device, dtype=torch.float32)
         if not torch.isfinite(flow).all():
             raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")

@@ -38,6 +38,7 @@ class FakePipeline:
         self.load_error: BaseException | None = None
         self.call_error: BaseException | None = None
         self.loss = 0.25
+        self.saving: list[str] = []
 
     def from_pretrained(self, model: str, dtype: torch.dtype, safety_checker: None) -> FakePipeline:
         self.loaded.append((model, dtype))
@@ -48,6 +49,16 @@ class FakePipeline:
     def to(self, device: str) -> FakePipeline:
         self.moved_to.append(device)
         return self
+
+    @property
+    def unet(self) -> FakePipeline:
+        return self
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.saving.append("checkpointing")
+
+    def enable_model_cpu_offload(self, device: str) -> None:
+        self.saving.append(f"offload from {device}")
 
     def set_progress_bar_config(self, **config: bool) -> None:
         self.progress.append(config)
@@ -189,6 +200,17 @@ def test_what_is_not_given_is_left_to_the_pipeline(pipeline, portrait, out):
     assert record["model"] == "embedded"
 
 
+@pytest.mark.parametrize(("device", "saving"), [("cpu", []), ("cuda", ["offload from cuda"])])
+def test_low_memory_recomputes_activations_and_keeps_models_off_the_gpu(
+    pipeline, portrait, out, monkeypatch, device, saving
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    points = ("--handle", "10,20", "--target", "30,20")
+    assert edit(portrait, out, *points, "--low-memory", "--device", device) == 0
+    assert pipeline.saving == ["checkpointing", *saving]
+    assert pipeline.moved_to == ([] if saving else ["cpu"])
+
+
 @pytest.mark.parametrize(
     ("flag", "text", "keyword", "value"),
     [
@@ -197,6 +219,8 @@ def test_what_is_not_given_is_left_to_the_pipeline(pipeline, portrait, out):
         ("--inversion-strength", "0.7", "inversion_strength", 0.7),
         ("--supervision-lr", "0.02", "supervision_lr", 0.02),
         ("--supervision-steps", "3", "supervision_steps", 3),
+        ("--preview-steps", "4", "preview_steps", 4),
+        ("--kv-placement", "host", "kv_placement", "host"),
         ("--dynamic-selection", "first", "dynamic_selection", "first"),
         ("--dynamic-selection", "none", "dynamic_selection", None),
         ("--motion-guard", "none", "motion_guard", "none"),
