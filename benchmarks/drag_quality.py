@@ -67,6 +67,8 @@ ROWS = {
     "a new Adam in each iteration": Row({"optimizer_scope": "iteration"}),
     "K/V replaced in all layers": Row({"kv_start_layer": 0}),
     "K/V replaced in none": Row({"kv_start_layer": EVERY_LAYER_PASSED}),
+    "previews of 2 steps": Row({"preview_steps": 2}),
+    "previews of 1 step": Row({"preview_steps": 1}),
 }
 MEASURES = {
     "distance": "distance, px",
@@ -201,6 +203,7 @@ def make_edits(
             raise
 
 
+@torch.no_grad()
 def measure(
     pair: EvaluationPair, edited: np.ndarray, alexnet: PerceptualNetwork, vgg: PerceptualNetwork
 ) -> dict[str, float]:

@@ -87,7 +87,6 @@ class PerceptualNetwork:
         self.biases = [torch.from_numpy(np.array(backbone[f"Conv_{i}"]["bias"])) for i in range(len(backbone))]
         self.heads = [_as_torch(arrays[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]) for i in range(len(self.layers))]
 
-    @torch.no_grad()
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         """Outputs `[N, c, h, w]` of the five layers that LPIPS compares, for pictures `[N, 3, H, W]` in [0, 1]."""
         shift, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (SHIFT, SCALE))
@@ -102,7 +101,10 @@ class PerceptualNetwork:
         return found
 
     def lpips(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """LPIPS `[N]` of pictures `[N, 3, H, W]` in [0, 1]: 0 for the same, about 0.7 for different photographs."""
+        """LPIPS `[N]` of pictures `[N, 3, H, W]` in [0, 1]: 0 for the same, about 0.7 for different photographs.
+
+        Differentiable in the pictures, for those who train by it.
+        """
         distance = torch.zeros(len(first))
         for one, other, head in zip(self.features(first), self.features(second), self.heads, strict=True):
             difference = (F.normalize(one, dim=1) - F.normalize(other, dim=1)).square()
@@ -115,6 +117,7 @@ def _as_torch(kernel: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(kernel)).permute(3, 2, 0, 1).contiguous()
 
 
+@torch.no_grad()
 def vgg_features(network: PerceptualNetwork, pictures: torch.Tensor) -> np.ndarray:
     """`[N, 512]`: the mean over all places of VGG16's relu4_3, for pictures `[N, 3, H, W]` in [0, 1]."""
     pooled = [network.features(part)[FRECHET_LAYER].mean(dim=(2, 3)) for part in pictures.split(16)]
