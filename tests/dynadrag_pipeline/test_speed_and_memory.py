@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from diffusers import AutoencoderTiny
 from torch._dynamo.utils import counters
 
 from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline.components import channels_last_on_cpu
 
 HANDLES, TARGETS = [(40, 30), (20, 50)], [(60, 50), (10, 40)]
 
@@ -76,6 +78,31 @@ def test_gradient_checkpointing_runs_the_blocks_again_in_backward(predicting, pi
     edit(predicting, picture, quick)
     gradients = 2 + 3 * 2  # of the LoRA's steps, and of supervision
     assert passes["blocks"] == plain + gradients
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_kernels_lie_in_channels_last_during_an_edit_alone(unet, error):
+    kernels = [parameter for parameter in unet.parameters() if parameter.ndim == 4]
+    before, values = unet.conv_in.weight.data_ptr(), [kernel.clone() for kernel in kernels]
+
+    def use() -> None:
+        with channels_last_on_cpu(unet):
+            assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+            if error is not None:
+                raise error
+
+    with pytest.raises(error) if error else nullcontext():
+        use()
+    assert unet.conv_in.weight.data_ptr() != before, "they were moved, and moved back"
+    assert all(kernel.is_contiguous() for kernel in kernels)
+    assert all(torch.equal(kernel, value) for kernel, value in zip(kernels, values, strict=True))
+
+
+def test_a_layout_that_the_user_chose_stays(unet):
+    unet.to(memory_format=torch.channels_last)
+    with channels_last_on_cpu(unet):
+        pass
+    assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 # --- previews ---
