@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -166,8 +165,7 @@ def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]
             "The base's scheduler has `rescale_betas_zero_snr` and predicts 'epsilon', which says nothing where there "
             "is only noise: one of them is wrong in its scheduler_config.json."
         )
-    known = inspect.signature(DDIMScheduler.__init__).parameters
-    sampler, _ = make_ddim_schedulers({key: v for key, v in config.items() if key in known}, num_inference_steps=1)
+    sampler, _ = make_ddim_schedulers(config, num_inference_steps=1)
     scheduler = DDIMScheduler.from_config(sampler.config)  # without the state of the one step
     changed = {
         key: (config[key], scheduler.config[key])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
@@ -30,11 +32,17 @@ def make_ddim_schedulers(config: FrozenDict, num_inference_steps: int) -> tuple[
         ([981, 961], [1, 21])
     """
     fixed = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
-    sampler = DDIMScheduler.from_config(config, **fixed)
-    inverse = DDIMInverseScheduler.from_config(sampler.config, **fixed)
+    sampler = DDIMScheduler.from_config(_known_to(DDIMScheduler, config), **fixed)
+    inverse = DDIMInverseScheduler.from_config(_known_to(DDIMInverseScheduler, sampler.config), **fixed)
     sampler.set_timesteps(num_inference_steps)
     inverse.set_timesteps(num_inference_steps)
     return sampler, inverse
+
+
+def _known_to(scheduler: type, config: FrozenDict) -> dict[str, Any]:
+    """What a scheduler knows of another one's config. It would warn of the rest, which is as it should be."""
+    known = inspect.signature(scheduler.__init__).parameters  # type: ignore[misc]
+    return {name: value for name, value in config.items() if name in known}
 
 
 def ddim_invert(

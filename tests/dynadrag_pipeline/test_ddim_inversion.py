@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import doctest
 import itertools
+import logging
 
 import pytest
 import torch
@@ -170,6 +171,17 @@ def test_the_noise_schedule_is_inherited():
     for scheduler in (sampler, inverse):
         torch.testing.assert_close(scheduler.alphas_cumprod.double(), expected, rtol=1e-4, atol=0)
         assert scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("config", [PNDMScheduler(skip_prk_steps=True).config, make_scheduler().config])
+def test_nobody_is_warned_of_what_other_schedulers_have(config, caplog):
+    diffusers_log = logging.getLogger("diffusers.configuration_utils")
+    diffusers_log.addHandler(caplog.handler)
+    try:
+        make_ddim_schedulers(config, 50)
+    finally:
+        diffusers_log.removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 def test_the_pipelines_own_scheduler_is_untouched():
