@@ -203,9 +203,12 @@ def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None
     before = {name: layer.weight for name, layer in projections.items()}
     try:
         for name, layer in projections.items():
-            up, down = (lora.state_dict[f"{name}.lora_{side}.weight"].to(layer.weight.device) for side in "BA")
-            added = lora.alpha / lora.rank * (up @ down)
-            layer.weight = torch.nn.Parameter((layer.weight.float() + added).to(layer.weight.dtype), False)
+            precise = torch.promote_types(layer.weight.dtype, torch.float32)
+            up, down = (
+                lora.state_dict[f"{name}.lora_{side}.weight"].to(layer.weight.device, precise) for side in "BA"
+            )
+            merged = layer.weight.to(precise) + lora.alpha / lora.rank * (up @ down)
+            layer.weight = torch.nn.Parameter(merged.to(layer.weight.dtype), False)
         unet.requires_grad_(False)
         yield
     finally:
