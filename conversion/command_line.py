@@ -303,6 +303,7 @@ def _as_option(quoted: re.Match[str]) -> str:
             "ema",
             "force",
             "warm_start",
+            "push_to_hub",
         ),
         *("image", "processing_resolution", *CONDITIONING),
     }

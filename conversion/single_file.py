@@ -20,6 +20,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
+from huggingface_hub import hf_hub_download
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .checkpoint_file import Checkpoint, check_finite, read_checkpoint
@@ -39,7 +40,7 @@ OTHERS = {
     "joint_blocks.": "Stable Diffusion 3",
     "double_blocks.": "Flux",
     "control_model.": "a ControlNet",
-    "lora_": "a LoRA, not a model: see `convert_identity_lora`, or `load_lora_weights` of the pipeline",
+    "lora": "a LoRA, not a model: see `convert_identity_lora`, or `load_lora_weights` of the pipeline",
     "string_to_param": "a textual inversion, not a model: see `load_textual_inversion` of the pipeline",
     "emb_params": "a textual inversion, not a model: see `load_textual_inversion` of the pipeline",
     "down_blocks.": "a part of a diffusers model: pass the folder that it is a part of",
@@ -275,13 +276,14 @@ def _tokenizer(source: str | Path | None, text: dict[str, Any], generation: int)
         if folder is not None:
             words = CLIPTokenizer.from_pretrained(str(folder))
         else:
+            hf_hub_download(TOKENIZER_ON_HUB, "vocab.json")  # without a Hub, the next line makes one of two tokens
             padding = {"pad_token": "!"} if generation == 2 else {}
             words = CLIPTokenizer.from_pretrained(TOKENIZER_ON_HUB, **padding)
     except (OSError, ValueError, TypeError) as error:
         where = f"`{folder}` holds none" if folder else f"`{TOKENIZER_ON_HUB}` is not to be had from the Hub here"
         raise ValueError(
             f"The tokenizer's vocabulary is not in a single file, and {where}: pass `tokenizer`, the folder "
-            f"`tokenizer` of any Stable Diffusion model in diffusers' layout ({str(error).splitlines()[0]})."
+            f"of that name in any Stable Diffusion model in diffusers' layout ({str(error).splitlines()[0]})."
         ) from error
     if len(words) != text["vocab_size"]:  # the library makes one of two tokens of an empty folder
         raise ValueError(

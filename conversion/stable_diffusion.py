@@ -185,16 +185,21 @@ def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]
     return scheduler, notes
 
 
-def _is_path(base: str) -> bool:
+def _is_path(base: str, name: str = "base") -> bool:
     """Whether a base can only be a path, or is there: a Hub id is `name` or `owner/name`."""
     if "://" in base:
-        raise ValueError(f"`base` is {base!r}: download it, or pass the id of its repository on the Hub.")
+        raise ValueError(f"`{name}` is {base!r}: download it, or pass the id of its repository on the Hub.")
     file = base.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin"))
     return file or Path(base).expanduser().exists() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) is None
 
 
 def _load_predictor(source: str | Path) -> MotionPredictorModel:
     folder = Path(source).expanduser()
+    if not folder.is_dir() and _is_path(str(source), "motion_predictor"):
+        raise ValueError(
+            f"`motion_predictor` is `{source}`, which is no folder: the folder or Hub id of a MotionPredictorModel is "
+            "accepted. A checkpoint of SimVP becomes one by `dynadrag convert motion-predictor`."
+        )
     part = "motion_predictor" if (folder / "motion_predictor").is_dir() else None
     return _load(MotionPredictorModel, folder if folder.is_dir() else str(source), part)
 

@@ -224,17 +224,22 @@ def test_the_published_configurations_of_autoencoder_and_text_encoders_are_told_
 
 
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Answer as the Hub's client does where there is none, and record what was asked for."""
+    """Answer as the clients of the Hub do where there is none, and record what was asked for."""
     asked = []
     from_pretrained = CLIPTokenizer.from_pretrained
 
     def answer(name: str, **options: str) -> CLIPTokenizer:
         asked.append(name)
         if name == single_file.TOKENIZER_ON_HUB:
-            raise OSError("We couldn't connect to the Hub.\nCheck your connection.")
+            return CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
         return from_pretrained(name, **options)
 
+    def download(name: str, file: str) -> None:
+        asked.append(f"{name}/{file}")
+        raise OSError("We couldn't connect to the Hub.\nCheck your connection.")
+
     monkeypatch.setattr(CLIPTokenizer, "from_pretrained", answer)
+    monkeypatch.setattr(single_file, "hf_hub_download", download)
     return asked
 
 
@@ -245,12 +250,13 @@ def test_without_a_tokenizer_and_a_hub_the_remedy_is_said_before_the_models_are_
         ValueError, match=r"vocabulary is not in a single file, .* pass `tokenizer`, .*couldn't connect"
     ):
         load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_1(*models)))
-    assert asked == ["openai/clip-vit-large-patch14"]
+    assert asked == ["openai/clip-vit-large-patch14/vocab.json"]
 
 
 def test_without_a_tokenizer_clips_is_taken_from_the_hub(tmp_path, models, models_2, tokenizer, monkeypatch):
     asked = []
     monkeypatch.setattr(CLIPTokenizer, "from_pretrained", lambda name, **o: asked.append((name, o)) or tokenizer)
+    monkeypatch.setattr(single_file, "hf_hub_download", lambda *file: None)
     load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_1(*models)))
     load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_2(*models_2)), prediction_type="epsilon")
     hub = "openai/clip-vit-large-patch14"
@@ -292,6 +298,7 @@ def test_a_tokenizer_that_is_none_or_another_models_is_refused(tmp_path, models,
         ("model.diffusion_model.double_blocks.0.x", "is Flux"),
         ("control_model.time_embed.0.weight", "is a ControlNet"),
         ("lora_unet_down_blocks_0.lora_down.weight", "is a LoRA, not a model: see `convert_identity_lora`"),
+        ("down_blocks.0.attn1.processor.to_q_lora.down.weight", "is a LoRA, not a model: see `convert_identity_lora`"),
         ("down_blocks.0.resnets.0.conv1.weight", "is a part of a diffusers model"),
         ("model.diffusion_model.label_emb.0.0.weight", "more conditions than a prompt"),
         ("string_to_param.x", "is a textual inversion"),

@@ -462,6 +462,12 @@ def test_bases_that_are_not_there_or_no_models_are_named(tmp_path):
         convert_pipeline("https://example.org/model.safetensors", tmp_path / "out")
 
 
+@pytest.mark.parametrize("source", ["./nowhere/at/all", "simvp.pth"])
+def test_a_motion_predictor_that_can_only_be_a_path_is_not_looked_for_on_the_hub(base, tmp_path, source):
+    with pytest.raises(ValueError, match=r"`motion_predictor` is .*no folder.*dynadrag convert motion-predictor"):
+        convert_pipeline(base, tmp_path / "out", motion_predictor=source)
+
+
 def test_a_motion_predictor_that_is_none_is_named_before_the_base_is_read(base, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion.stable_diffusion, "_of_diffusers", lambda *_: pytest.fail("read the base first"))
     with pytest.raises(ValueError, match=r"base` can't be loaded as a MotionPredictorModel"):
