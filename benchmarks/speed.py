@@ -47,7 +47,7 @@ from dynadrag_pipeline.encoding import decode_latents, encode_picture, encode_pr
 from dynadrag_pipeline.identity_lora import (
     IdentityLora,
     LoraSettings,
-    _as_adapter,
+    attached_as_adapter,
     attached_identity_lora,
     fit_identity_lora,
 )
@@ -260,7 +260,7 @@ class Subject:
     @contextmanager
     def prepared(self, measures: Measures, lora: IdentityLora) -> Iterator[None]:
         """Context in which the UNet is as a row wants it."""
-        attached = attached_identity_lora if measures.lora_in_weights else _as_adapter
+        attached = attached_identity_lora if measures.lora_in_weights else attached_as_adapter
         layout = channels_last_on_cpu(self.unet) if measures.channels_last else nullcontext()
         if measures.compiled_blocks:
             torch._dynamo.config.recompile_limit = 64

@@ -196,7 +196,7 @@ def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None
     if expected != {key: tuple(value.shape) for key, value in lora.state_dict.items()}:
         raise ValueError("The identity LoRA does not fit this UNet: it was made for another architecture.")
     if any(layer.weight.is_meta for layer in projections.values()):
-        with _as_adapter(unet, lora):
+        with attached_as_adapter(unet, lora):
             yield
         return
     requires_grad = {parameter: parameter.requires_grad for parameter in unet.parameters()}
@@ -220,8 +220,11 @@ def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None
 
 
 @contextmanager
-def _as_adapter(unet: UNet2DConditionModel, lora: IdentityLora) -> Iterator[None]:
-    """The same as an adapter beside the weights, for a UNet whose weights are offloaded one by one."""
+def attached_as_adapter(unet: UNet2DConditionModel, lora: IdentityLora) -> Iterator[None]:
+    """Context in which the UNet carries `lora` as an adapter beside the weights, not in them.
+
+    For a UNet whose weights are offloaded one by one: there is nothing to add to. Each pass takes a little longer.
+    """
     with _identity_adapter(unet, _lora_config(lora.rank, lora.alpha), seed=0):
         set_peft_model_state_dict(unet, lora.state_dict, adapter_name=ADAPTER_NAME)
         unet.requires_grad_(False)
