@@ -562,8 +562,10 @@ class DragEdit:
             raise FloatingPointError("Motion supervision led to a latent that is not finite.")
 
     def step(self) -> DragStep:
-        """What the iteration came to, with its record. The loss after its last Adam step is known when someone looks
-        at the latent again: see [`DragEdit.close_record`].
+        """What the iteration came to, with its record.
+
+        The loss after its last Adam step is known when someone looks at the latent again: see
+        [`DragEdit.close_record`].
         """
         record = DragIteration(
             handles=self.handles,

@@ -168,6 +168,7 @@ def banked(processor: type) -> type[BankedAttention]:
     def __call__(self: BankedAttention, *args: Any, **kwargs: Any) -> torch.Tensor:
         return BankedAttention.__call__(self, *args, **kwargs)
 
+    # Assigned by name, since types know of no such attribute on a function.
     setattr(__call__, "__signature__", inspect.signature(processor.__call__))  # noqa: B010
     return type(f"Banked{processor.__name__}", (BankedAttention,), {"__call__": __call__})
 

@@ -31,7 +31,9 @@ class DragIteration:
         similarities (`torch.Tensor` of shape `(points,)`):
             cosine in [-1, 1] between the UNet features at each handle and at its target.
         loss_before (`float`): Eq. 2 at the latent as the iteration found it.
-        loss_after (`float`): Eq. 2, same handles and same source patches, at the optimised latent.
+        loss_after (`float`):
+            Eq. 2, same handles and same source patches, at the optimised latent. In a callback it is NaN still: it is
+            read off the first pass of the next iteration.
         wrong_way_count (`int`): predictions that pointed away from their target, whatever the guard made of them.
         image (`torch.Tensor` of shape `(3, height, width)`, *optional*):
             I_{k+1} in [0, 1] at the size the edit runs at; only with `return_intermediates=True`.
