@@ -97,6 +97,13 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
             "1",
             "N of the patch round a handle, 2 N + 1 wide, in pixels of a grid of half the picture's size (Eq. 2)",
         ),
+        Setting(
+            "--supervision-damping",
+            "supervision_damping",
+            float,
+            "0.0",
+            "keeps Adam from moving what has next to no gradient: 0 is plain Adam, 0.05 spares what is far off",
+        ),
         Setting("--mask-weight", "mask_weight", float, "0.1", "weight of keeping what the mask protects (Eq. 2)"),
         Setting(
             "--feature-block",

@@ -61,6 +61,7 @@ class DragSettings:
     max_iterations: int = 25
     supervision_steps: int = 5
     supervision_lr: float = 0.01
+    supervision_damping: float = 0.0
     supervision_radius: int = 1
     mask_weight: float = 0.1
     feature_block: int = -1
@@ -82,6 +83,7 @@ class DragSettings:
         check_whole_number("max_iterations", self.max_iterations, least=1)
         check_whole_number("supervision_steps", self.supervision_steps, least=1)
         check_number("supervision_lr", self.supervision_lr, above=0, most=math.inf)
+        check_number("supervision_damping", self.supervision_damping, least=0, most=math.inf)
         check_whole_number("supervision_radius", self.supervision_radius, least=0)
         check_number("mask_weight", self.mask_weight, least=0, most=math.inf)
         check_choice("channel_reduction", self.channel_reduction, get_args(ChannelReduction))
@@ -530,8 +532,7 @@ class DragEdit:
                 loss = self._loss(output, features, patches, destinations)
                 self.latents.grad = self.gradient(self.scaler.scale(loss))
             losses.append(loss.detach())
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            self.step_latents()
             self._seen = None
         values = torch.stack(losses).tolist()
         if not all(map(math.isfinite, values)):
@@ -542,6 +543,24 @@ class DragEdit:
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of a loss to the latent, and to nothing else: the weights' would take memory and time."""
         return torch.autograd.grad(loss, self.latents)[0]
+
+    def step_latents(self) -> None:
+        """One Adam step on z_t^k by the gradient that is there (Eq. 3), damped if that is wanted.
+
+        Adam moves each value of the latent by about the learning rate, however small its gradient: far from all
+        handles, where a gradient is little more than rounding and noise, too. A part of the first gradient's largest
+        value, added to the denominator, leaves such places at rest.
+        """
+        damping = self.engine.settings.supervision_damping
+        self.scaler.unscale_(self.optimizer)
+        if damping > 0 and not self.optimizer.state:
+            assert self.latents.grad is not None
+            largest = self.latents.grad.abs().max().item()
+            if math.isfinite(largest):
+                group = self.optimizer.param_groups[0]
+                group["eps"] = max(group["eps"], damping * largest)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
     def denoise(self) -> None:
         """Find z_0^{k+1} of the optimised latent: a preview of it, if that is wanted and more iterations follow.

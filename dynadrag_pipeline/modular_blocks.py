@@ -66,6 +66,7 @@ SETTINGS = {
     "supervision_steps": "Adam steps on the latent in each iteration (Eq. 3)",
     "supervision_lr": "their learning rate",
     "supervision_radius": "r_1 of Eq. 2, in cells of half the picture's size",
+    "supervision_damping": "what is added to Adam's denominator, as a share of the first gradient's largest value",
     "mask_weight": "lambda of Eq. 2",
     "feature_block": "index of the UNet's up-block whose output is F",
     "channel_reduction": "'mean' or 'sum' over feature channels in Eq. 2",

@@ -182,6 +182,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         supervision_lr: float = 0.01,
         supervision_radius: int = 1,
         mask_weight: float = 0.1,
+        supervision_damping: float = 0.0,
         feature_block: int = -1,
         channel_reduction: ChannelReduction = "mean",
         source_patches: SourcePatches = "iteration",
@@ -230,6 +231,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             supervision_radius (`int`, defaults to 1): r_1 of Eq. 2, in cells of half the picture's size.
             mask_weight (`float`, defaults to 0.1): lambda of Eq. 2; larger keeps the masked region closer.
             feature_block (`int`, defaults to -1):
+            supervision_damping (`float`, defaults to 0.0):
+                keeps Adam from moving what has next to no gradient: added to its denominator, as a share of the
+                largest value of the first gradient. 0.0 is plain Adam; 0.05 spares what is far from all handles.
                 index of the UNet's up-block whose output is F (Sec. 3.1: the last; DragDiffusion: the one before).
             channel_reduction (`str`, defaults to `"mean"`):
                 `"mean"` or `"sum"` over feature channels in Eq. 2. The equation sums; DragDiffusion, whose learning
@@ -305,6 +309,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             channel_reduction=channel_reduction,
             source_patches=source_patches,
             optimizer_scope=optimizer_scope,
+            supervision_damping=supervision_damping,
             dynamic_selection=dynamic_selection,
             similarity_threshold=similarity_threshold,
             hold_unselected=hold_unselected,

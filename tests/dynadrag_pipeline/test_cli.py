@@ -218,6 +218,7 @@ def test_low_memory_recomputes_activations_and_keeps_models_off_the_gpu(
         ("--steps", "20", "num_inference_steps", 20),
         ("--inversion-strength", "0.7", "inversion_strength", 0.7),
         ("--supervision-lr", "0.02", "supervision_lr", 0.02),
+        ("--supervision-damping", "0.05", "supervision_damping", 0.05),
         ("--supervision-steps", "3", "supervision_steps", 3),
         ("--preview-steps", "4", "preview_steps", 4),
         ("--kv-placement", "host", "kv_placement", "host"),

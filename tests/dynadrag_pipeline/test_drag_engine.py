@@ -339,6 +339,18 @@ def test_the_first_step_is_adams(frozen_unet):
     assert (change > 0.0199).float().mean() > 0.9
 
 
+def test_damping_weighs_the_first_step_by_the_size_of_the_gradient(frozen_unet):
+    """By g / (|g| + d max|g|): nearly all of the learning rate at large values, next to nothing at small ones."""
+    noise, full = optimised(frozen_unet, max_iterations=1, supervision_lr=0.02)
+    noise, damped = optimised(frozen_unet, max_iterations=1, supervision_lr=0.02, supervision_damping=0.25)
+    change = (damped - noise).abs()
+    assert change.max() == pytest.approx(0.02 / 1.25, rel=1e-3)
+    assert torch.equal((damped - noise).sign(), (full - noise).sign())
+    ratio = change / (0.02 - change)  # |g| / (d max|g|)
+    _, weaker = optimised(frozen_unet, max_iterations=1, supervision_lr=0.02, supervision_damping=0.5)
+    assert torch.allclose((weaker - noise).abs(), 0.02 * ratio / (ratio + 2), atol=1e-5)
+
+
 def test_the_latent_is_carried_on(frozen_unet):
     """Three iterations move it further than one, each from where the last one ended."""
     noise, *latents = optimised(frozen_unet, max_iterations=3, supervision_lr=0.02)
@@ -747,6 +759,7 @@ def test_the_supervision_grid_has_half_the_pictures_size():
         ("max_iterations", 0),
         ("supervision_steps", 0),
         ("supervision_lr", 0),
+        ("supervision_damping", -0.1),
         ("supervision_radius", -1),
         ("mask_weight", -0.1),
         ("channel_reduction", "max"),

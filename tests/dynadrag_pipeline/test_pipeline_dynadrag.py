@@ -447,6 +447,7 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
             {"dynamic_selection": "best"},
             "`dynamic_selection` must be one of 'all', 'first', 'random', None, got 'best'",
         ),
+        ({"supervision_damping": -1.0}, "`supervision_damping`"),
         ({"similarity_threshold": 2}, "`similarity_threshold`"),
         ({"kv_start_layer": 5}, r"`kv_start_layer` must be in 0..4 for this `unet`, got 5"),
         ({"stop_distance": -1}, "`stop_distance`"),
