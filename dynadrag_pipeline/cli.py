@@ -136,6 +136,13 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
             "the model's own",
             "shorter side in pixels that the picture is edited at, 0 for its own; the result has the input's size",
         ),
+        Setting(
+            "--restore-unchanged",
+            "restore_unchanged",
+            bool,
+            "no",
+            "give the parts that the edit left as they were the source picture's detail back",
+        ),
     ),
     "speed and memory": (
         Setting(
@@ -241,16 +248,22 @@ def _add_edit_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
     for title, settings in SETTINGS.items():
         group = parser.add_argument_group(title)
         for setting in settings:
-            choices = setting.kind if isinstance(setting.kind, tuple) else None
             group.add_argument(
                 setting.flag,
                 dest=setting.name,
-                type=str if isinstance(setting.kind, tuple) else setting.kind,
-                choices=choices,
-                metavar=None if choices else "N" if setting.kind is int else "VALUE",
                 default=argparse.SUPPRESS,
                 help=f"{setting.help} (default: {setting.default})",
+                **_value_of(setting),
             )
+
+
+def _value_of(setting: Setting) -> dict[str, Any]:
+    """How argparse is told what a setting's value may be. Truths have no value, but `--no-...` beside them."""
+    if setting.kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if isinstance(setting.kind, tuple):
+        return {"choices": setting.kind}
+    return {"type": setting.kind, "metavar": "N" if setting.kind is int else "VALUE"}
 
 
 def _add_input_options(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,7 @@ from .identity_lora import IdentityLora, LoraSettings, attached_identity_lora, f
 from .kv_replacement import default_kv_start_layer
 from .picture import resize_picture, to_picture_tensor
 from .pipeline_output import StopReason
+from .unchanged_content import restore_unchanged
 
 logger = logging.get_logger(__name__)
 
@@ -65,8 +66,8 @@ SETTINGS = {
     "max_iterations": "most predict-and-move iterations",
     "supervision_steps": "Adam steps on the latent in each iteration (Eq. 3)",
     "supervision_lr": "their learning rate",
-    "supervision_radius": "r_1 of Eq. 2, in cells of half the picture's size",
     "supervision_damping": "what is added to Adam's denominator, as a share of the first gradient's largest value",
+    "supervision_radius": "r_1 of Eq. 2, in cells of half the picture's size",
     "mask_weight": "lambda of Eq. 2",
     "feature_block": "index of the UNet's up-block whose output is F",
     "channel_reduction": "'mean' or 'sum' over feature channels in Eq. 2",
@@ -111,6 +112,9 @@ IMAGE_LATENTS = passed_on("image_latents", torch.Tensor, "z_0 of the picture, `(
 PROMPT_EMBEDS = passed_on("prompt_embeds", torch.Tensor, "the text condition, `(1, tokens, width)`")
 NOISE = passed_on("noise", torch.Tensor, "z_t of the picture, `(1, channels, h, w)`")
 LATENTS = passed_on("latents", torch.Tensor, "z_0 of the edited picture, `(1, channels, h, w)`")
+RECONSTRUCTION = passed_on(
+    "reconstruction_latents", torch.Tensor, "z_0 of the picture, inverted and denoised without an edit, the same"
+)
 FITTED = OutputParam("identity_lora", IdentityLora, "the picture's LoRA; None if none was wanted")
 GIVEN_LORA = InputParam(
     "identity_lora", IdentityLora, description="used instead of a new one, if it is this picture's"
@@ -379,6 +383,7 @@ class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
     def loop_intermediate_outputs(self) -> list[OutputParam]:
         return [
             LATENTS[1],
+            RECONSTRUCTION[1],
             OutputParam("trajectory", torch.Tensor, "`(iterations + 1, points, 2)`, in pixels of the input"),
             OutputParam("iterations", list, "a DragIteration each"),
             OutputParam("stop_reason", StopReason, "why the loop ended"),
@@ -407,7 +412,7 @@ class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
             steps = DragResult.gather(engine.drag(given.noise, reference, given.edit_picture, instruction, iterate))
         result = DragResult.of(steps, reference, given.instruction, size)
         given.latents, given.trajectory, given.iterations = result.latents, result.trajectory, result.iterations
-        given.stop_reason = engine.stop_reason
+        given.stop_reason, given.reconstruction_latents = engine.stop_reason, reference.latents
         self.set_block_state(state, given)
         return components, state
 
@@ -418,7 +423,11 @@ class DecodeStep(DragBlock):
     about = "Decode the edited latent, at the size of the input."
     takes = (
         LATENTS[0],
-        INSTRUCTION[0],
+        RECONSTRUCTION[0],
+        PICTURE[0],
+        InputParam(
+            "restore_unchanged", bool, default=False, description="give unchanged parts the source's detail back"
+        ),
         InputParam("output_type", str, default="pil", description="'pil', 'np', 'pt' or 'latent'"),
     )
     leaves = (OutputParam("images", description="the edited picture, in a list or a batch of one"),)
@@ -431,7 +440,11 @@ class DecodeStep(DragBlock):
             given.images = given.latents
         else:
             with frozen_components(components):
-                picture = resize_picture(decode_latents(components.vae, given.latents), given.instruction.size)
+                picture = decode_latents(components.vae, given.latents)
+                if given.restore_unchanged:
+                    reconstruction = decode_latents(components.vae, given.reconstruction_latents)
+                    picture = restore_unchanged(given.picture, picture, reconstruction)
+            picture = resize_picture(picture, (given.picture.shape[-2], given.picture.shape[-1]))
             given.images = components.image_processor.postprocess(picture, given.output_type, do_denormalize=[False])
         self.set_block_state(state, given)
         return components, state

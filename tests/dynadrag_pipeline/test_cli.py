@@ -241,6 +241,12 @@ def test_options_reach_the_pipeline_by_its_own_names(pipeline, portrait, out, fl
     assert type(given) is type(value)
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--restore-unchanged", True), ("--no-restore-unchanged", False)])
+def test_what_is_true_or_not_is_said_by_the_flag_alone(pipeline, portrait, out, flag, value):
+    assert edit(portrait, out, *EDIT, flag) == 0
+    assert pipeline.calls[0]["restore_unchanged"] is value
+
+
 def test_every_setting_is_an_argument_of_the_pipeline_and_its_help_states_the_default():
     parameters = inspect.signature(DynaDragPipeline.__call__).parameters
     for setting in (setting for group in SETTINGS.values() for setting in group):
@@ -250,6 +256,8 @@ def test_every_setting_is_an_argument_of_the_pipeline_and_its_help_states_the_de
         elif isinstance(setting.kind, tuple):
             assert setting.default == default
             assert setting.default in setting.kind
+        elif setting.kind is bool:
+            assert setting.default == ("yes" if default else "no")
         else:
             assert setting.kind(setting.default) == default
 

@@ -116,6 +116,16 @@ def test_intermediates_are_kept_on_request(pipe, quick, picture):
     assert torch.allclose(output.images, last)
 
 
+def test_what_the_edit_left_alone_is_the_source_in_every_pixel_if_that_is_wanted(pipe, quick, picture):
+    """Handles at their targets are no edit: latents of random components know little of the picture."""
+    output, restored = (
+        pipe(picture, HANDLES, HANDLES, output_type="pt", restore_unchanged=wanted, **quick).images[0]
+        for wanted in (False, True)
+    )
+    assert (output - picture).abs().max() > 0.2
+    assert torch.allclose(restored, picture, atol=1e-5)
+
+
 def test_the_output_type_changes_the_form_and_not_the_picture(pipe, quick, picture):
     tensor = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
     array = pipe(picture, HANDLES, TARGETS, output_type="np", **quick).images
@@ -437,6 +447,7 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
         ({"max_iterations": 2.5}, "`max_iterations` must be a whole number"),
         ({"supervision_steps": 0}, "`supervision_steps`"),
         ({"supervision_lr": -1.0}, "`supervision_lr`"),
+        ({"supervision_damping": -1.0}, "`supervision_damping`"),
         ({"supervision_radius": -1}, "`supervision_radius`"),
         ({"mask_weight": float("nan")}, "`mask_weight`"),
         ({"feature_block": 2}, "`feature_block` must index one of the 2 up-blocks of `unet`, got 2"),
@@ -447,7 +458,6 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
             {"dynamic_selection": "best"},
             "`dynamic_selection` must be one of 'all', 'first', 'random', None, got 'best'",
         ),
-        ({"supervision_damping": -1.0}, "`supervision_damping`"),
         ({"similarity_threshold": 2}, "`similarity_threshold`"),
         ({"kv_start_layer": 5}, r"`kv_start_layer` must be in 0..4 for this `unet`, got 5"),
         ({"stop_distance": -1}, "`stop_distance`"),
