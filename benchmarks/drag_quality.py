@@ -69,6 +69,7 @@ ROWS = {
     "a new Adam in each iteration": Row({"optimizer_scope": "iteration"}),
     "K/V replaced in all layers": Row({"kv_start_layer": 0}),
     "K/V replaced in none": Row({"kv_start_layer": EVERY_LAYER_PASSED}),
+    "no previews": Row({"preview_steps": None}),
     "previews of 2 steps": Row({"preview_steps": 2}),
     "previews of 1 step": Row({"preview_steps": 1}),
 }

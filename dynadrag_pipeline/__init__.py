@@ -24,22 +24,29 @@ EMBEDDED_CHECKPOINT = Path(__file__).parent / "weights" / "portraits-128"
 """Folder of the small trained checkpoint that comes with the package: portraits, edited at 128 pixels."""
 
 EMBEDDED_SETTINGS: dict[str, Any] = {
-    "num_inference_steps": 20,
-    "inversion_strength": 0.5,
+    "num_inference_steps": 50,
+    "inversion_strength": 0.35,
     "max_iterations": 15,
-    "supervision_lr": 0.03,
+    "supervision_steps": 8,
+    "supervision_lr": 0.1,
+    "supervision_damping": 0.05,
     "supervision_radius": 6,
     "source_patches": "original",
     "dynamic_selection": None,
+    "preview_steps": 2,
     "identity_lora_steps": 100,
+    "identity_lora_lr": 1e-3,
+    "restore_unchanged": True,
 }
 """Keywords of the pipeline's call that suit the embedded checkpoint.
 
-The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels
-knows little at the last timesteps, and a cell of its features sees little of the picture: so the latent is edited
-half-way, by large patches and with larger steps. Its features are alike all over a face, so selecting handles by them
-would drag one at a time; all are dragged. They are dragged by the patches of the unedited picture: content that lags
-behind its handle is caught up with. Fewer iterations, denoising and LoRA steps save a newcomer's time.
+The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 pixels. A small UNet at 128 pixels knows
+little at the last timesteps, and a cell of its features sees little of the picture: so the latent is edited at a third
+of the way, by large patches and with larger steps, of which Adam is kept from making any where there is next to no
+gradient. Its features are alike all over a face, so selecting handles by them would drag one at a time; all are
+dragged. They are dragged by the patches of the unedited picture: content that lags behind its handle is caught up
+with. What the autoencoder loses of the picture is given back where nothing was edited. Previews and a shorter fit of
+the LoRA at a higher rate save a newcomer's time.
 """
 
 _HOME = {

@@ -2,8 +2,6 @@
 
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,6 @@ from safetensors.torch import load_file
 from skimage import data
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline
-from dynadrag_pipeline.ddim_inversion import make_ddim_schedulers
-from dynadrag_pipeline.drag_engine import DragEngine, DragSettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -43,14 +39,6 @@ def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
     return -10 * math.log10((first - second).square().mean().item())
 
 
-@contextmanager
-def no_progress(total: int, description: str) -> Iterator[torch.nn.Module]:
-    class Bar:
-        def update(self) -> None: ...
-
-    yield Bar()
-
-
 def test_it_is_small_half_precision_safetensors():
     files = [file for file in EMBEDDED_CHECKPOINT.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 50e6
@@ -61,24 +49,14 @@ def test_it_is_small_half_precision_safetensors():
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
 
 
+@pytest.mark.embedded
 @torch.no_grad()
-def test_inversion_and_denoising_lose_less_than_three_decibels_beside_the_autoencoder(embedded, portrait):
-    picture = as_tensor(portrait)
-    latents, _ = embedded.encode_image(picture)
-    sampler, inverse = make_ddim_schedulers(embedded.scheduler.config, 50)
-    engine = DragEngine(
-        embedded.unet,
-        sampler,
-        inverse,
-        embedded.encode_prompt(""),
-        embedded.decode_latents,
-        no_progress,
-        settings=DragSettings(kv_start_layer=3),
-    )
-    autoencoder = psnr(embedded.decode_latents(latents), picture)
-    round_trip = psnr(embedded.decode_latents(engine.denoise_reference(engine.invert(latents)).latents), picture)
-    assert autoencoder > 24
-    assert round_trip > autoencoder - 3
+def test_without_an_edit_inversion_and_denoising_lose_little_beside_the_autoencoder(embedded, portrait):
+    picture, nose = as_tensor(portrait), [(63.0, 80.0)]
+    autoencoder = psnr(embedded.decode_latents(embedded.encode_image(picture)[0]), picture)
+    unedited = embedded(portrait, nose, nose, **{**EMBEDDED_SETTINGS, "restore_unchanged": False}).images[0]
+    assert autoencoder > 30
+    assert psnr(as_tensor(unedited), picture) > autoencoder - 1.5
 
 
 def test_the_motion_predictor_sends_the_nose_where_it_is_asked_to_go(embedded, portrait):
@@ -93,10 +71,15 @@ def test_the_motion_predictor_sends_the_nose_where_it_is_asked_to_go(embedded, p
 
 @pytest.mark.embedded
 def test_an_edit_moves_the_content_towards_its_target(embedded, portrait):
-    handles, targets = np.array([[63.0, 80.0]]), np.array([[75.0, 80.0]])  # the tip of the nose
+    """A turn of the head: eyes, nose and chin."""
+    handles = np.array([[49.0, 64.5], [77.5, 66.0], [63.5, 80.0], [62.0, 113.5]])
+    targets = np.array([[60.0, 64.5], [88.0, 66.0], [76.5, 80.0], [72.5, 113.0]])
     mask = np.zeros((128, 128), dtype=np.float32)
-    mask[25:115, 15:115] = 1
+    mask[25:120, 15:115] = 1
     result = embedded(portrait, handles, targets, mask, **EMBEDDED_SETTINGS)
     source, edited = (np.asarray(picture, dtype=np.float64) / 255 for picture in (portrait, result.images[0]))
-    assert content_distances(source, edited, handles, targets)[0] < 0.7 * 12
+    asked = np.linalg.norm(targets - handles, axis=1)
+    assert content_distances(source, edited, handles, targets).mean() < 0.7 * asked.mean()
     assert result.motion_source == "motion_predictor"
+    outside = torch.from_numpy(mask == 0)
+    assert psnr(as_tensor(result.images[0])[..., outside], as_tensor(portrait)[..., outside]) > 32
