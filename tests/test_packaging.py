@@ -23,6 +23,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/architecture.md",
+    "docs/experiments.md",
     "docs/hub.md",
     "docs/modular.md",
     "docs/motion_prediction.md",
