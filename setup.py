@@ -39,7 +39,7 @@ setup(
     package_data={
         "dynadrag_pipeline": [
             "py.typed",
-            *(f"weights/**/*.{suffix}" for suffix in ("json", "safetensors", "txt", "md")),
+            *(f"weights/**/*.{suffix}" for suffix in ("json", "safetensors", "txt", "md", "jpg")),
         ],
         "conversion": ["py.typed"],
         "motion_predictor": ["py.typed"],

@@ -505,7 +505,7 @@ def test_runs_as_a_module(tmp_path):
 
 def test_demo_instructions_lie_on_the_demo_portraits():
     files = sorted(DEMO.glob("*.json"))
-    assert len(files) == 4
+    assert len(files) == 5
     for file in files:
         instruction = load_instruction(file)
         points = DragInstruction.from_user(instruction["handles"], instruction["targets"], None, (256, 256))
