@@ -51,7 +51,7 @@ class Row:
 
 ROWS = {
     DEFAULT: Row(),
-    "inverted and denoised only": Row({"restore_unchanged": False}, motion="none"),
+    "inverted and denoised only": Row({"restore_source": False}, motion="none"),
     "true motion": Row(motion="truth"),
     "straight steps": Row(motion="straight"),
     "predictor by the paper's recipe": Row(motion="paper"),
@@ -65,7 +65,7 @@ ROWS = {
     "patches of each iteration": Row({"source_patches": "iteration"}),
     "original patches": Row({"source_patches": "original"}),
     "Adam not damped": Row({"supervision_damping": 0.0}),
-    "nothing restored": Row({"restore_unchanged": False}),
+    "nothing restored": Row({"restore_source": False}),
     "a new Adam in each iteration": Row({"optimizer_scope": "iteration"}),
     "K/V replaced in all layers": Row({"kv_start_layer": 0}),
     "K/V replaced in none": Row({"kv_start_layer": EVERY_LAYER_PASSED}),

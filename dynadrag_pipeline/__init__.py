@@ -30,13 +30,14 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
     "supervision_steps": 8,
     "supervision_lr": 0.1,
     "supervision_damping": 0.05,
+    "supervision_reach": 0.18,
     "supervision_radius": 6,
     "source_patches": "original",
     "dynamic_selection": None,
     "preview_steps": 2,
     "identity_lora_steps": 100,
     "identity_lora_lr": 1e-3,
-    "restore_unchanged": True,
+    "restore_source": True,
 }
 """Keywords of the pipeline's call that suit the embedded checkpoint.
 
@@ -45,7 +46,8 @@ little at the last timesteps, and a cell of its features sees little of the pict
 of the way, by large patches and with larger steps, of which Adam is kept from making any where there is next to no
 gradient. Its features are alike all over a face, so selecting handles by them would drag one at a time; all are
 dragged. They are dragged by the patches of the unedited picture: content that lags behind its handle is caught up
-with. What the autoencoder loses of the picture is given back where nothing was edited. Previews and a shorter fit of
+with. What is far from their ways is left alone, and what
+the edit shows of the photograph, moved or not, is shown by the photograph's pixels. Previews and a shorter fit of
 the LoRA at a higher rate save a newcomer's time.
 """
 

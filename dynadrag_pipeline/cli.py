@@ -104,6 +104,13 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
             "0.0",
             "keeps Adam from moving what has next to no gradient: 0 is plain Adam, 0.05 spares what is far off",
         ),
+        Setting(
+            "--supervision-reach",
+            "supervision_reach",
+            float,
+            "everywhere",
+            "how far from the handles' ways the picture may change, as a share of its shorter side, such as 0.2",
+        ),
         Setting("--mask-weight", "mask_weight", float, "0.1", "weight of keeping what the mask protects (Eq. 2)"),
         Setting(
             "--feature-block",
@@ -137,11 +144,11 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
             "shorter side in pixels that the picture is edited at, 0 for its own; the result has the input's size",
         ),
         Setting(
-            "--restore-unchanged",
-            "restore_unchanged",
+            "--restore-source",
+            "restore_source",
             bool,
             "no",
-            "give the parts that the edit left as they were the source picture's detail back",
+            "take the source picture's own pixels wherever they show what the edit shows, moved or not",
         ),
     ),
     "speed and memory": (

@@ -62,6 +62,7 @@ class DragSettings:
     supervision_steps: int = 5
     supervision_lr: float = 0.01
     supervision_damping: float = 0.0
+    supervision_reach: float | None = None
     supervision_radius: int = 1
     mask_weight: float = 0.1
     feature_block: int = -1
@@ -84,6 +85,8 @@ class DragSettings:
         check_whole_number("supervision_steps", self.supervision_steps, least=1)
         check_number("supervision_lr", self.supervision_lr, above=0, most=math.inf)
         check_number("supervision_damping", self.supervision_damping, least=0, most=math.inf)
+        if self.supervision_reach is not None:
+            check_number("supervision_reach", self.supervision_reach, above=0, most=math.inf)
         check_whole_number("supervision_radius", self.supervision_radius, least=0)
         check_number("mask_weight", self.mask_weight, least=0, most=math.inf)
         check_choice("channel_reduction", self.channel_reduction, get_args(ChannelReduction))
@@ -420,6 +423,7 @@ class DragEdit:
         self.handles = instruction.handles.to(noise.device)
         self.targets = instruction.targets.to(noise.device)
         self.mask = _latent_mask(instruction, noise)
+        self.reach = _latent_reach(instruction, noise, settings.supervision_reach)
         self.image = image
         self.latents = noise.detach().float().clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.latents], lr=settings.supervision_lr)
@@ -545,13 +549,15 @@ class DragEdit:
         return torch.autograd.grad(loss, self.latents)[0]
 
     def step_latents(self) -> None:
-        """One Adam step on z_t^k by the gradient that is there (Eq. 3), damped if that is wanted.
+        """One Adam step on z_t^k by the gradient that is there (Eq. 3), damped and kept near if that is wanted.
 
         Adam moves each value of the latent by about the learning rate, however small its gradient: far from all
         handles, where a gradient is little more than rounding and noise, too. A part of the first gradient's largest
-        value, added to the denominator, leaves such places at rest.
+        value, added to the denominator, leaves such places at rest; a reach leaves all at rest that is far from the
+        handles' ways, whatever its gradient.
         """
         damping = self.engine.settings.supervision_damping
+        before = self.latents.detach().clone()
         self.scaler.unscale_(self.optimizer)
         if damping > 0 and not self.optimizer.state:
             assert self.latents.grad is not None
@@ -561,6 +567,9 @@ class DragEdit:
                 group["eps"] = max(group["eps"], damping * largest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.reach is not None:
+            with torch.no_grad():
+                self.latents.copy_(before.lerp(self.latents, self.reach))
 
     def denoise(self) -> None:
         """Find z_0^{k+1} of the optimised latent: a preview of it, if that is wanted and more iterations follow.
@@ -644,3 +653,21 @@ def _latent_mask(instruction: DragInstruction, latents: torch.Tensor) -> torch.T
     """M on the grid of the latent, by nearest neighbour."""
     mask = instruction.scaled_to((latents.shape[-2], latents.shape[-1])).mask
     return None if mask is None else mask.to(latents.device)
+
+
+def _latent_reach(instruction: DragInstruction, latents: torch.Tensor, reach: float | None) -> torch.Tensor | None:
+    """`[h, w]`: the share of its steps that a value of the latent takes, by its distance to the nearest handle's way.
+
+    `exp(-(distance / reach)^4)`: all of them along the ways, from handle to target, and next to none at 1.5 times the
+    reach, which is a share of the short side.
+    """
+    if reach is None:
+        return None
+    height, width = latents.shape[-2:]
+    scaled = instruction.scaled_to((height, width))
+    start, way = scaled.handles[:, None], (scaled.targets - scaled.handles)[:, None]  # [points, 1, 2]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    from_start = torch.stack([x, y], dim=-1).flatten(0, 1) - start  # [points, cells, 2]
+    along = ((from_start * way).sum(dim=-1) / way.square().sum(dim=-1).clamp(min=1e-12)).clamp(0, 1)
+    distance = (from_start - along[..., None] * way).norm(dim=-1).amin(dim=0).unflatten(0, (height, width))
+    return torch.exp(-((distance / (reach * min(height, width))) ** 4)).to(latents)

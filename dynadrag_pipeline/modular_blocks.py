@@ -45,7 +45,7 @@ from .identity_lora import IdentityLora, LoraSettings, attached_identity_lora, f
 from .kv_replacement import default_kv_start_layer
 from .picture import resize_picture, to_picture_tensor
 from .pipeline_output import StopReason
-from .unchanged_content import restore_unchanged
+from .source_restoration import restore_source
 
 logger = logging.get_logger(__name__)
 
@@ -67,6 +67,7 @@ SETTINGS = {
     "supervision_steps": "Adam steps on the latent in each iteration (Eq. 3)",
     "supervision_lr": "their learning rate",
     "supervision_damping": "what is added to Adam's denominator, as a share of the first gradient's largest value",
+    "supervision_reach": "how far from the handles' ways the latent may change, as a share of the short side; None: all",
     "supervision_radius": "r_1 of Eq. 2, in cells of half the picture's size",
     "mask_weight": "lambda of Eq. 2",
     "feature_block": "index of the UNet's up-block whose output is F",
@@ -426,7 +427,7 @@ class DecodeStep(DragBlock):
         RECONSTRUCTION[0],
         PICTURE[0],
         InputParam(
-            "restore_unchanged", bool, default=False, description="give unchanged parts the source's detail back"
+            "restore_source", bool, default=False, description="take the source's own pixels wherever they show the same"
         ),
         InputParam("output_type", str, default="pil", description="'pil', 'np', 'pt' or 'latent'"),
     )
@@ -441,9 +442,9 @@ class DecodeStep(DragBlock):
         else:
             with frozen_components(components):
                 picture = decode_latents(components.vae, given.latents)
-                if given.restore_unchanged:
+                if given.restore_source:
                     reconstruction = decode_latents(components.vae, given.reconstruction_latents)
-                    picture = restore_unchanged(given.picture, picture, reconstruction)
+                    picture = restore_source(given.picture, picture, reconstruction)
             picture = resize_picture(picture, (given.picture.shape[-2], given.picture.shape[-1]))
             given.images = components.image_processor.postprocess(picture, given.output_type, do_denormalize=[False])
         self.set_block_state(state, given)

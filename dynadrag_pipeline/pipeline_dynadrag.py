@@ -40,7 +40,7 @@ from .motion_supervision import ChannelReduction
 from .picture import Picture, resize_picture, to_picture_tensor
 from .pipeline_output import DynaDragPipelineOutput, MotionSource, StopReason
 from .point_selection import SelectionStrategy
-from .unchanged_content import restore_unchanged
+from .source_restoration import restore_source
 
 logger = logging.get_logger(__name__)
 
@@ -85,7 +85,7 @@ class _CallOptions:
     lora: LoraSettings
     num_inference_steps: int
     processing_resolution: int | None
-    restore_unchanged: bool
+    restore_source: bool
     decode_preview: Callable[[torch.Tensor], torch.Tensor] | None
     callback: Callable[..., dict[str, Any]] | None
     callback_inputs: Sequence[str]
@@ -183,6 +183,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         supervision_steps: int = 5,
         supervision_lr: float = 0.01,
         supervision_damping: float = 0.0,
+        supervision_reach: float | None = None,
         supervision_radius: int = 1,
         mask_weight: float = 0.1,
         feature_block: int = -1,
@@ -202,7 +203,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         identity_lora_rank: int = 16,
         identity_lora_lr: float = 2e-4,
         processing_resolution: int | None = None,
-        restore_unchanged: bool = False,
+        restore_source: bool = False,
         return_intermediates: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -234,6 +235,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             supervision_damping (`float`, defaults to 0.0):
                 keeps Adam from moving what has next to no gradient: added to its denominator, as a share of the
                 largest value of the first gradient. 0.0 is plain Adam; 0.05 spares what is far from all handles.
+            supervision_reach (`float`, *optional*):
+                how far from the handles' ways the latent may change, as a share of the short side: 0.2 keeps what is
+                further off than about a quarter of it. By default it may change everywhere.
             supervision_radius (`int`, defaults to 1): r_1 of Eq. 2, in cells of half the picture's size.
             mask_weight (`float`, defaults to 0.1): lambda of Eq. 2; larger keeps the masked region closer.
             feature_block (`int`, defaults to -1):
@@ -276,9 +280,10 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             processing_resolution (`int`, *optional*):
                 short side, in pixels, at which the picture is edited; the result is resized to the input's size.
                 Defaults to what the UNet was trained at; 0 keeps the picture's own size.
-            restore_unchanged (`bool`, defaults to `False`):
-                whether the parts that the edit left as they were get back the detail that resizing, autoencoder and
-                inversion took of them. For pictures; latents are returned as they are.
+            restore_source (`bool`, defaults to `False`):
+                whether what the edited picture shows of the source, where it was or moved, is shown by the source's own
+                pixels, which resizing, autoencoder, inversion and supervision blur. What the edit invented stays. For
+                pictures; latents are returned as they are.
             return_intermediates (`bool`, defaults to `False`): keep picture and flow of every iteration.
             generator (`torch.Generator` or a list of them, *optional*):
                 seeds the identity LoRA and the strategy `"random"`. Without it the seed is 0, so calls repeat.
@@ -310,6 +315,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             supervision_steps=supervision_steps,
             supervision_lr=supervision_lr,
             supervision_damping=supervision_damping,
+            supervision_reach=supervision_reach,
             supervision_radius=supervision_radius,
             mask_weight=mask_weight,
             feature_block=feature_block,
@@ -331,7 +337,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             lora=LoraSettings(identity_lora_steps, identity_lora_rank, identity_lora_lr),
             num_inference_steps=num_inference_steps,
             processing_resolution=processing_resolution,
-            restore_unchanged=restore_unchanged,
+            restore_source=restore_source,
             decode_preview=self.prepare_preview(preview_vae, preview_steps),
             callback=callback_on_step_end,
             callback_inputs=callback_on_step_end_tensor_inputs or (),
@@ -388,8 +394,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
 
         result = DragResult.of(steps, reference, request.instruction, size)
         image = self.decode_latents(result.latents) if result.image is None else result.image
-        if options.restore_unchanged:
-            image = restore_unchanged(request.picture, image, self.decode_latents(reference.latents))
+        if options.restore_source:
+            image = restore_source(request.picture, image, self.decode_latents(reference.latents))
         return _Edited(result, resize_picture(image, request.instruction.size), engine.stop_reason)
 
     def check_components(self, feature_block: int, kv_start_layer: int | None) -> None:

@@ -55,7 +55,7 @@ def encode_posteriors(vae: AutoencoderKL, pictures: torch.Tensor, cache: Path, b
     if cache.exists():
         return torch.load(cache, weights_only=True)
     moments = []
-    for part in tqdm(pictures.split(64), desc="Encoding the pictures"):
+    for part in tqdm(pictures.split(4), desc="Encoding the pictures"):
         both = torch.stack([part, part.flip(-1)]).flatten(0, 1).float() / 127.5 - 1
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             encoded = vae.encode(both).latent_dist.parameters
@@ -81,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    vae = AutoencoderKL.from_pretrained(args.vae)
+    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).to(memory_format=torch.channels_last)
     pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out)
     posteriors = encode_posteriors(vae, pictures, args.out / "posteriors.pt", args.bfloat16)
     scale, scheduler, prompt = vae.config.scaling_factor, build_scheduler(), empty_prompt_embedding()

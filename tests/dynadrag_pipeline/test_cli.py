@@ -219,6 +219,7 @@ def test_low_memory_recomputes_activations_and_keeps_models_off_the_gpu(
         ("--inversion-strength", "0.7", "inversion_strength", 0.7),
         ("--supervision-lr", "0.02", "supervision_lr", 0.02),
         ("--supervision-damping", "0.05", "supervision_damping", 0.05),
+        ("--supervision-reach", "0.2", "supervision_reach", 0.2),
         ("--supervision-steps", "3", "supervision_steps", 3),
         ("--preview-steps", "4", "preview_steps", 4),
         ("--kv-placement", "host", "kv_placement", "host"),
@@ -241,10 +242,10 @@ def test_options_reach_the_pipeline_by_its_own_names(pipeline, portrait, out, fl
     assert type(given) is type(value)
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--restore-unchanged", True), ("--no-restore-unchanged", False)])
+@pytest.mark.parametrize(("flag", "value"), [("--restore-source", True), ("--no-restore-source", False)])
 def test_what_is_true_or_not_is_said_by_the_flag_alone(pipeline, portrait, out, flag, value):
     assert edit(portrait, out, *EDIT, flag) == 0
-    assert pipeline.calls[0]["restore_unchanged"] is value
+    assert pipeline.calls[0]["restore_source"] is value
 
 
 def test_every_setting_is_an_argument_of_the_pipeline_and_its_help_states_the_default():

@@ -351,6 +351,16 @@ def test_damping_weighs_the_first_step_by_the_size_of_the_gradient(frozen_unet):
     assert torch.allclose((weaker - noise).abs(), 0.02 * ratio / (ratio + 2), atol=1e-5)
 
 
+def test_out_of_reach_of_the_handles_ways_the_latent_stays(frozen_unet):
+    """And on them it takes its steps in full."""
+    way = instruct([(5.5, 5.5)], [(25.5, 5.5)])  # along row 1 of the 8 x 8 latent, from cell 1 to cell 6
+    noise, free = optimised(frozen_unet, way, max_iterations=1)
+    _, near = optimised(frozen_unet, way, max_iterations=1, supervision_reach=0.1)
+    assert torch.equal(near[..., 4:, :], noise[..., 4:, :])
+    assert not torch.equal(free[..., 4:, :], noise[..., 4:, :])
+    assert torch.equal(near[..., 1, 1:7], free[..., 1, 1:7])
+
+
 def test_the_latent_is_carried_on(frozen_unet):
     """Three iterations move it further than one, each from where the last one ended."""
     noise, *latents = optimised(frozen_unet, max_iterations=3, supervision_lr=0.02)
@@ -760,6 +770,7 @@ def test_the_supervision_grid_has_half_the_pictures_size():
         ("supervision_steps", 0),
         ("supervision_lr", 0),
         ("supervision_damping", -0.1),
+        ("supervision_reach", 0),
         ("supervision_radius", -1),
         ("mask_weight", -0.1),
         ("channel_reduction", "max"),

@@ -54,7 +54,7 @@ def test_it_is_small_half_precision_safetensors():
 def test_without_an_edit_inversion_and_denoising_lose_little_beside_the_autoencoder(embedded, portrait):
     picture, nose = as_tensor(portrait), [(63.0, 80.0)]
     autoencoder = psnr(embedded.decode_latents(embedded.encode_image(picture)[0]), picture)
-    unedited = embedded(portrait, nose, nose, **{**EMBEDDED_SETTINGS, "restore_unchanged": False}).images[0]
+    unedited = embedded(portrait, nose, nose, **{**EMBEDDED_SETTINGS, "restore_source": False}).images[0]
     assert autoencoder > 30
     assert psnr(as_tensor(unedited), picture) > autoencoder - 1.5
 

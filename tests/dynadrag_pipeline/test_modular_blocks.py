@@ -81,7 +81,7 @@ class TestThePicture:
             {"dynamic_selection": None, "motion_guard": "none", "stop_distance": 9.0},
             {"dynamic_selection": "random", "identity_lora_steps": 0, "kv_start_layer": 0, "inversion_strength": 0.5},
             {"prompt": "a cat", "feature_block": 0, "return_intermediates": True},
-            {"supervision_damping": 0.05, "restore_unchanged": True},
+            {"supervision_damping": 0.05, "supervision_reach": 0.2, "restore_source": True},
         ],
     )
     def test_is_the_pipeline_s_to_the_bit(self, whole, folder, quick, picture, changes):

@@ -119,7 +119,7 @@ def test_intermediates_are_kept_on_request(pipe, quick, picture):
 def test_what_the_edit_left_alone_is_the_source_in_every_pixel_if_that_is_wanted(pipe, quick, picture):
     """Handles at their targets are no edit: latents of random components know little of the picture."""
     output, restored = (
-        pipe(picture, HANDLES, HANDLES, output_type="pt", restore_unchanged=wanted, **quick).images[0]
+        pipe(picture, HANDLES, HANDLES, output_type="pt", restore_source=wanted, **quick).images[0]
         for wanted in (False, True)
     )
     assert (output - picture).abs().max() > 0.2
@@ -448,6 +448,7 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
         ({"supervision_steps": 0}, "`supervision_steps`"),
         ({"supervision_lr": -1.0}, "`supervision_lr`"),
         ({"supervision_damping": -1.0}, "`supervision_damping`"),
+        ({"supervision_reach": 0.0}, "`supervision_reach`"),
         ({"supervision_radius": -1}, "`supervision_radius`"),
         ({"mask_weight": float("nan")}, "`mask_weight`"),
         ({"feature_block": 2}, "`feature_block` must index one of the 2 up-blocks of `unet`, got 2"),

@@ -1,0 +1,126 @@
+"""Take the source's own pixels wherever an edited picture shows content of the source, moved or not.
+
+Not of the paper: it compares decoded pictures, and a person compares with the photograph.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from .picture import resize_picture
+
+WORKING_SIDE = 128  # short side on which content is followed
+LEVELS = (4, 2, 1)  # it is followed from coarse to fine, on these fractions of it
+NODE_SPACING = 8  # pixels of a level between two nodes, at which it may shift
+ROUNDS = 25  # of optimisation on each level
+SMOOTHNESS = 0.02
+COLOUR_STEP, SHIFT_STEP = 0.02, 0.01  # below these, differences count by their square: no noise is followed
+TOLERANCE = 0.2
+SPREAD_AT_512 = 12.0
+
+
+def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    """Put the source's own pixels in place of those of an edit, wherever these show the same content.
+
+    Autoencoder and inversion cost a picture detail, and motion supervision more of it. The unedited latent is denoised
+    for its keys and values anyway, and decoded once: from where in that picture each piece of the edited picture came
+    is found by [`content_shift`], and the source is asked for it. What the edit invented came from nowhere, and stays as
+    it is; between, the source fades by `exp(-(unexplained / 0.2)^2)`, the root of the mean square round a pixel of what
+    the moved reconstruction fails to explain.
+
+    Args:
+        source (`torch.Tensor` of shape `(1, 3, height, width)`): the input in [0, 1], at its own size.
+        edited (`torch.Tensor` of shape `(1, 3, h, w)`): the edited picture, at the size of the edit.
+        reconstruction (`torch.Tensor`, same shape): the picture inverted and denoised without an edit.
+
+    Returns:
+        `torch.Tensor` of shape `(1, 3, height, width)`, in [0, 1]: the source itself where nothing changed.
+
+    Example:
+        >>> source, reconstruction = torch.rand(1, 3, 256, 256), torch.full((1, 3, 128, 128), 0.5)
+        >>> bool(torch.allclose(restore_source(source, reconstruction, reconstruction), source, atol=1e-5))
+        True
+    """
+    size, edit_size = ((picture.shape[-2], picture.shape[-1]) for picture in (source, edited))
+    shift = content_shift(edited, reconstruction)
+    explained = shifted(reconstruction, resize_shift(shift, edit_size))
+    unexplained = _smoothed((edited - explained).square().mean(dim=1, keepdim=True)).sqrt()
+    share = resize_picture(torch.exp(-((unexplained / TOLERANCE) ** 2)), size)
+    moved = shifted(source.to(edited), resize_shift(shift, size))
+    return torch.lerp(resize_picture(edited, size), moved, share).clamp(0, 1)
+
+
+def content_shift(edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    """Where each piece of the edited picture was before the edit, minus where it is: smooth, and from coarse to fine.
+
+    On each level, shifts at the nodes of a grid minimise a robust difference of the edited picture and the shifted
+    reconstruction, and the total variation of the shift (an optical flow as of Brox et al., 2004, on a grid). A shift
+    that little speaks for stays nought.
+
+    Args:
+        edited, reconstruction (`torch.Tensor` of shape `(1, 3, h, w)`): pictures in [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(1, 2, h', w')`: (x, y) in pixels of a picture of that size, whose short side is 128
+        or that of the pictures, if it is shorter.
+    """
+    height, width = edited.shape[-2:]
+    scale = min(1.0, WORKING_SIDE / min(height, width))
+    shift = edited.new_zeros(1, 2, 1, 1)
+    for level in LEVELS:
+        size = (max(1, round(height * scale / level)), max(1, round(width * scale / level)))
+        smaller = [F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction)]
+        shift = _refined(resize_shift(shift, size), *smaller)
+    return shift
+
+
+def _refined(shift: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    """The shift of one level, `(1, 2, h, w)`, after optimisation from what the coarser level came to."""
+    size = (shift.shape[-2], shift.shape[-1])
+    nodes = shift.new_zeros(1, 2, *(max(2, side // NODE_SPACING) for side in size)).requires_grad_()
+    optimizer = torch.optim.LBFGS([nodes], max_iter=ROUNDS, line_search_fn="strong_wolfe")
+
+    def refined() -> torch.Tensor:
+        return shift + F.interpolate(nodes, size=size, mode="bicubic", align_corners=False)
+
+    @torch.enable_grad()
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        candidate = refined()
+        difference = edited - shifted(reconstruction, candidate)
+        colour = (difference.square().mean(dim=1) + COLOUR_STEP**2).sqrt().mean()
+        variation = sum(
+            (candidate.diff(dim=axis).square().sum(dim=1) + SHIFT_STEP**2).sqrt().mean() for axis in (-2, -1)
+        )
+        total = colour + SMOOTHNESS * variation
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    return refined().detach()
+
+
+def shifted(picture: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """`(1, channels, h, w)` of a picture, each pixel taken `shift` `(1, 2, h, w)` away from where it is shown."""
+    height, width = picture.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height).to(shift), torch.arange(width).to(shift), indexing="ij")
+    places = torch.stack([(2 * (x + shift[:, 0]) + 1) / width - 1, (2 * (y + shift[:, 1]) + 1) / height - 1], dim=-1)
+    return F.grid_sample(picture, places, mode="bicubic", padding_mode="border", align_corners=False)
+
+
+def resize_shift(shift: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The same shift for a picture of another (height, width): as many pixels more or fewer as that has."""
+    factors = shift.new_tensor([size[1] / shift.shape[-1], size[0] / shift.shape[-2]])[:, None, None]
+    return factors * F.interpolate(shift, size=size, mode="bilinear", align_corners=False)
+
+
+def _smoothed(maps: torch.Tensor) -> torch.Tensor:
+    """Means over neighbourhoods: two boxes have the spread of a Gaussian, and the border only what is there."""
+    spread = SPREAD_AT_512 * min(maps.shape[-2:]) / 512
+    radius = round((math.sqrt(6 * spread**2 + 1) - 1) / 2)
+    for _ in range(2):
+        maps = F.avg_pool2d(maps, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    return maps

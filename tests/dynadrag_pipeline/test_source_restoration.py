@@ -1,0 +1,87 @@
+"""The source's pixels come back where the edit shows its content, moved or not, and nowhere else."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dynadrag_pipeline.source_restoration import content_shift, restore_source, shifted
+
+
+def blobs(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """A smooth picture in which every place looks different."""
+    coarse = torch.rand(1, 3, height // 16, width // 16, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1)
+
+
+def error(first: torch.Tensor, second: torch.Tensor) -> float:
+    return (first - second).square().mean().sqrt().item()
+
+
+def enlarged(picture: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(picture, scale_factor=2, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+@pytest.fixture
+def source() -> torch.Tensor:
+    """192 x 256, with fine texture on top."""
+    texture = torch.rand(1, 3, 192, 256, generator=torch.Generator().manual_seed(1)) - 0.5
+    return (blobs(192, 256) + 0.3 * texture).clamp(0, 1)
+
+
+@pytest.fixture
+def reconstruction(source) -> torch.Tensor:
+    """The source as an edit at half of its size sees it, without its texture."""
+    return F.interpolate(blobs(192, 256), scale_factor=0.5, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+@pytest.fixture
+def bulge() -> torch.Tensor:
+    """A shift for pictures of 96 x 128: 6 px to the left in the middle, fading away from it."""
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
+    strength = torch.exp(-((x - 64) ** 2 + (y - 48) ** 2) / (2 * 16**2))
+    return torch.stack([-6 * strength, 0 * strength])[None]
+
+
+def test_a_picture_without_an_edit_is_the_source_at_its_own_size(source, reconstruction):
+    assert torch.allclose(restore_source(source, reconstruction, reconstruction), source, atol=1e-5)
+
+
+def test_a_shift_is_found_to_a_fraction_of_a_pixel(reconstruction, bulge):
+    found = content_shift(shifted(reconstruction, bulge), reconstruction)
+    assert found.shape == bulge.shape
+    assert (found - bulge)[..., 32:64, 48:80].abs().max() < 1
+
+
+def test_moved_content_has_the_pixels_of_the_source(source, reconstruction, bulge):
+    edited = shifted(reconstruction, bulge)
+    large_bulge = 2 * F.interpolate(bulge, scale_factor=2, mode="bilinear")
+    truth = shifted(source, large_bulge)
+    restored = restore_source(source, edited, reconstruction)
+    middle = (..., slice(64, 128), slice(96, 160))
+    assert error(restored[middle], truth[middle]) < 0.6 * error(enlarged(edited)[middle], truth[middle])
+
+
+def test_what_the_source_does_not_show_stays_as_the_edit_made_it(source, reconstruction):
+    edited = reconstruction.clone()
+    stripes = torch.arange(40) % 8 < 4
+    edited[..., 30:70, 30:70] = stripes.float()
+    restored = restore_source(source, edited, reconstruction)
+    assert (restored - enlarged(edited))[..., 84:116, 84:116].abs().max() < 0.1
+    assert torch.allclose(restored[..., 160:, 200:], source[..., 160:, 200:], atol=1e-3)
+
+
+def test_noise_is_not_followed(reconstruction):
+    noise = 0.01 * torch.randn(reconstruction.shape, generator=torch.Generator().manual_seed(2))
+    assert content_shift(reconstruction + noise, reconstruction).abs().max() < 0.2
+
+
+def test_the_picture_stays_in_range(source, reconstruction):
+    restored = restore_source(source, (reconstruction + 0.02).clamp(0, 1), reconstruction)
+    assert restored.min() >= 0
+    assert restored.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 600), (136, 72)])
+def test_sizes_far_from_square_are_followed_too(size):
+    picture = blobs(*size)
+    assert restore_source(picture, picture.flip(-1), picture).shape == picture.shape
