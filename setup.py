@@ -16,7 +16,7 @@ TRAINING = [
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
 ]
-DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "setuptools>=69"]
+DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "scipy>=1.11", "setuptools>=69"]
 
 setup(
     name="dynadrag",

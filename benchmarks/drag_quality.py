@@ -27,6 +27,7 @@ from content_distance import descriptors, feature_distances
 from pairs import EvaluationPair, load_pairs
 from perceptual import PerceptualNetwork, frechet_distance, vgg_features
 from PIL import Image
+from point_warp import warp_by_points
 from tqdm import tqdm
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline, MotionPredictorModel
@@ -65,6 +66,7 @@ ROWS = {
     "patches of each iteration": Row({"source_patches": "iteration"}),
     "original patches": Row({"source_patches": "original"}),
     "Adam not damped": Row({"supervision_damping": 0.0}),
+    "latent free everywhere": Row({"supervision_reach": None}),
     "nothing restored": Row({"restore_source": False}),
     "a new Adam in each iteration": Row({"optimizer_scope": "iteration"}),
     "K/V replaced in all layers": Row({"kv_start_layer": 0}),
@@ -250,7 +252,11 @@ def collect(
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
 
     truth = vgg_features(vgg, stacked([pair.target for pair in pairs]))
-    pictures = {"no edit": [pair.source for pair in pairs], "the true outcome": [pair.target for pair in pairs]}
+    pictures = {
+        "no edit": [pair.source for pair in pairs],
+        "the true outcome": [pair.target for pair in pairs],
+        "bent by the points, no model": [warp_by_points(pair) for pair in pairs],
+    }
     records: dict[str, list[dict[str, Any]]] = {name: [{} for _ in pairs] for name in pictures}
     for name in names:
         places = [args.out / "edits" / slug(name) / pair.name for pair in pairs]

@@ -1,4 +1,4 @@
-"""The simplest drag there is: the source itself, bent so that its handles come to their targets. No model takes part."""
+"""The simplest drag there is: the source, bent so that its handles come to their targets. No model takes part."""
 
 from __future__ import annotations
 

@@ -46,9 +46,8 @@ little at the last timesteps, and a cell of its features sees little of the pict
 of the way, by large patches and with larger steps, of which Adam is kept from making any where there is next to no
 gradient. Its features are alike all over a face, so selecting handles by them would drag one at a time; all are
 dragged. They are dragged by the patches of the unedited picture: content that lags behind its handle is caught up
-with. What is far from their ways is left alone, and what
-the edit shows of the photograph, moved or not, is shown by the photograph's pixels. Previews and a shorter fit of
-the LoRA at a higher rate save a newcomer's time.
+with. What is far from their ways is left alone, and what the edit shows of the photograph, moved or not, is shown by
+the photograph's pixels. Previews and a shorter fit of the LoRA at a higher rate save a newcomer's time.
 """
 
 _HOME = {

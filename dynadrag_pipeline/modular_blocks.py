@@ -67,7 +67,7 @@ SETTINGS = {
     "supervision_steps": "Adam steps on the latent in each iteration (Eq. 3)",
     "supervision_lr": "their learning rate",
     "supervision_damping": "what is added to Adam's denominator, as a share of the first gradient's largest value",
-    "supervision_reach": "how far from the handles' ways the latent may change, as a share of the short side; None: all",
+    "supervision_reach": "how far from the handles' ways the latent may change, as a share of the short side",
     "supervision_radius": "r_1 of Eq. 2, in cells of half the picture's size",
     "mask_weight": "lambda of Eq. 2",
     "feature_block": "index of the UNet's up-block whose output is F",
@@ -427,7 +427,10 @@ class DecodeStep(DragBlock):
         RECONSTRUCTION[0],
         PICTURE[0],
         InputParam(
-            "restore_source", bool, default=False, description="take the source's own pixels wherever they show the same"
+            "restore_source",
+            bool,
+            default=False,
+            description="take the source's own pixels wherever they show the same",
         ),
         InputParam("output_type", str, default="pil", description="'pil', 'np', 'pt' or 'latent'"),
     )

@@ -281,9 +281,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 short side, in pixels, at which the picture is edited; the result is resized to the input's size.
                 Defaults to what the UNet was trained at; 0 keeps the picture's own size.
             restore_source (`bool`, defaults to `False`):
-                whether what the edited picture shows of the source, where it was or moved, is shown by the source's own
-                pixels, which resizing, autoencoder, inversion and supervision blur. What the edit invented stays. For
-                pictures; latents are returned as they are.
+                whether what the edited picture shows of the source, where it was or moved, is shown by the source's
+                own pixels, which resizing, autoencoder, inversion and supervision blur. What the edit invented stays.
+                For pictures; latents are returned as they are.
             return_intermediates (`bool`, defaults to `False`): keep picture and flow of every iteration.
             generator (`torch.Generator` or a list of them, *optional*):
                 seeds the identity LoRA and the strategy `"random"`. Without it the seed is 0, so calls repeat.

@@ -16,7 +16,7 @@ WORKING_SIDE = 128  # short side on which content is followed
 LEVELS = (4, 2, 1)  # it is followed from coarse to fine, on these fractions of it
 NODE_SPACING = 8  # pixels of a level between two nodes, at which it may shift
 ROUNDS = 25  # of optimisation on each level
-SMOOTHNESS = 0.02
+SMOOTHNESS = 0.005
 COLOUR_STEP, SHIFT_STEP = 0.02, 0.01  # below these, differences count by their square: no noise is followed
 TOLERANCE = 0.2
 SPREAD_AT_512 = 12.0
@@ -26,10 +26,10 @@ def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: t
     """Put the source's own pixels in place of those of an edit, wherever these show the same content.
 
     Autoencoder and inversion cost a picture detail, and motion supervision more of it. The unedited latent is denoised
-    for its keys and values anyway, and decoded once: from where in that picture each piece of the edited picture came
-    is found by [`content_shift`], and the source is asked for it. What the edit invented came from nowhere, and stays as
-    it is; between, the source fades by `exp(-(unexplained / 0.2)^2)`, the root of the mean square round a pixel of what
-    the moved reconstruction fails to explain.
+    for its keys and values anyway, and decoded once. [`content_shift`] finds from where in that picture each piece of
+    the edited picture came, and the source is asked for it. What the edit invented came from nowhere, and stays as it
+    is; between, the source fades by `exp(-(unexplained / 0.2)^2)`, where what the shifted reconstruction leaves
+    unexplained is the root of the mean square round a pixel.
 
     Args:
         source (`torch.Tensor` of shape `(1, 3, height, width)`): the input in [0, 1], at its own size.
