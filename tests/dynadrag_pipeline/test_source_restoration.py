@@ -62,12 +62,13 @@ def test_moved_content_has_the_pixels_of_the_source(source, reconstruction, bulg
 
 
 def test_what_the_source_does_not_show_stays_as_the_edit_made_it(source, reconstruction):
+    """An open mouth, say: darker than anything in the source."""
+    source, reconstruction = 0.5 + 0.5 * source, 0.5 + 0.5 * reconstruction
     edited = reconstruction.clone()
-    stripes = torch.arange(40) % 8 < 4
-    edited[..., 30:70, 30:70] = stripes.float()
+    edited[..., 30:70, 30:70] = 0
     restored = restore_source(source, edited, reconstruction)
-    assert (restored - enlarged(edited))[..., 84:116, 84:116].abs().max() < 0.1
-    assert torch.allclose(restored[..., 160:, 200:], source[..., 160:, 200:], atol=1e-3)
+    assert restored[..., 76:124, 76:124].max() < 0.05
+    assert torch.allclose(restored[..., 160:, 200:], source[..., 160:, 200:], atol=1e-2)
 
 
 def test_noise_is_not_followed(reconstruction):
