@@ -60,6 +60,7 @@ ROWS = {
     "random selection": Row({"dynamic_selection": "random"}),
     "first selection": Row({"dynamic_selection": "first"}),
     "adaptive selection": Row({"dynamic_selection": "all"}),
+    "adaptive selection under 0.99": Row({"dynamic_selection": "all", "similarity_threshold": 0.99}),
     "adaptive selection, others held": Row({"dynamic_selection": "all", "hold_unselected": True}),
     "no guard": Row({"motion_guard": "none"}),
     "guard: clamp only": Row({"motion_guard": "clamp"}),
@@ -151,9 +152,9 @@ def _start_process(model: str, paper_predictor: Path | None) -> None:
 
 
 def _edit_pair(pair: EvaluationPair, plan: dict[str, tuple[Row, dict[str, Any], str]], out: Path) -> str:
-    """Make and keep the edits of a pair. The first call fits the identity LoRA and is not kept: all rows share it."""
+    """Make and keep the edits of a pair. The first call only fits the identity LoRA: all rows share it."""
     settings = next(iter(plan.values()))[1]
-    _editor.edit(pair, Row(motion="none"), settings)
+    _editor.edit(pair, Row(motion="none"), {**settings, "num_inference_steps": 1})
     for name, (row, settings, mark) in plan.items():
         picture, record = _editor.edit(pair, row, settings)
         place = out / "edits" / slug(name)

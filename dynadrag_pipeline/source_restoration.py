@@ -16,9 +16,9 @@ WORKING_SIDE = 128  # short side on which content is followed
 LEVELS = (4, 2, 1)  # it is followed from coarse to fine, on these fractions of it
 NODE_SPACING = 8  # pixels of a level between two nodes, at which it may shift
 ROUNDS = 25  # of optimisation on each level
-SMOOTHNESS = 0.005
+SMOOTHNESS = 0.03
 COLOUR_STEP, SHIFT_STEP = 0.02, 0.01  # below these, differences count by their square: no noise is followed
-TOLERANCE = 0.2
+TOLERANCE = 0.3
 SPREAD_AT_512 = 12.0
 
 
@@ -28,7 +28,7 @@ def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: t
     Autoencoder and inversion cost a picture detail, and motion supervision more of it. The unedited latent is denoised
     for its keys and values anyway, and decoded once. [`content_shift`] finds from where in that picture each piece of
     the edited picture came, and the source is asked for it. What the edit invented came from nowhere, and stays as it
-    is; between, the source fades by `exp(-(unexplained / 0.2)^2)`, where what the shifted reconstruction leaves
+    is; between, the source fades by `exp(-(unexplained / 0.3)^2)`, where what the shifted reconstruction leaves
     unexplained is the root of the mean square round a pixel.
 
     Args:
