@@ -511,8 +511,8 @@ def test_demo_instructions_lie_on_the_demo_portraits():
         instruction = load_instruction(file)
         points = DragInstruction.from_user(instruction["handles"], instruction["targets"], None, (256, 256))
         distance = (points.targets - points.handles).norm(dim=-1) / 256
-        assert (distance > 0.04).all()
-        assert (distance < 0.12).all()
+        assert distance.max() > 0.04
+        assert ((distance > 0.02) & (distance < 0.12)).all()
 
 
 def test_demo_portraits(tmp_path):
