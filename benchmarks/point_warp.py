@@ -22,8 +22,9 @@ def warp_by_points(pair: EvaluationPair) -> np.ndarray:
     # One of two points that come to the same place would make the spline unsolvable.
     places, first = np.unique(np.concatenate([pair.targets, pins]), axis=0, return_index=True)
     shifts = np.concatenate([pair.handles - pair.targets, np.zeros(pins.shape)])[first]
-    smallest = 0 if len(places) < 3 else 1  # a plane needs three points
-    spline = RBFInterpolator(places, shifts, kernel="thin_plate_spline" if smallest else "linear", degree=smallest)
+    enough = len(places) >= 3  # for the plane that is part of a thin-plate spline
+    kernel, degree = ("thin_plate_spline", 1) if enough else ("linear", 0)
+    spline = RBFInterpolator(places, shifts, kernel=kernel, degree=degree)
     from_x, from_y = spline(np.stack([x, y], axis=-1).reshape(-1, 2)).T.reshape(2, side, side) + np.stack([x, y])
     channels = [map_coordinates(pair.source[..., c].astype(float), [from_y, from_x], mode="nearest") for c in range(3)]
     return np.stack(channels, axis=-1).round().clip(0, 255).astype(np.uint8)
