@@ -79,7 +79,7 @@ def test_an_edit_moves_the_content_towards_its_target(embedded, portrait):
     result = embedded(portrait, handles, targets, mask, **EMBEDDED_SETTINGS)
     source, edited = (np.asarray(picture, dtype=np.float64) / 255 for picture in (portrait, result.images[0]))
     asked = np.linalg.norm(targets - handles, axis=1)
-    assert content_distances(source, edited, handles, targets).mean() < 0.7 * asked.mean()
+    assert content_distances(source, edited, handles, targets).mean() < 0.4 * asked.mean()
     assert result.motion_source == "motion_predictor"
     outside = torch.from_numpy(mask == 0)
-    assert psnr(as_tensor(result.images[0])[..., outside], as_tensor(portrait)[..., outside]) > 32
+    assert psnr(as_tensor(result.images[0])[..., outside], as_tensor(portrait)[..., outside]) > 30

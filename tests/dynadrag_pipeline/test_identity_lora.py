@@ -372,7 +372,7 @@ def test_saved_lora_loads_as_any_other_of_diffusers(pipe, tmp_path):
     plain = output(pipe.unet)
     lora.save(tmp_path)
     pipe.load_lora_weights(tmp_path)
-    torch.testing.assert_close(output(pipe.unet), attached, rtol=0, atol=1e-6)
+    torch.testing.assert_close(output(pipe.unet), attached, rtol=0, atol=1e-5)
     assert (attached - plain).abs().max() > 1e-2
 
 
