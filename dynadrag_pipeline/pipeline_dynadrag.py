@@ -237,7 +237,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 largest value of the first gradient. 0.0 is plain Adam; 0.05 spares what is far from all handles.
             supervision_reach (`float`, *optional*):
                 how far from the handles' ways the latent may change, as a share of the short side: 0.2 keeps what is
-                further off than about a quarter of it. By default it may change everywhere.
+                further off than three tenths of it. By default it may change everywhere.
             supervision_radius (`int`, defaults to 1): r_1 of Eq. 2, in cells of half the picture's size.
             mask_weight (`float`, defaults to 0.1): lambda of Eq. 2; larger keeps the masked region closer.
             feature_block (`int`, defaults to -1):
