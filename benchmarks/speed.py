@@ -57,8 +57,8 @@ from motion_predictor import MotionPredictorModel
 from motion_predictor.atomic_file import atomic_file
 
 HEAD = (126, 0, 326, 200)  # of the astronaut Eileen Collins (NASA, public domain), in scikit-image's picture
-ADAM_SETTINGS = ("supervision_lr", "supervision_damping")
 HANDLES, TARGETS = [(49, 64), (77, 66), (63, 80)], [(60, 64), (88, 66), (76, 80)]  # of 128 pixels: eyes and nose
+ADAM_SETTINGS = ("supervision_lr", "supervision_damping")  # without damping, this rate lets rounding grow
 PACE = 0.15  # of the predicted steps, so that no handle arrives before the last iteration
 PASSES_MEASURED = 15
 

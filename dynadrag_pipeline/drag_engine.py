@@ -557,7 +557,6 @@ class DragEdit:
         handles' ways, whatever its gradient.
         """
         damping = self.engine.settings.supervision_damping
-        before = self.latents.detach().clone()
         self.scaler.unscale_(self.optimizer)
         if damping > 0 and not self.optimizer.state:
             assert self.latents.grad is not None
@@ -565,6 +564,7 @@ class DragEdit:
             if math.isfinite(largest):
                 group = self.optimizer.param_groups[0]
                 group["eps"] = max(group["eps"], damping * largest)
+        before = self.latents.detach().clone()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.reach is not None:

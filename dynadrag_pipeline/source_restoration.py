@@ -16,10 +16,10 @@ WORKING_SIDE = 128  # short side on which content is followed
 LEVELS = (4, 2, 1)  # it is followed from coarse to fine, on these fractions of it
 NODE_SPACING = 8  # pixels of a level between two nodes, at which it may shift
 ROUNDS = 25  # of optimisation on each level
-SMOOTHNESS = 0.03
-COLOUR_STEP, SHIFT_STEP = 0.02, 0.01  # below these, differences count by their square: no noise is followed
-TOLERANCE = 0.3
-SPREAD_AT_512 = 12.0
+SMOOTHNESS = 0.03  # weight of the total variation of the shift, in pixels, against that of colour, in [0, 1]
+COLOUR_STEP, SHIFT_STEP = 0.02, 0.01  # of colour and pixels: below, differences count by their square, as noise
+TOLERANCE = 0.3  # difference of colour at which the source counts 1 / e
+SPREAD_AT_512 = 12.0  # pixels, for a short side of 512: how far round a pixel differences are averaged
 
 
 def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ def source() -> torch.Tensor:
 
 
 @pytest.fixture
-def reconstruction(source) -> torch.Tensor:
+def reconstruction() -> torch.Tensor:
     """The source as an edit at half of its size sees it, without its texture."""
     return F.interpolate(blobs(192, 256), scale_factor=0.5, mode="bicubic", antialias=True).clamp(0, 1)
 
