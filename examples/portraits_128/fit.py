@@ -13,6 +13,7 @@ from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 LossFunction = Callable[[torch.Generator], torch.Tensor]
+SECONDS_BETWEEN_SAVES = 60
 
 
 def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: float = 0.3) -> float:
@@ -33,24 +34,27 @@ def fit(
     learning_rate: float,
     ema_decay: float,
     seed: int,
-    save_every: int = 200,
+    log_every: int = 200,
     bfloat16: bool = False,
+    held_out_loss: Callable[[], torch.Tensor] | None = None,
 ) -> EMAModel:
     """Minimise `loss_function` over `model` for `steps` AdamW steps and return the averaged weights.
 
-    The loss draws everything random from the generator that it is given. That generator is seeded by `seed` and
-    the number of the step, so a run that was interrupted and resumed sees the same samples as one that was not.
-    State is kept in `out/state.pt` (written beside and renamed, so a kill leaves the last good file), the losses
-    in `out/log.jsonl`. Ctrl-C saves and re-raises. `bfloat16` lets torch multiply in that precision: processors that
-    know it take two thirds of the time, others many times as long.
+    The loss draws everything random from the generator that it is given, which is on the model's device. That
+    generator is seeded by `seed` and the number of the step, so a run that was interrupted and resumed sees the same
+    samples as one that was not. State is kept in `out/state.pt` (written beside and renamed, so a kill leaves the last
+    good file), once a minute; the losses in `out/log.jsonl`, with `held_out_loss` of the averaged weights. Ctrl-C
+    saves and re-raises. `bfloat16` lets torch multiply in that precision: GPUs, and processors that know it, take two
+    thirds of the time or less, other processors many times as long.
     """
+    device = next(model.parameters()).device
     out.mkdir(parents=True, exist_ok=True)
     state_file = out / "state.pt"
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2)
-    ema = EMAModel(model.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2, fused=True)
+    ema = EMAModel(model.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     start = 0
     if state_file.exists():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        state = torch.load(state_file, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
@@ -67,29 +71,42 @@ def fit(
         torch.save(state, partial)
         os.replace(partial, state_file)
 
+    def log(step: int, loss: torch.Tensor, seconds: float) -> None:
+        record = {"step": step, "loss": round(loss.item(), 6), "seconds": round(seconds, 1)}
+        if held_out_loss is not None:
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                record["held_out"] = round(held_out_loss().item(), 6)
+            ema.restore(model.parameters())
+        with (out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
     model.train()
-    step, running, began = start, None, time.perf_counter()
+    step, losses, began = start, [], time.perf_counter()
+    saved = began
     try:
         with tqdm(total=steps, initial=start, desc=f"Training {out.name}", mininterval=5) as progress:
             while step < steps:
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * warmup_stable_decay(step, steps)
-                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                    loss = loss_function(torch.Generator().manual_seed(seed * 1_000_003 + step))
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                    loss = loss_function(torch.Generator(device).manual_seed(seed * 1_000_003 + step))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 ema.step(model.parameters())
                 step += 1
-                running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+                losses.append(loss.detach())  # reading it here would have a GPU wait for Python at every step
                 progress.update()
-                progress.set_postfix(loss=f"{running:.4f}")
-                if step % save_every == 0:
+                if step % log_every == 0 or step == steps:
+                    mean, losses = torch.stack(losses).mean(), []
+                    progress.set_postfix(loss=f"{mean.item():.4f}")
+                    log(step, mean, time.perf_counter() - began)
+                if time.perf_counter() - saved > SECONDS_BETWEEN_SAVES:
                     save(step)
-                    seconds = round(time.perf_counter() - began, 1)
-                    with (out / "log.jsonl").open("a") as log:
-                        log.write(json.dumps({"step": step, "loss": round(running, 6), "seconds": seconds}) + "\n")
+                    saved = time.perf_counter()
     finally:
         save(step)
     return ema

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import affine_grid, grid_sample
 from tqdm import tqdm
 
 from motion_predictor.data.portraits import held_out_names
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+GREY_WEIGHT = 0.2  # of a coloured picture's
+LARGEST_ZOOM, LARGEST_TINT = 1.15, 0.1
 
 
 def iter_image_files(source: Path) -> Iterator[tuple[str, bytes]]:
@@ -48,24 +52,31 @@ def is_grey(pixels: np.ndarray) -> bool:
 
 
 def load_portraits(
-    sources: Iterable[Path], size: int = 128, held_out_from: Path | None = None
+    sources: Iterable[Path],
+    size: int = 128,
+    held_out_from: Path | None = None,
+    shares: Sequence[float] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Load all pictures of `sources` but the held-out ones of `held_out_from`.
 
     Returns:
         pictures `[N, 3, size, size]` uint8, and sampling weights `[N]` float32: grey pictures count a fifth of
-        colour ones, and each source's colour pictures at least a quarter of all draws, so that a small, varied
-        collection is not drowned by a large uniform one.
+        colour ones. Of all draws, `shares` (one number of each source, on any scale) come from a source. Without
+        them each source counts by its number of pictures, but a small one as 1,500 coloured ones, so that a small,
+        varied collection is not drowned by a large uniform one.
     """
     pictures, weights = [], []
-    for source in sources:
+    for index, source in enumerate(sources):
         files = dict(iter_image_files(source))
         for name in held_out_names(files) if held_out_from is not None and source.samefile(held_out_from) else []:
             del files[name]
-        loaded = [decode_square(data, size) for data in tqdm(files.values(), desc=f"Loading {source.name}")]
-        weight = np.array([0.2 if is_grey(pixels) else 1.0 for pixels in loaded], dtype=np.float32)
+        with ThreadPoolExecutor() as threads:
+            decoded = threads.map(lambda data: decode_square(data, size), files.values())
+            loaded = list(tqdm(decoded, total=len(files), desc=f"Loading {source.name}"))
+        weight = np.array([GREY_WEIGHT if is_grey(pixels) else 1.0 for pixels in loaded], dtype=np.float32)
+        share = max(1.0, weight.sum() / 1500) if shares is None else shares[index]
         pictures += loaded
-        weights.append(weight / weight.sum() * max(1.0, weight.sum() / 1500))
+        weights.append(weight / weight.sum() * share)
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return stacked, torch.from_numpy(np.concatenate(weights))
 
@@ -82,6 +93,30 @@ def draw_batch(
 ) -> torch.Tensor:
     """Draw pictures with replacement, mirror half of them, and scale to `[-1, 1]`: `[B, 3, size, size]` float32."""
     index = torch.multinomial(weights, batch_size, replacement=True, generator=generator)
-    mirrored = torch.rand(batch_size, generator=generator) < 0.5
+    mirrored = torch.rand(batch_size, generator=generator, device=generator.device) < 0.5
     batch = pictures[index].float() / 127.5 - 1
     return torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
+
+
+def vary(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Enlarge half of the pictures a little, about a random place, and tint half of them.
+
+    A thousand passes over a few thousand faces teach a network those faces; varied a little, they are more. Nothing
+    from outside a picture comes into view, so that no sample learns a border.
+
+    Args:
+        batch: pictures `[B, 3, h, w]` in `[-1, 1]`.
+
+    Returns:
+        `[B, 3, h, w]` in `[-1, 1]`.
+    """
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(len(batch), *shape, generator=generator, device=generator.device)
+
+    side = 1 - (1 - 1 / LARGEST_ZOOM) * uniform(1, 1) * (uniform(1, 1) < 0.5)  # of what is seen, as a share
+    corner = (2 * uniform(2, 1) - 1) * (1 - side)
+    seen = torch.cat([side * torch.eye(2, device=batch.device), corner], dim=-1)
+    batch = grid_sample(batch, affine_grid(seen, list(batch.shape), align_corners=False), align_corners=False)
+    tint = 1 + LARGEST_TINT * (2 * uniform(3, 1, 1) - 1) * (uniform(1, 1, 1) < 0.5)
+    return ((batch + 1) * tint - 1).clamp(-1, 1)

@@ -13,10 +13,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from fit import fit
-from portraits import load_portraits
+from portraits import draw_batch, load_held_out, load_portraits, vary
 from start_from import load_matching
 from text_encoder import EMBEDDING_SIZE, empty_prompt_embedding
-from tqdm import tqdm
 
 MIN_SNR_GAMMA = 5.0
 
@@ -49,26 +48,10 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-@torch.no_grad()
-def encode_posteriors(vae: AutoencoderKL, pictures: torch.Tensor, cache: Path, bfloat16: bool) -> torch.Tensor:
-    """Mean and log-variance of each picture and of its mirror image: `[2, N, 2 c, h, w]` float16, kept in `cache`."""
-    if cache.exists():
-        return torch.load(cache, weights_only=True)
-    moments = []
-    for part in tqdm(pictures.split(4), desc="Encoding the pictures"):
-        both = torch.stack([part, part.flip(-1)]).flatten(0, 1).float() / 127.5 - 1
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            encoded = vae.encode(both).latent_dist.parameters
-        moments.append(encoded.half().unflatten(0, (2, -1)))
-    posteriors = torch.cat(moments, dim=1)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(posteriors, cache)
-    return posteriors
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders or zip archives of faces")
+    parser.add_argument("--shares", type=float, nargs="+", help="how much of a batch each of --pictures makes up")
     parser.add_argument("--hold-out", type=Path, help="the one of --pictures that keeps 60 faces back for evaluation")
     parser.add_argument("--vae", type=Path, required=True, help="the trained autoencoder")
     parser.add_argument("--start-from", type=Path, help="a trained UNet to begin with")
@@ -77,36 +60,53 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16: faster on processors with it")
+    parser.add_argument("--bfloat16", action="store_true", help="multiply in bfloat16: faster where the hardware can")
+    parser.add_argument("--compile", action="store_true", help="compile the networks first: worth it on a GPU")
     args = parser.parse_args()
+    if args.shares is not None and len(args.shares) != len(args.pictures):
+        parser.error(f"--shares: {len(args.shares)} given, and {len(args.pictures)} --pictures; one for each.")
 
     torch.manual_seed(args.seed)
-    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).to(memory_format=torch.channels_last)
-    pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out)
-    posteriors = encode_posteriors(vae, pictures, args.out / "posteriors.pt", args.bfloat16)
-    scale, scheduler, prompt = vae.config.scaling_factor, build_scheduler(), empty_prompt_embedding()
-    unet = build_unet(vae.config.latent_channels).to(memory_format=torch.channels_last)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out, shares=args.shares)
+    pictures, weights = pictures.to(device), weights.to(device)
+    vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).requires_grad_(False)
+    unet = build_unet(vae.config.latent_channels)
     if args.start_from is not None:
         load_matching(unet, UNet2DConditionModel.from_pretrained(args.start_from))
-    del vae, pictures
+    for model in (vae.encoder, unet):
+        model.to(device, memory_format=torch.channels_last)
+        if args.compile:
+            model.compile()
+    vae.quant_conv.to(device)
+    scheduler, prompt = build_scheduler(), empty_prompt_embedding().to(device)
 
-    def draw_latents(generator: torch.Generator) -> torch.Tensor:
-        index = torch.multinomial(weights, args.batch_size, replacement=True, generator=generator)
-        mirrored = torch.randint(2, (args.batch_size,), generator=generator)
-        mean, log_variance = posteriors[mirrored, index].float().chunk(2, dim=1)
-        return scale * (mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator))
-
-    def loss_function(generator: torch.Generator) -> torch.Tensor:
-        latents = draw_latents(generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+    def denoising_loss(batch: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Of pictures `[B, 3, size, size]` in `[-1, 1]`, with Min-SNR weighting (Hang et al., 2023): small budgets go
+        further when nearly clean latents don't dominate."""
+        latents = vae.config.scaling_factor * vae.encode(batch).latent_dist.sample(generator).float()
+        noise = torch.randn(latents.shape, generator=generator, device=device)
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        predicted = unet(noisy, timesteps, prompt.expand(len(latents), -1, -1)).sample.float()
-        # Min-SNR weighting (Hang et al., 2023): small budgets go further when nearly clean latents don't dominate.
+        predicted = unet(noisy, timesteps, prompt.expand(len(batch), -1, -1)).sample.float()
         snr = compute_snr(scheduler, timesteps)
         weight = snr.clamp(max=MIN_SNR_GAMMA) / snr
         return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
+    def loss_function(generator: torch.Generator) -> torch.Tensor:
+        batch = vary(draw_batch(pictures, weights, args.batch_size, generator), generator)
+        timesteps = torch.randint(
+            scheduler.config.num_train_timesteps, (args.batch_size,), generator=generator, device=device
+        )
+        return denoising_loss(batch, timesteps, generator)
+
+    def held_out_loss() -> torch.Tensor:
+        """The same at evenly spaced timesteps, with the same noise at every call."""
+        timesteps = torch.linspace(0, scheduler.config.num_train_timesteps - 1, len(held_out), device=device).long()
+        with torch.compiler.set_stance("force_eager"):  # another batch size: not worth a second compilation
+            return denoising_loss(held_out, timesteps, torch.Generator(device).manual_seed(args.seed))
+
+    if args.hold_out is not None:
+        held_out = load_held_out(args.hold_out).to(device).float() / 127.5 - 1
     ema = fit(
         unet,
         loss_function,
@@ -116,6 +116,7 @@ def main() -> None:
         ema_decay=0.998,
         seed=args.seed,
         bfloat16=args.bfloat16,
+        held_out_loss=None if args.hold_out is None else held_out_loss,
     )
     ema.copy_to(unet.parameters())
     unet.save_pretrained(args.out / "unet")
