@@ -25,10 +25,10 @@ EMBEDDED_CHECKPOINT = Path(__file__).parent / "weights" / "portraits-128"
 
 EMBEDDED_SETTINGS: dict[str, Any] = {
     "num_inference_steps": 50,
-    "inversion_strength": 0.35,
+    "inversion_strength": 0.3,
     "max_iterations": 15,
     "supervision_steps": 8,
-    "supervision_lr": 0.4,
+    "supervision_lr": 0.6,
     "supervision_damping": 0.03,
     "supervision_reach": 0.25,
     "supervision_radius": 8,

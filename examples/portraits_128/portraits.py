@@ -18,7 +18,7 @@ from motion_predictor.data.portraits import held_out_names
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 GREY_WEIGHT = 0.2  # of a coloured picture's
-LARGEST_ZOOM, LARGEST_TINT = 1.15, 0.1
+LARGEST_ZOOM = 1.15
 
 
 def iter_image_files(source: Path) -> Iterator[tuple[str, bytes]]:
@@ -98,17 +98,11 @@ def draw_batch(
     return torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
 
 
-def vary(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Enlarge half of the pictures a little, about a random place, and tint half of them.
+def enlarge_some(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Enlarge half of the pictures `[B, 3, h, w]` a little, about a random place.
 
     A thousand passes over a few thousand faces teach a network those faces; varied a little, they are more. Nothing
-    from outside a picture comes into view, so that no sample learns a border.
-
-    Args:
-        batch: pictures `[B, 3, h, w]` in `[-1, 1]`.
-
-    Returns:
-        `[B, 3, h, w]` in `[-1, 1]`.
+    from outside a picture comes into view, so that no border is learnt.
     """
 
     def uniform(*shape: int) -> torch.Tensor:
@@ -117,6 +111,4 @@ def vary(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     side = 1 - (1 - 1 / LARGEST_ZOOM) * uniform(1, 1) * (uniform(1, 1) < 0.5)  # of what is seen, as a share
     corner = (2 * uniform(2, 1) - 1) * (1 - side)
     seen = torch.cat([side * torch.eye(2, device=batch.device), corner], dim=-1)
-    batch = grid_sample(batch, affine_grid(seen, list(batch.shape), align_corners=False), align_corners=False)
-    tint = 1 + LARGEST_TINT * (2 * uniform(3, 1, 1) - 1) * (uniform(1, 1, 1) < 0.5)
-    return ((batch + 1) * tint - 1).clamp(-1, 1)
+    return grid_sample(batch, affine_grid(seen, list(batch.shape), align_corners=False), align_corners=False)
