@@ -44,8 +44,8 @@ def fit(
     generator is seeded by `seed` and the number of the step, so a run that was interrupted and resumed sees the same
     samples as one that was not. State is kept in `out/state.pt` (written beside and renamed, so a kill leaves the last
     good file), once a minute; the losses in `out/log.jsonl`, with `held_out_loss` of the averaged weights. Ctrl-C
-    saves and re-raises. `bfloat16` lets torch multiply in that precision: processors that know it take two thirds of the
-    time, others many times as long.
+    saves and re-raises. `bfloat16` lets torch multiply in that precision: processors that know it take two thirds of
+    the time, others many times as long.
     """
     device = next(model.parameters()).device
     out.mkdir(parents=True, exist_ok=True)
