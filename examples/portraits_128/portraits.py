@@ -64,12 +64,17 @@ def load_portraits(
         colour ones. Of all draws, `shares` (one number of each source, on any scale) come from a source. Without
         them each source counts by its number of pictures, but a small one as 1,500 coloured ones, so that a small,
         varied collection is not drowned by a large uniform one.
+
+    Raises:
+        ValueError: a source holds no pictures, or none that may be trained on.
     """
     pictures, weights = [], []
     for index, source in enumerate(sources):
         files = dict(iter_image_files(source))
         for name in held_out_names(files) if held_out_from is not None and source.samefile(held_out_from) else []:
             del files[name]
+        if not files:
+            raise ValueError(f"`{source}` holds no pictures to train on ({', '.join(IMAGE_SUFFIXES)}).")
         with ThreadPoolExecutor() as threads:
             decoded = threads.map(lambda data: decode_square(data, size), files.values())
             loaded = list(tqdm(decoded, total=len(files), desc=f"Loading {source.name}"))

@@ -41,6 +41,12 @@ def test_a_small_source_is_not_drowned_by_a_large_one(tmp_path):
     assert weights[0] == weights[1:].sum()
 
 
+def test_a_source_without_pictures_is_refused_by_name(tmp_path):
+    empty = write_faces(tmp_path / "empty.zip", [])
+    with pytest.raises(ValueError, match=r"empty\.zip` holds no pictures"):
+        load_portraits([write_faces(tmp_path / "faces.zip", [(200, 0, 0)]), empty], size=16)
+
+
 def test_held_out_faces_are_not_among_those_to_train_on(tmp_path):
     faces = write_faces(tmp_path / "faces.zip", [(number, 0, 200) for number in range(70)])
     trained_on, _ = load_portraits([faces], size=16, held_out_from=faces)
