@@ -17,7 +17,7 @@ from portraits import draw_batch, enlarge_some, load_held_out, load_portraits
 from start_from import load_matching
 from text_encoder import EMBEDDING_SIZE, empty_prompt_embedding
 
-MIN_SNR_GAMMA = 25.0  # with 5 the last steps are hardly learnt, and samples stay grainy
+MIN_SNR_GAMMA = 25.0  # with 5 the last steps were hardly learnt, and samples grainy
 
 
 def build_unet(latent_channels: int) -> UNet2DConditionModel:
@@ -41,7 +41,7 @@ def build_scheduler() -> DDIMScheduler:
 
     Averaged over 32x32 latents, what Stable Diffusion's last betas (0.012) leave of a picture outweighs the noise. A
     UNet learns to read it, and from pure noise, which has nothing there to read, draws pale and grey pictures (Lin et
-    al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed"). With 0.02 a third as much is left.
+    al., 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed"). With 0.02 a quarter as much is left.
     """
     return DDIMScheduler(
         beta_start=0.00085,
