@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -24,6 +25,23 @@ def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: f
     decay_start = steps * (1 - decay_share)
     falling = (steps - step) / max(steps - decay_start, 1) if step > decay_start else 1.0
     return min(1.0, (step + 1) / warmup, max(falling, 0.0))
+
+
+def write_state(file: Path, parts: dict[str, Any], step: int) -> None:
+    """Write the states of `parts`, by name, and the number of steps taken: beside `file` first, then in its place."""
+    partial = file.with_suffix(".partial")
+    torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, partial)
+    os.replace(partial, file)
+
+
+@torch.no_grad()
+def averaged_weights_loss(model: torch.nn.Module, ema: EMAModel, loss: Callable[[], torch.Tensor]) -> float:
+    """The loss with the averaged weights in the model, which has its own again afterwards."""
+    ema.store(model.parameters())
+    ema.copy_to(model.parameters())
+    value = loss().item()
+    ema.restore(model.parameters())
+    return value
 
 
 def fit(
@@ -61,24 +79,13 @@ def fit(
         start = state["step"]
 
     def save(step: int) -> None:
-        partial = state_file.with_suffix(".partial")
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "ema": ema.state_dict(),
-            "step": step,
-        }
-        torch.save(state, partial)
-        os.replace(partial, state_file)
+        write_state(state_file, {"model": model, "optimizer": optimizer, "ema": ema}, step)
 
     def log(step: int, loss: torch.Tensor, seconds: float) -> None:
         record = {"step": step, "loss": round(loss.item(), 6), "seconds": round(seconds, 1)}
         if held_out_loss is not None:
-            ema.store(model.parameters())
-            ema.copy_to(model.parameters())
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                record["held_out"] = round(held_out_loss().item(), 6)
-            ema.restore(model.parameters())
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                record["held_out"] = round(averaged_weights_loss(model, ema, held_out_loss), 6)
         with (out / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
