@@ -18,6 +18,7 @@ from motion_predictor.data.portraits import held_out_names
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 GREY_WEIGHT = 0.2  # of a coloured picture's
+SMALLEST_COLOUR_SPREAD = 8.0  # of 255
 LARGEST_ZOOM = 1.15
 
 
@@ -46,9 +47,12 @@ def decode_square(data: bytes, size: int) -> np.ndarray:
 
 
 def is_grey(pixels: np.ndarray) -> bool:
-    """Whether a picture has (nearly) no colour: mean channel spread under 12 of 255, sepia prints included."""
-    smallest, largest = pixels.min(axis=2).astype(int), pixels.max(axis=2).astype(int)
-    return bool((largest - smallest).mean() < 12)
+    """Whether all colours of a picture are shades of one tint, as in black and white, sepia and blue prints.
+
+    Such colours lie on a line, so that they vary (in standard deviations) in its direction alone.
+    """
+    variances = np.linalg.eigvalsh(np.cov(pixels.reshape(-1, 3), rowvar=False))
+    return bool(variances[1] < SMALLEST_COLOUR_SPREAD**2)
 
 
 def load_portraits(
