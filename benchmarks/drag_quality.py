@@ -174,7 +174,7 @@ def slug(name: str) -> str:
 def plan_rows(names: list[str], options: dict[str, Any], model: str) -> dict[str, tuple[Row, dict[str, Any], str]]:
     """Each row with its settings and a mark of all that its edits depend on; rows that change nothing are left out."""
     base = {**EMBEDDED_SETTINGS, **options}
-    weights = sorted(Path(model).rglob("*.safetensors"))
+    weights = sorted(Path(model).glob("*/*.safetensors"))  # the networks', which edits depend on
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
     plan = {}
     for name in names:
