@@ -43,7 +43,8 @@ def test_it_is_small_half_precision_safetensors():
     files = [file for file in EMBEDDED_CHECKPOINT.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 50e6
     weights = [file for file in files if file.suffix == ".safetensors"]
-    assert {file.parent.name for file in weights} == {"vae", "text_encoder", "unet", "motion_predictor"}
+    networks = {"vae", "text_encoder", "unet", "motion_predictor"}
+    assert {file.parent.name for file in weights} == networks | {EMBEDDED_CHECKPOINT.name}
     for file in weights:
         assert {tensor.dtype for tensor in load_file(file).values() if tensor.is_floating_point()} == {torch.float16}
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".ckpt", ".pkl")]

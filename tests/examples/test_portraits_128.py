@@ -10,18 +10,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "portraits_128"))
 
 from fit import fit
-from portraits import draw_batch, enlarge_some, load_held_out, load_portraits
+from layout import GRID, LayoutDistribution
+from portraits import draw_batch, enlarge_some, is_grey, load_held_out, load_portraits
+from sample import Sampler, draw_faces
+
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT
 
 
 def write_faces(archive: Path, colours: list[tuple[int, int, int]]) -> Path:
+    """Black and white pictures, but for the top left: grey as a whole only if that is grey."""
     with zipfile.ZipFile(archive, "w") as faces:
         for number, colour in enumerate(colours):
             encoded = io.BytesIO()
-            Image.new("RGB", (16, 16), colour).save(encoded, "PNG")
+            picture = Image.new("RGB", (16, 16), colour)
+            picture.paste("black", (8, 0, 16, 8))
+            picture.paste("white", (0, 8, 16, 16))
+            picture.save(encoded, "PNG")
             faces.writestr(f"face_{number}.png", encoded.getvalue())
     return archive
 
@@ -32,6 +41,14 @@ def test_each_source_gets_its_share_of_the_draws_and_grey_pictures_a_fifth(tmp_p
     pictures, weights = load_portraits([colourful, mixed], size=16, shares=[30, 10])
     assert pictures.shape == (5, 3, 16, 16)
     torch.testing.assert_close(weights, torch.tensor([10, 10, 10, 10 / 1.2, 2 / 1.2]))
+
+
+@pytest.mark.parametrize("tint", [(255, 255, 255), (255, 235, 200), (150, 180, 255)], ids=["grey", "sepia", "blue"])
+def test_prints_in_shades_of_one_tint_are_grey_and_photographs_in_colour_are_not(tint):
+    in_colour = data.astronaut()
+    shades = in_colour.mean(axis=2, keepdims=True) / 255
+    assert is_grey((shades * np.array(tint)).astype(np.uint8))
+    assert not is_grey(in_colour)
 
 
 def test_a_small_source_is_not_drowned_by_a_large_one(tmp_path):
@@ -115,3 +132,55 @@ class TestFit:
         with pytest.raises(KeyboardInterrupt):
             self.run(tmp_path / "parts", 30, interrupt_at=17)
         np.testing.assert_array_equal(self.run(tmp_path / "parts", 30), whole)
+
+
+class TestLayoutDistribution:
+    @staticmethod
+    def example() -> LayoutDistribution:
+        """Of two channels; cells of the first have a mean of 3 and vary together, those of the second on their own."""
+        generator = torch.Generator().manual_seed(0)
+        together = 3 + torch.randn(4000, 1, 1, 1, generator=generator).expand(-1, -1, GRID, GRID)
+        alone = 0.5 * torch.randn(4000, 1, GRID, GRID, generator=generator)
+        cells = torch.cat([together, alone], dim=1)
+        return LayoutDistribution.fit(cells.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3))
+
+    def test_layouts_are_drawn_with_the_mean_and_covariance_of_those_it_was_fitted_to(self):
+        distribution, generator = self.example(), torch.Generator().manual_seed(1)
+        layouts = torch.stack([distribution.draw(GRID, generator).flatten() for _ in range(4000)])
+        cells = GRID**2
+        expected_mean = torch.tensor([3.0] * cells + [0.0] * cells)
+        expected = torch.block_diag(torch.ones(cells, cells), 0.25 * torch.eye(cells))
+        torch.testing.assert_close(layouts.mean(dim=0), expected_mean, atol=0.1, rtol=0)
+        torch.testing.assert_close(torch.cov(layouts.T), expected, atol=0.1, rtol=0)
+
+    def test_mirror_images_are_as_likely(self):
+        ramp = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
+        noise = torch.randn(100, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        mean = LayoutDistribution.fit(ramp + noise).mean.view(GRID, GRID)
+        torch.testing.assert_close(mean, mean.flip(-1))
+
+    def test_it_is_the_same_from_its_file_but_for_half_precision(self, tmp_path):
+        distribution = self.example()
+        distribution.save(tmp_path / "layout.safetensors")
+        loaded = LayoutDistribution.load(tmp_path / "layout.safetensors")
+        torch.testing.assert_close(loaded.mean, distribution.mean, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(loaded.root, distribution.root, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.embedded
+class TestSampler:
+    def test_a_face_depends_on_its_seed_and_not_on_the_batch_that_it_is_drawn_in(self):
+        sampler = Sampler(EMBEDDED_CHECKPOINT, steps=2, guidance=2.0)
+        faces = [np.asarray(face, dtype=float) for face in draw_faces(sampler, count=3, seed=5)]
+        alone = np.asarray(draw_faces(sampler, count=1, seed=7)[0], dtype=float)
+        assert np.abs(alone - faces[2]).max() <= 1
+        assert np.abs(faces[1] - faces[2]).mean() > 10
+
+    def test_guidance_goes_on_from_what_unperturbed_attention_predicts(self):
+        plain, guided = (Sampler(EMBEDDED_CHECKPOINT, steps=2, guidance=guidance) for guidance in (0.0, 1e-6))
+        latents = plain.draw_noise(torch.Generator().manual_seed(0))[None]
+        with torch.no_grad():
+            unguided = plain.predict_noise(latents, torch.tensor(500))
+            torch.testing.assert_close(guided.predict_noise(latents, torch.tensor(500)), unguided, atol=1e-4, rtol=0)
+            guided.guidance = 2.0
+            assert (guided.predict_noise(latents, torch.tensor(500)) - unguided).abs().max() > 0.01
