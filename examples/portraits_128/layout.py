@@ -44,6 +44,7 @@ class LayoutDistribution:
 
     @classmethod
     def load(cls, file: Path) -> LayoutDistribution:
+        """From a file that [`save`] wrote, in single precision."""
         return cls(**{name: tensor.float() for name, tensor in load_file(file).items()})
 
     def save(self, file: Path) -> None:
@@ -52,7 +53,7 @@ class LayoutDistribution:
             opened.write(save({"mean": self.mean.half(), "root": self.root.half().contiguous()}))
 
     def draw(self, size: int, generator: torch.Generator) -> torch.Tensor:
-        """Smooth latents `[c, size, size]` of a layout."""
+        """Smooth latents `[c, size, size]` of a layout that is drawn at random."""
         layout = self.mean + self.root @ torch.randn(len(self.mean), generator=generator)
         return interpolate(layout.view(1, -1, GRID, GRID), size=size, mode="bilinear")[0]
 
