@@ -64,6 +64,13 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
             "the edit ends when all handles are this close to their targets, in pixels of the picture",
         ),
         Setting(
+            "--settle-iterations",
+            "settle_iterations",
+            int,
+            "0",
+            "iterations more once all handles are there, in which content that lags behind its handle catches up",
+        ),
+        Setting(
             "--motion-guard",
             "motion_guard",
             ("project", "clamp", "none"),

@@ -72,6 +72,7 @@ class DragSettings:
     dynamic_selection: SelectionStrategy | None = "all"
     similarity_threshold: float = 0.6
     hold_unselected: bool = False
+    settle_iterations: int = 0
     kv_start_layer: int = 0
     kv_placement: KVPlacement = "auto"
     preview_steps: int | None = None
@@ -94,12 +95,18 @@ class DragSettings:
         check_choice("optimizer_scope", self.optimizer_scope, get_args(OptimizerScope))
         check_choice("dynamic_selection", self.dynamic_selection, SELECTION_STRATEGIES)
         check_number("similarity_threshold", self.similarity_threshold, least=-1, most=1)
+        check_whole_number("settle_iterations", self.settle_iterations, least=0)
         check_choice("motion_guard", self.motion_guard, get_args(MotionGuard))
         check_choice("kv_placement", self.kv_placement, get_args(KVPlacement))
         if self.preview_steps is not None:
             check_whole_number("preview_steps", self.preview_steps, least=1)
         if self.stop_distance is not None:
             check_number("stop_distance", self.stop_distance, least=0, most=math.inf)
+
+    @property
+    def most_iterations(self) -> int:
+        """Iterations of the longest edit."""
+        return self.max_iterations + self.settle_iterations
 
     def for_edit_at(self, size: tuple[int, int], input_size: tuple[int, int]) -> DragSettings:
         """These settings with the stop distance carried from pixels of the input to pixels of the edit."""
@@ -249,11 +256,8 @@ class DragEngine:
 
     def _iterations(self, edit: DragEdit, iterate: Callable[[DragEdit], None]) -> Iterator[DragStep]:
         """The steps of [`DragEngine.drag`], the last of which may still be a preview."""
-        with self.progress_bar(self.settings.max_iterations, "Dragging") as progress:
-            for remaining in range(self.settings.max_iterations, 0, -1):
-                if edit.is_finished:
-                    break
-                edit.remaining = remaining
+        with self.progress_bar(self.settings.most_iterations, "Dragging") as progress:
+            while edit.remaining > 0 and not edit.is_finished:
                 try:
                     with self._prompt_projected():
                         edit.close_record()
@@ -383,7 +387,9 @@ class DragEdit:
         image (`torch.Tensor` of shape `(1, 3, height, width)`):
             I_k in [0, 1]; the original as long as there are no pictures between.
         latents (`torch.Tensor` of shape `(1, channels, h, w)`): z_t^k, float32, what is optimised.
-        remaining (`int`): iterations that there may still be, this one among them.
+        k (`int`): the number of this iteration, from 0.
+        remaining (`int`): iterations that there may still be, this one among them; in settling, those of it.
+        is_settling (`bool`): whether all handles have arrived, and wait for their content at their targets.
         valid (`torch.Tensor` of shape `(points,)`, bool): handles to supervise. Left by [`DragEdit.select_points`].
         similarities (`torch.Tensor` of shape `(points,)`): what they were selected by. Left by the same.
         predicted_step (`torch.Tensor` of shape `(points, 2)`):
@@ -396,7 +402,6 @@ class DragEdit:
         is_preview (`bool`): whether that is less than the full denoising. Left by the same.
     """
 
-    remaining: int
     valid: torch.Tensor
     similarities: torch.Tensor
     predicted_step: torch.Tensor
@@ -429,6 +434,9 @@ class DragEdit:
         self.optimizer = torch.optim.Adam([self.latents], lr=settings.supervision_lr)
         self.scaler = torch.amp.GradScaler(noise.device.type, enabled=engine.unet.dtype == torch.float16)
         self.selector = PointSelector(settings.dynamic_selection, settings.similarity_threshold, engine.generator)
+        self.k = 0
+        self.remaining = settings.max_iterations
+        self.is_settling = False
         self.still_iterations = 0
         self._seen: tuple[torch.Tensor, torch.Tensor] | None = None
         self._pending: tuple[DragIteration, torch.Tensor, torch.Tensor] | None = None
@@ -449,6 +457,10 @@ class DragEdit:
         stop_distance = STOP_DISTANCE_AT_512 * self.scale if given is None else given
         return (self.targets - handles).norm(dim=-1) <= stop_distance
 
+    def _all_arrive(self, handles: torch.Tensor) -> bool:
+        """Whether `handles` have all arrived, but for those that are abandoned."""
+        return bool((self._have_arrived(handles) | self.abandoned).all())
+
     @property
     def abandoned(self) -> torch.Tensor:
         """`[points]` bool: handles that the strategy "first" gave up, in the maps, the motion and the stop rule."""
@@ -457,13 +469,14 @@ class DragEdit:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every handle has arrived that was not given up."""
-        return bool((self.arrived | self.abandoned).all())
+        """Whether every handle has arrived that was not given up, and has settled if that is wanted."""
+        return self._all_arrive(self.handles) and not (self.is_settling and self.remaining > 0)
 
     @property
     def is_stalled(self) -> bool:
         """Whether no live handle has moved noticeably for some iterations. Straight steps are small, and arrive."""
-        return self.engine.motion_predictor is not None and self.still_iterations >= STALL_ITERATIONS
+        moves = self.engine.motion_predictor is not None and not self.is_settling
+        return moves and self.still_iterations >= STALL_ITERATIONS
 
     def look(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The model output and F(z_t^k) on the supervision grid, with their graph.
@@ -491,16 +504,16 @@ class DragEdit:
         self.denoise()
 
     def select_points(self) -> None:
-        """Find the valid handles and their similarities (Sec. 3.2.2)."""
+        """Find the valid handles and their similarities (Sec. 3.2.2); all that are left are valid in settling."""
         handles, targets = (scale_points(points, self.size, self.grid) for points in (self.handles, self.targets))
         self.similarities = handle_target_similarity(self.look()[1].detach(), handles, targets)
-        self.valid = self.selector(self.similarities, self.arrived)
+        self.valid = ~self.abandoned if self.is_settling else self.selector(self.similarities, self.arrived)
 
     def predict_motion(self) -> None:
         """Find the next step of each handle, from the flow of the motion predictor if there is one (Sec. 3.2.1)."""
         live = ~self.abandoned
         self.predicted_step, self.flow = torch.zeros_like(self.handles), None
-        if self.engine.motion_predictor is None:
+        if self.engine.motion_predictor is None or self.is_settling:
             self.predicted_step[live] = self.straight_step()[live]
         else:
             self.flow = self.engine.motion_predictor.predict_flow(self.image, self.handles[live], self.targets[live])
@@ -578,8 +591,9 @@ class DragEdit:
             FloatingPointError: if it is not finite.
         """
         engine = self.engine
-        ends = self.remaining == 1 or bool((self._have_arrived(self.moved) | self.abandoned).all())
-        is_seen = engine.is_watched or engine.motion_predictor is not None
+        settles = self._settles_next()
+        ends = not settles and (self.remaining == 1 or self._all_arrive(self.moved))
+        is_seen = engine.is_watched or (engine.motion_predictor is not None and not settles)
         self.is_preview = not ends and (engine.settings.preview_steps is not None or not is_seen)
         steps = engine.settings.preview_steps if self.is_preview else None
         if is_seen or ends:
@@ -617,11 +631,22 @@ class DragEdit:
 
     def advance(self, image: torch.Tensor | None) -> None:
         """I_{k+1}, if it was decoded, and h^{k+1} take the place of I_k and h^k (Sec. 3.4)."""
+        begins_to_settle = not self.is_settling and self._settles_next()
         live = ~(self.arrived | self.abandoned)
         moved_noticeably = (self.moved - self.handles).norm(dim=-1) >= STALL_STEP_AT_512 * self.scale
         self.still_iterations = 0 if moved_noticeably[live].any() else self.still_iterations + 1
         self.handles = self.moved
         self.image = self.image if image is None else image
+        self.k += 1
+        self.remaining -= 1
+        if begins_to_settle:
+            self.is_settling, self.remaining = True, self.engine.settings.settle_iterations
+
+    def _settles_next(self) -> bool:
+        """Whether the iteration after this one is one of settling."""
+        if self.is_settling:
+            return self.remaining > 1
+        return self.engine.settings.settle_iterations > 0 and self._all_arrive(self.moved)
 
     def _patches_at(self, points: torch.Tensor) -> torch.Tensor:
         """`[points, channels, 2 r + 1, 2 r + 1]` of F(z_t^k) round points of the edit."""
@@ -629,8 +654,10 @@ class DragEdit:
         return sample_patches(self.look()[1].detach(), cells, self.engine.settings.supervision_radius)
 
     def _next_handles(self) -> torch.Tensor:
-        """h^{k+1}: handles moved by the guarded prediction (Eq. 4), and kept inside the picture."""
+        """h^{k+1}: handles moved by the guarded prediction (Eq. 4), inside the picture. In settling, the targets."""
         settings = self.engine.settings
+        if self.is_settling:
+            return torch.where(self.abandoned[:, None], self.handles, self.targets)
         step = guard_step(self.predicted_step, self.handles, self.targets, self.straight_step(), settings.motion_guard)
         moving = self.valid if settings.hold_unselected else ~self.abandoned
         return torch.where(moving[:, None], move_handles(self.handles, step, self.size), self.handles)

@@ -78,6 +78,7 @@ SETTINGS = {
     "dynamic_selection": "which handles are supervised: 'all', 'first', 'random' or None",
     "similarity_threshold": "cosine from which on a handle is set aside",
     "hold_unselected": "whether handles that are set aside stay where they are",
+    "settle_iterations": "iterations after all handles have arrived, in which all are supervised at their targets",
     "kv_start_layer": "first self-attention layer with the original's keys and values",
     "kv_placement": "where these wait: 'auto', 'device' or 'host'",
     "preview_steps": "DDIM steps for the pictures that only the motion predictor sees; None takes all",
@@ -401,7 +402,7 @@ class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
         def iterate(edit: DragEdit) -> None:
             given.edit = edit
             for block in self.sub_blocks.values():
-                block(components, given, k=edit.engine.settings.max_iterations - edit.remaining)
+                block(components, given, k=edit.k)
 
         with (
             frozen_components(components, given.cross_attention_kwargs) as attention_kwargs,

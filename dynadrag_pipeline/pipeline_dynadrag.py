@@ -193,6 +193,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         dynamic_selection: SelectionStrategy | None = "all",
         similarity_threshold: float = 0.6,
         hold_unselected: bool = False,
+        settle_iterations: int = 0,
         kv_start_layer: int | None = None,
         kv_placement: KVPlacement = "auto",
         preview_steps: int | None = None,
@@ -257,6 +258,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             similarity_threshold (`float`, defaults to 0.6): cosine from which on a handle is set aside (Sec. 3.2.2).
             hold_unselected (`bool`, defaults to `False`):
                 whether handles that are set aside also stay where they are. Eq. 4 moves all of them.
+            settle_iterations (`int`, defaults to 0):
+                iterations after all handles have arrived, in which all of them, set aside before or not, are
+                supervised at their targets: content that lags behind its handle catches up. 0 is the paper.
             kv_start_layer (`int`, *optional*):
                 first self-attention layer whose keys and values are the original's (Sec. 3.3), in the order of
                 execution; 0 replaces in all, the number of layers in none. Defaults to the first one of the last two
@@ -325,6 +329,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             dynamic_selection=dynamic_selection,
             similarity_threshold=similarity_threshold,
             hold_unselected=hold_unselected,
+            settle_iterations=settle_iterations,
             kv_start_layer=default_kv_start_layer(self.unet) if kv_start_layer is None else kv_start_layer,
             kv_placement=kv_placement,
             preview_steps=preview_steps,
@@ -345,7 +350,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         self.check_inputs(options, output_type, cross_attention_kwargs)
         requests, is_batch = self.prepare_requests(image, handles, targets, mask, prompt, generator)
         self._interrupt = False
-        self._num_timesteps = max_iterations
+        self._num_timesteps = settings.most_iterations
 
         with frozen_components(self, cross_attention_kwargs) as attention_kwargs:
             edits = []

@@ -220,6 +220,7 @@ def test_low_memory_recomputes_activations_and_keeps_models_off_the_gpu(
         ("--supervision-lr", "0.02", "supervision_lr", 0.02),
         ("--supervision-damping", "0.05", "supervision_damping", 0.05),
         ("--supervision-reach", "0.2", "supervision_reach", 0.2),
+        ("--settle-iterations", "3", "settle_iterations", 3),
         ("--supervision-steps", "3", "supervision_steps", 3),
         ("--preview-steps", "4", "preview_steps", 4),
         ("--kv-placement", "host", "kv_placement", "host"),

@@ -190,6 +190,49 @@ def test_arriving_in_the_last_iteration_is_arriving(frozen_unet):
     assert engine.stop_reason == "reached"
 
 
+def test_handles_that_have_arrived_settle_on_their_targets(frozen_unet):
+    """2 px a step from 10 to 14.2 arrive with the second, 0.2 px short; the predictor is not asked any more."""
+    engine = make_engine(
+        frozen_unet, predictor=ConstantFlow(2.0, 0.0), max_iterations=2, motion_guard="none", settle_iterations=4
+    )
+    steps = drag(engine, instruct([(10, 16)], [(14.2, 16)]))
+    ends = torch.stack([step.record.handles + step.record.step for step in steps])
+    torch.testing.assert_close(ends[:, 0, 0], torch.tensor([12.0, 14.0] + 4 * [14.2]))
+    assert [step.is_preview for step in steps] == 6 * [False]
+    assert sum(step.record.wrong_way_count for step in steps) == 0
+    assert engine.stop_reason == "reached"
+
+
+def test_content_of_handles_that_were_set_aside_is_dragged_in_settling(frozen_unet):
+    engine = make_engine(frozen_unet, similarity_threshold=-1.0, settle_iterations=2)
+    valid = [step.record.valid.sum().item() for step in drag(engine, THREE)]
+    assert valid == [1, 1, 1, 3, 3]
+
+
+def test_handles_that_were_given_up_do_not_settle(frozen_unet):
+    engine = make_engine(frozen_unet, similarity_threshold=-1.0, dynamic_selection="first", settle_iterations=2)
+    steps = drag(engine, THREE)
+    assert [step.record.valid.sum().item() for step in steps] == 5 * [1]
+    given_up = ~steps[0].record.valid
+    torch.testing.assert_close(moved(steps)[given_up], THREE.handles[given_up])
+
+
+def test_settling_lowers_the_loss_of_content_that_lags_behind(frozen_unet):
+    settings = {"source_patches": "original", "supervision_radius": 0, "supervision_lr": 0.02, "supervision_steps": 5}
+    steps = drag(make_engine(frozen_unet, max_iterations=1, settle_iterations=4, **settings), SIXTEEN_TO_THE_RIGHT)
+    losses = [step.record.loss_before for step in steps]
+    assert losses == sorted(losses, reverse=True)
+    assert steps[-1].record.loss_after < losses[0] / 2
+
+
+def test_there_is_no_settling_without_arriving_nor_without_a_way(frozen_unet):
+    engine = make_engine(frozen_unet, predictor=ConstantFlow(2.0, 0.0), settle_iterations=5)
+    assert len(drag(engine, FAR)) == 3
+    assert engine.stop_reason == "max_iterations"
+    assert drag(engine, instruct([(10, 16)], [(10.2, 16)])) == []
+    assert engine.stop_reason == "reached"
+
+
 def test_stalls_after_three_iterations_without_noticeable_motion(frozen_unet):
     """Noticeable is 0.1 px at 512: here 0.00625 px."""
     engine = make_engine(frozen_unet, predictor=ConstantFlow(0.006, 0.0), max_iterations=9)
@@ -626,6 +669,19 @@ def test_latents_that_the_consumer_put_in_stay_as_they_are(frozen_unet):
     assert torch.equal(drag(engine, FAR, replace)[-1].latents, torch.full_like(LATENTS, 0.25))
 
 
+def test_settling_needs_no_pictures_but_the_last():
+    """An iteration to arrive and two to settle: a pass each for their Adam steps, then the picture in full."""
+    unet = make_unet().requires_grad_(False)
+    engine = make_engine(
+        unet, steps=4, predictor=ConstantFlow(24.0, 0.0), max_iterations=9, preview_steps=2, settle_iterations=2
+    )
+    engine.is_watched = False
+    passes = timesteps_of_passes(unet)
+    steps = drag(engine, FAR)
+    assert passes[8:] == [751, 751, 751, 751, 501, 251, 1, 751]
+    assert [step.image is None for step in steps] == [True, True, False]
+
+
 def test_straight_steps_that_nobody_watches_need_no_pictures_between():
     unet = make_unet().requires_grad_(False)
     passes = timesteps_of_passes(unet)
@@ -771,6 +827,7 @@ def test_the_supervision_grid_has_half_the_pictures_size():
         ("supervision_lr", 0),
         ("supervision_damping", -0.1),
         ("supervision_reach", 0),
+        ("settle_iterations", -1),
         ("supervision_radius", -1),
         ("mask_weight", -0.1),
         ("channel_reduction", "max"),
