@@ -34,7 +34,7 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
     "supervision_radius": 8,
     "source_patches": "original",
     "dynamic_selection": None,
-    "settle_iterations": 3,
+    "settle_iterations": 1,
     "preview_steps": 2,
     "identity_lora_steps": 50,
     "identity_lora_lr": 1e-3,
@@ -46,7 +46,7 @@ The call's own defaults are the paper's, meant for Stable Diffusion 1.5 at 512 p
 little at the last timesteps, and a cell of its features sees little of the picture: so the latent is edited at a third
 of the way, by large patches and with larger steps, of which Adam is kept from making any where there is next to no
 gradient. Its features are alike all over a face, so selecting handles by them would drag one at a time; all are
-dragged. They are dragged by the patches of the unedited picture, and for three iterations more once they have arrived:
+dragged. They are dragged by the patches of the unedited picture, and for an iteration more once they have arrived:
 content that lags behind its handle catches up. What is far from their ways is left alone, and what the edit shows of
 the photograph, moved or not, is shown by the photograph's pixels. Previews and a shorter fit of the LoRA at a higher
 rate save a newcomer's time.
