@@ -630,7 +630,10 @@ class DragEdit:
             self._pending = None
 
     def advance(self, image: torch.Tensor | None) -> None:
-        """I_{k+1}, if it was decoded, and h^{k+1} take the place of I_k and h^k (Sec. 3.4)."""
+        """I_{k+1}, if it was decoded, and h^{k+1} take the place of I_k and h^k (Sec. 3.4); the next iteration begins.
+
+        It is the first one of settling if all handles have arrived with this one, and that is wanted.
+        """
         begins_to_settle = not self.is_settling and self._settles_next()
         live = ~(self.arrived | self.abandoned)
         moved_noticeably = (self.moved - self.handles).norm(dim=-1) >= STALL_STEP_AT_512 * self.scale
