@@ -44,7 +44,7 @@ ROLLOUT = "picture stays"  # and no guard: what the network itself does
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", nargs="+", required=True, metavar="FOLDER:WEIGHT", help="datasets to train on")
+    parser.add_argument("--train", nargs="+", required=True, metavar="FOLDER[:WEIGHT]", help="datasets to train on")
     parser.add_argument("--evaluate", nargs="+", type=Path, required=True, metavar="FOLDER", help="their split `val`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs and the table")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="(default: all)")
@@ -82,7 +82,7 @@ def train(variant: str, seed: int, args: argparse.Namespace) -> Path:
         return model
     data = "".join(
         f"  - {{folder: {folder}, weight: {weight}}}\n"
-        for folder, _, weight in (t.rpartition(":") for t in args.train)
+        for folder, _, weight in ((t if ":" in t else f"{t}:1").rpartition(":") for t in args.train)
     )
     args.out.mkdir(parents=True, exist_ok=True)
     config = args.out / f"{out.name}.yaml"
