@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from content_distance import descriptors, feature_distances
-from pairs import EvaluationPair, load_pairs
+from pairs import EvaluationPair, load_pairs, with_misplaced_handle
 from perceptual import PerceptualNetwork, frechet_distance, vgg_features
 from PIL import Image
 from point_warp import warp_by_points
@@ -44,10 +44,11 @@ EVERY_LAYER_PASSED = -1  # stands for the UNet's number of self-attention layers
 
 @dataclass(frozen=True)
 class Row:
-    """A way to edit: settings over the embedded checkpoint's, and where motion comes from."""
+    """A way to edit: settings over the embedded checkpoint's, where motion comes from, a misplaced handle or none."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     motion: str = "predictor"
+    misplaced: bool = False
 
 
 ROWS = {
@@ -62,6 +63,10 @@ ROWS = {
     "adaptive selection": Row({"dynamic_selection": "all"}),
     "adaptive selection under 0.995": Row({"dynamic_selection": "all", "similarity_threshold": 0.995}),
     "adaptive selection, others held": Row({"dynamic_selection": "all", "hold_unselected": True}),
+    "a misplaced handle": Row(misplaced=True),
+    "a misplaced handle, adaptive selection under 0.995": Row(
+        {"dynamic_selection": "all", "similarity_threshold": 0.995}, misplaced=True
+    ),
     "no iteration to settle": Row({"settle_iterations": 0}),
     "three iterations to settle": Row({"settle_iterations": 3}),
     "no guard": Row({"motion_guard": "none"}),
@@ -128,11 +133,12 @@ class Editor:
         self.pipe.register_modules(motion_predictor=motion)
         if settings.get("kv_start_layer") == EVERY_LAYER_PASSED:
             settings = {**settings, "kv_start_layer": len(self_attention_layers(self.pipe.unet))}
+        asked = with_misplaced_handle(pair) if row.misplaced else pair
         self.forwards, began = 0, time.perf_counter()
         output = self.pipe(
             Image.fromarray(pair.source),
-            pair.handles,
-            pair.handles if row.motion == "none" else pair.targets,
+            asked.handles,
+            asked.handles if row.motion == "none" else asked.targets,
             Image.fromarray(np.uint8(255) * pair.mask),
             **settings,
         )
@@ -184,7 +190,7 @@ def plan_rows(names: list[str], options: dict[str, Any], model: str) -> dict[str
         settings = {**base, **row.settings}
         if row.settings and settings == base:
             continue
-        mark = json.dumps([settings, row.motion, digest], sort_keys=True)
+        mark = json.dumps([settings, row.motion, digest] + ["misplaced"] * row.misplaced, sort_keys=True)
         plan[name] = (row, settings, hashlib.sha256(mark.encode()).hexdigest()[:16])
     return plan
 

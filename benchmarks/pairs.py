@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dynadrag_pipeline import load_instruction
+
+MARGIN = 12  # pixels from the border that nobody misplaces a handle in
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,3 +83,30 @@ def load_pairs(folder: Path, limit: int | None = None) -> list[EvaluationPair]:
     if not places:
         raise FileNotFoundError(f"`{folder}` holds no pairs: make them with benchmarks/build_pairs.py.")
     return [EvaluationPair.load(place) for place in places[:limit]]
+
+
+def with_misplaced_handle(pair: EvaluationPair) -> EvaluationPair:
+    """The pair with one handle more in its instruction, the last one, that leads astray.
+
+    It lies inside the mask, where a tenth of it or more moves least, the likelier the farther from the other handles'
+    ways, and is to go as far as they do on average, in any direction. The same one for a pair of the same name.
+    """
+    random = np.random.default_rng(list(pair.name.encode()))
+    height, width = pair.mask.shape
+    y, x = np.mgrid[:height, :width]
+    allowed = pair.mask & (np.minimum(x, width - 1 - x) >= MARGIN) & (np.minimum(y, height - 1 - y) >= MARGIN)
+    moved = np.linalg.norm(np.nan_to_num(pair.flow, nan=np.inf), axis=-1)
+    still = allowed & (moved <= np.quantile(moved[allowed], 0.1, method="lower"))
+    shares = np.linspace(0, 1, 11)[:, None, None]
+    ways = (pair.handles * (1 - shares) + pair.targets * shares).reshape(-1, 2)
+    pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
+    chances = np.linalg.norm(pixels - ways, axis=-1).min(axis=1) * still.ravel()
+    handle = pixels[random.choice(len(pixels), p=chances / chances.sum())]
+    angle = random.uniform(0, 2 * np.pi)
+    way = np.linalg.norm(pair.targets - pair.handles, axis=1).mean() * np.array([np.cos(angle), np.sin(angle)])
+    target = (handle + way).clip(0, [width - 1, height - 1])
+    return replace(
+        pair,
+        handles=np.concatenate([pair.handles, handle]).astype(np.float32),
+        targets=np.concatenate([pair.targets, target]).astype(np.float32),
+    )

@@ -11,7 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from drag_quality import DEFAULT, ROWS, Row, TrueMotion, format_table, interval, make_edits, parse_option, plan_rows
-from pairs import EvaluationPair
+from pairs import EvaluationPair, with_misplaced_handle
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS
 
@@ -48,6 +48,19 @@ def test_true_motion_leads_a_tenth_of_the_way_and_nowhere_where_it_is_not_known(
     flow = TrueMotion(pair.flow).predict_flow(torch.zeros(1, 3, 128, 128), torch.zeros(1, 2), torch.zeros(1, 2))
     assert flow[0, :, 50, 40].tolist() == pytest.approx([1, -0.5])
     assert flow[0, :, 0, 0].tolist() == [0, 0]
+
+
+def test_a_misplaced_handle_lies_on_what_moves_least_and_is_dragged_as_far_as_the_others(pair):
+    pair.flow[:, 64:] = 0
+    pair.mask[:, 100:] = False
+    asked = with_misplaced_handle(pair)
+    assert np.array_equal(asked.handles[:-1], pair.handles)
+    assert np.array_equal(asked.targets[:-1], pair.targets)
+    (x, y), target = asked.handles[-1].astype(int), asked.targets[-1]
+    assert 64 <= x < 100
+    assert 12 <= y < 116
+    assert np.linalg.norm(target - asked.handles[-1]) == pytest.approx(np.hypot(10, 5))
+    assert np.array_equal(with_misplaced_handle(pair).handles, asked.handles)
 
 
 def test_edits_are_made_once_and_again_only_for_other_settings(pair, tmp_path, capfd):
