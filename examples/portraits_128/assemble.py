@@ -7,6 +7,7 @@ python examples/portraits_128/assemble.py --vae runs/vae/vae --unet runs/unet/un
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from text_encoder import build_text_encoder, build_tokenizer
 from train_unet import build_scheduler
 
 from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline.hub import INSTALLED_PREDICTOR
 from motion_predictor import MotionPredictorModel
 
 MOST_MEGABYTES = 50
@@ -39,10 +41,21 @@ def main() -> None:
     for part in (pipeline.vae, pipeline.unet, pipeline.motion_predictor):
         part.register_to_config(_name_or_path="")  # where it was trained is nobody's business
     pipeline.save_pretrained(args.out)
-    for code in args.out.rglob("*.py"):  # the package that these weights come with has it
-        code.unlink()
+    leave_code_out(args.out)
     megabytes = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()) / 1e6
     print(f"{args.out}: {megabytes:.1f} MB (at most {MOST_MEGABYTES} MB may be shipped)")
+
+
+def leave_code_out(folder: Path) -> None:
+    """Take the code out of a saved pipeline, and name the classes of the package that these weights come with."""
+    for code in folder.rglob("*.py"):
+        code.unlink()
+    index, config = folder / "model_index.json", folder / "motion_predictor" / "config.json"
+    entries, settings = json.loads(index.read_text()), json.loads(config.read_text())
+    entries |= {"_class_name": DynaDragPipeline.__name__, "motion_predictor": INSTALLED_PREDICTOR}
+    del settings["auto_map"]
+    for file, content in ((index, entries), (config, settings)):
+        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from skimage import data
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "portraits_128"))
 
+from assemble import leave_code_out
 from fit import fit
 from layout import GRID, LayoutDistribution
 from portraits import draw_batch, enlarge_some, is_grey, load_held_out, load_portraits
 from sample import Sampler, draw_faces
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 
 
 def write_faces(archive: Path, colours: list[tuple[int, int, int]]) -> Path:
@@ -184,3 +185,14 @@ class TestSampler:
             torch.testing.assert_close(guided.predict_noise(latents, torch.tensor(500)), unguided, atol=1e-4, rtol=0)
             guided.guidance = 2.0
             assert (guided.predict_noise(latents, torch.tensor(500)) - unguided).abs().max() > 0.01
+
+
+def test_what_is_put_together_has_no_code_and_names_none_as_the_shipped_checkpoint(tmp_path):
+    pipeline = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
+    pipeline.motion_predictor.register_to_config(_name_or_path="")
+    pipeline.save_pretrained(tmp_path)
+    leave_code_out(tmp_path)
+    assert not list(tmp_path.rglob("*.py"))
+    for file in ("model_index.json", "motion_predictor/config.json"):
+        assert json.loads((tmp_path / file).read_text()) == json.loads((EMBEDDED_CHECKPOINT / file).read_text())
+    assert DynaDragPipeline.from_pretrained(tmp_path).motion_predictor is not None
