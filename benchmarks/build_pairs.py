@@ -30,7 +30,13 @@ from dynadrag_pipeline.visualization import draw_points
 from motion_predictor.data.head_fields import HeadFields
 from motion_predictor.data.optical_flow import make_optical_flow
 from motion_predictor.data.portrait_motion import pixel_centres
-from motion_predictor.data.portrait_records import MAX_HANDLES, draw_apart, portrait_pair, where_it_changes
+from motion_predictor.data.portrait_records import (
+    MAX_HANDLES,
+    draw_apart,
+    portrait_pair,
+    stays_inside,
+    where_it_changes,
+)
 from motion_predictor.data.portraits import PortraitSource
 from motion_predictor.data.tracks import FlowStep, chain_tracks, has_texture, is_cut
 from motion_predictor.data.video import VideoFile, find_videos, read_frames
@@ -106,7 +112,7 @@ def video_pair(video: VideoFile, name: str, random: np.random.Generator) -> Eval
 def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -> EvaluationPair | None:
     """The first and the last of `frames` `[S, S, 3]` as a pair, or `None` if hardly anything moves."""
     flow, back = dense_motion(frames), dense_motion(frames[::-1])
-    way = np.nan_to_num(np.linalg.norm(flow, axis=-1)) * has_texture(frames[0])
+    way = np.nan_to_num(np.linalg.norm(flow, axis=-1)) * has_texture(frames[0]) * stays_inside(flow)
     if way.max() < LEAST_WAY * SIZE:
         return None
     handles = draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), SIZE / 12, random)

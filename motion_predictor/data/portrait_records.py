@@ -128,7 +128,7 @@ def portrait_pair(
         motion = PortraitMotion.draw(picture, fields, random, frames=50)
         number = int(random.integers(motion.frames))
         flow, region = motion.flow_and_region(None, number)
-        way = np.linalg.norm(flow, axis=-1) * (region > 0.5) * _stays_inside(flow)
+        way = np.linalg.norm(flow, axis=-1) * (region > 0.5) * stays_inside(flow)
         if way.max() >= least_way * motion.side:
             break
     else:
@@ -145,8 +145,8 @@ def portrait_pair(
     )
 
 
-def _stays_inside(flow: np.ndarray) -> np.ndarray:
-    """Which pixels `[S, S]` are on the picture still when they have moved."""
+def stays_inside(flow: np.ndarray) -> np.ndarray:
+    """Which pixels `[S, S]` are on the picture still when they have moved; none of unknown motion."""
     ends = pixel_centres(len(flow)) + flow
     return np.asarray(((ends >= 0) & (ends <= len(flow) - 1)).all(axis=-1))
 

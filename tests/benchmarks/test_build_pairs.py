@@ -43,6 +43,16 @@ def test_a_pair_of_a_film_asks_for_what_happens_in_it(film):
     assert (pair.target == film[-1]).all()
 
 
+def test_no_point_of_a_film_is_asked_to_leave_the_picture(film, monkeypatch):
+    """Tracks are followed for half a pixel more than an instruction may ask for."""
+    flow = np.zeros((SIZE, SIZE, 2), dtype=np.float32)
+    flow[: SIZE - 10, :, 1], flow[SIZE - 10 :, :, 1] = 8, 10.4
+    monkeypatch.setattr("build_pairs.dense_motion", lambda frames: flow)
+    for seed in range(20):
+        pair = cut_pair("000_film", film, np.random.default_rng(seed))
+        assert pair.targets.max() <= SIZE - 1
+
+
 def test_a_film_in_which_nothing_moves_gives_no_pair(film):
     assert cut_pair("000_film", film[:1] * 17, np.random.default_rng(0)) is None
 
