@@ -88,8 +88,8 @@ def load_pairs(folder: Path, limit: int | None = None) -> list[EvaluationPair]:
 def with_misplaced_handle(pair: EvaluationPair) -> EvaluationPair:
     """The pair with one handle more in its instruction, the last one, that leads astray.
 
-    It lies inside the mask, where a tenth of it or more moves least, the likelier the farther from the other handles'
-    ways, and is to go as far as they do on average, in any direction. The same one for a pair of the same name.
+    It lies on the tenth of the mask that moves least, the likelier the farther from the other handles' ways, and is to
+    go as far as they do on average, in any direction. Pairs of the same name get the same one.
     """
     random = np.random.default_rng(list(pair.name.encode()))
     height, width = pair.mask.shape
