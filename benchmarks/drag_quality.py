@@ -190,7 +190,7 @@ def plan_rows(names: list[str], options: dict[str, Any], model: str) -> dict[str
         settings = {**base, **row.settings}
         if row.settings and settings == base:
             continue
-        mark = json.dumps([settings, row.motion, digest] + ["misplaced"] * row.misplaced, sort_keys=True)
+        mark = json.dumps([settings, row.motion, row.misplaced, digest], sort_keys=True)
         plan[name] = (row, settings, hashlib.sha256(mark.encode()).hexdigest()[:16])
     return plan
 
