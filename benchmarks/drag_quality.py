@@ -33,7 +33,7 @@ from tqdm import tqdm
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline, MotionPredictorModel
 from dynadrag_pipeline.kv_replacement import self_attention_layers
 from dynadrag_pipeline.visualization import draw_points
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
 
 MOTION_SHARE = 10  # a step of the true motion is a tenth of the way, as in the predictor's labels
 RESAMPLES = 2000

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from motion_predictor import MotionPredictorModel
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.data.shards import MotionShards
 from motion_predictor.evaluation.evaluate import evaluate, short_names
 from motion_predictor.evaluation.settings import EvaluationSettings

@@ -54,7 +54,7 @@ from dynadrag_pipeline.identity_lora import (
 from dynadrag_pipeline.kv_replacement import KVBank, default_kv_start_layer, self_attention_layers
 from dynadrag_pipeline.picture import to_picture_tensor
 from motion_predictor import MotionPredictorModel
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
 
 HEAD = (126, 0, 326, 200)  # of the astronaut Eileen Collins (NASA, public domain), in scikit-image's picture
 HANDLES, TARGETS = [(49, 64), (77, 66), (63, 80)], [(60, 64), (88, 66), (76, 80)]  # of 128 pixels: eyes and nose

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from motion_predictor.command_line import CommandError
+from motion_predictor.common.command_errors import CommandError, one_line
 
 PIPELINE_EXAMPLES = """\
 examples:
@@ -287,8 +287,7 @@ def _errors_as_one_line() -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise CommandError(re.sub(r"`([a-z_]+)`", _as_option, text)) from error
+        raise CommandError(re.sub(r"`([a-z_]+)`", _as_option, one_line(error))) from error
 
 
 def _as_option(quoted: re.Match[str]) -> str:

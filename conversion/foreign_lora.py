@@ -34,9 +34,9 @@ from dynadrag_pipeline.identity_lora import (
     picture_fingerprint,
 )
 from dynadrag_pipeline.picture import edit_size, to_picture_tensor
+from motion_predictor.common.output_folder import check_output_folder, output_folder
 
 from .checkpoint_file import Checkpoint, check_finite, read_checkpoint
-from .output_folder import check_output_folder, output_folder
 
 FILE_NAMES = (
     "pytorch_lora_weights.safetensors",

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from motion_predictor import MotionPredictorModel
+from motion_predictor.common.output_folder import check_output_folder, output_folder
 
 from .checkpoint_file import Checkpoint, check_finite, read_checkpoint
-from .output_folder import check_output_folder, output_folder
 
 IN_CHANNELS, OUT_CHANNELS = 6, 2
 CONDITIONING = ("sample_size", "heatmap_radius", "delta_paint", "delta_convention", "delta_scale", "flow_scale")

@@ -18,9 +18,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.ddim_inversion import make_ddim_schedulers
 from motion_predictor import MotionPredictorModel
+from motion_predictor.common.output_folder import check_output_folder, output_folder
 
 from .checkpoint_file import check_finite
-from .output_folder import check_output_folder, output_folder
 from .single_file import DTYPES, check_unet_inputs, load_single_file
 
 RESULT_NAMES = {

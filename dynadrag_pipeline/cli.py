@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, cast
 from PIL import Image
 
 from conversion.command_line import add_convert_command
-from motion_predictor.command_line import CommandError, add_motion_predictor_commands
+from motion_predictor.command_line import add_motion_predictor_commands
+from motion_predictor.common.command_errors import CommandError, one_line
 
 from . import EMBEDDED_SETTINGS
 
@@ -415,7 +416,7 @@ def _instruction(args: argparse.Namespace) -> dict[str, Any]:
     try:
         instruction = load_instruction(args.instruction)
     except (OSError, ValueError) as error:
-        raise CommandError(f"--instruction: {_one_line(error)}") from error
+        raise CommandError(f"--instruction: {one_line(error)}") from error
     return instruction if args.prompt is None else {**instruction, "prompt": args.prompt}
 
 
@@ -437,7 +438,7 @@ def _open_picture(name: str, path: Path) -> Image.Image:
         picture = Image.open(path)
         picture.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CommandError(f"{name}: cannot read a picture from `{path}`: {_one_line(error)}") from error
+        raise CommandError(f"{name}: cannot read a picture from `{path}`: {one_line(error)}") from error
     return picture
 
 
@@ -470,7 +471,7 @@ def _check_results(args: argparse.Namespace, files: dict[str, Path]) -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"--out: cannot make the folder `{args.out}`: {_one_line(error)}") from error
+        raise CommandError(f"--out: cannot make the folder `{args.out}`: {one_line(error)}") from error
     if not os.access(args.out, os.W_OK):
         raise CommandError(f"--out: no permission to write to the folder `{args.out}`.")
 
@@ -496,7 +497,7 @@ def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
             safety_checker=None,  # not used, so its gigabyte is not downloaded either
         )
     except (OSError, ValueError) as error:
-        raise CommandError(f"--model: cannot load `{model}`: {_one_line(error)}") from error
+        raise CommandError(f"--model: cannot load `{model}`: {one_line(error)}") from error
     if args.low_memory:
         pipe.unet.enable_gradient_checkpointing()
     if args.low_memory and args.device != "cpu":
@@ -508,7 +509,7 @@ def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
         try:
             pipe.load_identity_lora(args.load_identity_lora)
         except (OSError, ValueError) as error:
-            raise CommandError(f"--load-identity-lora: {_one_line(error)}") from error
+            raise CommandError(f"--load-identity-lora: {one_line(error)}") from error
     return pipe
 
 
@@ -539,7 +540,7 @@ def _run(pipe: DynaDragPipeline, image: Image.Image, call: dict[str, Any], seed:
     try:
         return pipe(image, **call, generator=generator, return_intermediates=True)
     except ValueError as error:
-        raise CommandError(_one_line(error)) from error
+        raise CommandError(one_line(error)) from error
     except torch.cuda.OutOfMemoryError as error:
         raise CommandError(
             "not enough memory on the GPU: try --dtype float16, a smaller --processing-resolution, or --device cpu."
@@ -601,7 +602,7 @@ def _write_pictures(
     files: dict[str, Path],
     written: list[Path],
 ) -> None:
-    from motion_predictor.atomic_file import atomic_file
+    from motion_predictor.common.atomic_file import atomic_file
 
     from .visualization import contact_sheet, save_gif
 
@@ -616,7 +617,7 @@ def _write_pictures(
 
 
 def _write_json(record: dict[str, Any], path: Path, written: list[Path]) -> None:
-    from motion_predictor.atomic_file import atomic_file
+    from motion_predictor.common.atomic_file import atomic_file
 
     text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False)
     with atomic_file(path) as file:
@@ -665,10 +666,6 @@ def _negative_points_joined(argv: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _PrintVersion(argparse.Action):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
-from .checks import check_number, check_whole_number
+from motion_predictor.common.checks import check_number, check_whole_number
+
 from .identity_lora import scaled_adapters, tuner_layers
 from .kv_replacement import self_attention_layers
 from .picture import MIN_SIDE, edit_size

@@ -17,7 +17,9 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler, UNet2DConditionModel
 from diffusers.utils import logging
 
 from motion_predictor import MotionPredictorModel
-from motion_predictor.conditioning import (
+from motion_predictor.choices import MOTION_GUARDS, MotionGuard
+from motion_predictor.common.checks import check_choice, check_number, check_whole_number
+from motion_predictor.points import (
     guard_step,
     is_wrong_way,
     move_handles,
@@ -26,7 +28,6 @@ from motion_predictor.conditioning import (
     straight_step,
 )
 
-from .checks import check_choice, check_number, check_whole_number
 from .ddim_inversion import PredictNoise, ddim_denoise, ddim_invert, ddim_preview, preview_timesteps
 from .drag_instruction import DragInstruction
 from .kv_replacement import KVBank, KVPlacement
@@ -38,7 +39,6 @@ from .unet_features import resize_to_supervision_grid, unet_with_features
 
 logger = logging.get_logger(__name__)
 
-MotionGuard = Literal["none", "clamp", "project"]
 SourcePatches = Literal["iteration", "step", "original"]
 OptimizerScope = Literal["edit", "iteration"]
 
@@ -96,7 +96,7 @@ class DragSettings:
         check_choice("dynamic_selection", self.dynamic_selection, SELECTION_STRATEGIES)
         check_number("similarity_threshold", self.similarity_threshold, least=-1, most=1)
         check_whole_number("settle_iterations", self.settle_iterations, least=0)
-        check_choice("motion_guard", self.motion_guard, get_args(MotionGuard))
+        check_choice("motion_guard", self.motion_guard, MOTION_GUARDS)
         check_choice("kv_placement", self.kv_placement, get_args(KVPlacement))
         if self.preview_steps is not None:
             check_whole_number("preview_steps", self.preview_steps, least=1)

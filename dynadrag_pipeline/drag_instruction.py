@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from PIL import Image
 
-from motion_predictor.conditioning import scale_points
+from motion_predictor.points import Points, scale_points
 
 from .picture import pil_to_array, to_unit_range
 
 logger = logging.get_logger(__name__)
 
-Points = Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 Mask = Image.Image | np.ndarray | torch.Tensor
 
 

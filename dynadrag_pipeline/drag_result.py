@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from motion_predictor.conditioning import scale_points
+from motion_predictor.points import scale_points
 
 from .drag_engine import DragStep, Reference
 from .drag_instruction import DragInstruction

@@ -16,8 +16,8 @@ import torch
 from diffusers import ModelMixin
 from huggingface_hub import ModelCard
 
-from motion_predictor.atomic_file import atomic_file
-from motion_predictor.hub import CARD_FILE, REMOTE_CODE, TravellingMixin
+from motion_predictor.common.atomic_file import atomic_file
+from motion_predictor.common.travelling import CARD_FILE, REMOTE_CODE, TravellingMixin
 
 PIPELINE = ("pipeline", "DynaDragPipeline")
 PREDICTOR = ("modeling_motion_predictor", "MotionPredictorModel")

@@ -26,9 +26,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from motion_predictor.atomic_file import atomic_file
-
-from .checks import check_number, check_whole_number
+from motion_predictor.common.atomic_file import atomic_file
+from motion_predictor.common.checks import check_number, check_whole_number
 
 ADAPTER_NAME = "dynadrag_identity"
 TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]

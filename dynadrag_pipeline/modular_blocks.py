@@ -30,10 +30,10 @@ from diffusers.utils import logging
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from motion_predictor.atomic_file import atomic_file
-from motion_predictor.hub import TravellingMixin
+from motion_predictor.common.atomic_file import atomic_file
+from motion_predictor.common.checks import check_choice
+from motion_predictor.common.travelling import TravellingMixin
 
-from .checks import check_choice
 from .components import check_call, check_components, draw_seed, frozen_components, native_edit_size
 from .ddim_inversion import make_ddim_schedulers
 from .drag_engine import DragEdit, DragEngine, DragSettings

@@ -18,12 +18,14 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 from transformers.image_processing_base import ImageProcessingMixin
 
 from motion_predictor import MotionPredictorModel
+from motion_predictor.choices import MotionGuard
+from motion_predictor.common.checks import check_choice
+from motion_predictor.points import Points
 
-from .checks import check_choice
 from .components import check_call, check_components, draw_seed, frozen_components, native_edit_size, vae_scale_factor
 from .ddim_inversion import make_ddim_schedulers
-from .drag_engine import DragEngine, DragSettings, DragStep, MotionGuard, OptimizerScope, SourcePatches
-from .drag_instruction import DragInstruction, Mask, Points
+from .drag_engine import DragEngine, DragSettings, DragStep, OptimizerScope, SourcePatches
+from .drag_instruction import DragInstruction, Mask
 from .drag_result import DragResult
 from .encoding import decode_latents, encode_picture, encode_prompt
 from .hub import HubMixin

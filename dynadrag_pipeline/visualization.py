@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
+from motion_predictor.points import Points
 
 from .picture import Picture, to_picture_tensor
 
 if TYPE_CHECKING:
     from .pipeline_output import DragIteration, DynaDragPipelineOutput
 
-Points = Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 Trajectories = Sequence[Points] | np.ndarray | torch.Tensor
 Colour = tuple[int, int, int]
 

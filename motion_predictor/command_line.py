@@ -15,6 +15,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from .common.command_errors import CommandError, errors_as_one_line
+
 BUILD_EXAMPLES = """\
 examples:
   All videos of a folder; press Ctrl-C at any time, and start the same command again to go on:
@@ -84,10 +86,6 @@ what is written to --out:
 """
 
 
-class CommandError(Exception):
-    """What the user can put right; shown as one line, without a traceback."""
-
-
 def add_motion_predictor_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands of this package to the parser of `dynadrag`."""
     _add_build_command(commands)
@@ -118,7 +116,7 @@ def _add_build_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def _build(args: argparse.Namespace, written: list[Path]) -> None:
-    with _errors_as_one_line(), _training_packages():
+    with errors_as_one_line(), _training_packages():
         from .data.build_dataset import BuildSettings, build_dataset
         from .data.statistics import save_statistics
 
@@ -163,7 +161,7 @@ def _add_portraits_command(commands: argparse._SubParsersAction[argparse.Argumen
 
 
 def _build_portraits(args: argparse.Namespace, written: list[Path]) -> None:
-    with _errors_as_one_line(), _training_packages():
+    with errors_as_one_line(), _training_packages():
         from .data.build_portraits import build_portraits
         from .data.portrait_settings import PortraitSettings
         from .data.portraits import PortraitSource
@@ -239,7 +237,7 @@ def _train(args: argparse.Namespace, written: list[Path]) -> None:
     unequal = [change for change in args.changes if "=" not in change]
     if unequal:
         raise CommandError(f"`{unequal[0]}` is not KEY=VALUE, such as steps=200.")
-    with _errors_as_one_line(), _training_packages():
+    with errors_as_one_line(), _training_packages():
         from .training import train_motion_predictor
         from .training_config import load_training_config
 
@@ -280,7 +278,7 @@ def _add_evaluate_command(commands: argparse._SubParsersAction[argparse.Argument
 
 
 def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
-    with _errors_as_one_line(), _training_packages():
+    with errors_as_one_line(), _training_packages():
         from .evaluation.evaluate import evaluate_motion_predictor
         from .evaluation.report import format_table
         from .evaluation.settings import EvaluationSettings
@@ -289,15 +287,6 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
     written.append(args.out)
     print(format_table(results))
     print(f"wrote {args.out}")
-
-
-@contextmanager
-def _errors_as_one_line() -> Iterator[None]:
-    """Show what the user can put right without a traceback."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise CommandError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 @contextmanager

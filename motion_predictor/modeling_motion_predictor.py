@@ -13,16 +13,11 @@ from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn.functional import interpolate
 
-from .conditioning import (
-    DELTA_CONVENTIONS,
-    DELTA_PAINTS,
-    check_inside,
-    check_point_pairs,
-    rasterize_points,
-    scale_points,
-)
-from .hub import TravellingMixin
+from .choices import DELTA_CONVENTIONS, DELTA_PAINTS
+from .common.travelling import TravellingMixin
+from .conditioning import rasterize_points
 from .model_card import motion_predictor_card_text
+from .points import check_inside, check_point_pairs, scale_points
 
 
 @dataclass

@@ -20,7 +20,7 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
-from .atomic_file import atomic_file
+from .common.atomic_file import atomic_file
 from .conditioning import rasterize_points
 from .data.samples import MotionSample, MotionSamples
 from .data.shards import MotionShards

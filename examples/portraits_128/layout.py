@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from tqdm import tqdm
 
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
 
 GRID = 4  # cells a side: with 8 the sheet of samples was no better
 BATCH = 16

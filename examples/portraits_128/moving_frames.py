@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.data.head_fields import HeadFields
 from motion_predictor.data.portrait_motion import PortraitMotion
 from motion_predictor.data.portraits import PortraitSource

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ..atomic_file import atomic_file
+from ..common.atomic_file import atomic_file
 from .shards import SPLITS
 
 SETTINGS_FILE = "dataset.json"

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..atomic_file import atomic_file
+from ..common.atomic_file import atomic_file
 from .motion_record import MotionRecord, decode_record, encode_record
 
 SPLITS = ("train", "val")

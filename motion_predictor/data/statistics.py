@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..atomic_file import atomic_file
+from ..common.atomic_file import atomic_file
 from .motion_record import MotionRecord
 from .shards import SPLITS, MotionShards
 

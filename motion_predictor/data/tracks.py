@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..conditioning import sample_flow
+from ..points import sample_flow
 from .motion_record import HORIZON_STRIDE
 
 # Forward and backward flow agree if their sum is shorter than this many pixels and this share of the motion.

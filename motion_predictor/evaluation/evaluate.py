@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..atomic_file import atomic_file
+from ..common.atomic_file import atomic_file
 from ..data.shards import MotionShards
 from ..modeling_motion_predictor import MotionPredictorModel
 from .figures import (

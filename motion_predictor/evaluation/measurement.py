@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..conditioning import sample_flow
 from ..data.samples import MotionSample, SampleSettings, draw_sample
 from ..data.shards import MotionShards
+from ..points import sample_flow
 from .figures import ARRIVED_AT_512, Rollouts, Steps, length_of
 from .rollout import FlowPredictor, roll_out
 from .settings import EvaluationSettings

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
-from ..atomic_file import atomic_file
+from ..common.atomic_file import atomic_file
 from ..data.motion_record import MotionRecord
 from ..data.samples import MotionSample
 from ..data.shards import MotionShards

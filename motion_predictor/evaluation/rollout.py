@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import grid_sample
 
-from ..conditioning import guard_step, move_handles, sample_flow, straight_step
 from ..data.samples import MotionSample
+from ..points import guard_step, move_handles, sample_flow, straight_step
 
 ROLLOUT_STEPS = 25  # iterations of an edit, at most (Sec. 4.2)
 

@@ -1,16 +1,10 @@
 """Evaluation pairs: a faithful record, and true motion."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-from skimage import data, transform
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from build_pairs import SIZE, build, cut_pair, dense_motion
 from pairs import EvaluationPair, load_pairs
+from skimage import data, transform
 
 from dynadrag_pipeline import load_instruction
 

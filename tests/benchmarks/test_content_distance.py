@@ -1,16 +1,10 @@
 """The measure of a drag, on pictures whose content was moved by a known amount."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from skimage import data, transform
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from content_distance import content_distances, content_positions, descriptors, feature_distances
+from skimage import data, transform
 
 HANDLES = np.array([[52.0, 58.0], [70.0, 60.0]])  # the eyes
 

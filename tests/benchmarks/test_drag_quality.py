@@ -1,15 +1,10 @@
 """The table of edits: what is run, what is run again, and how it is summed up."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from drag_quality import DEFAULT, ROWS, Row, TrueMotion, format_table, interval, make_edits, parse_option, plan_rows
 from pairs import EvaluationPair, with_misplaced_handle
 

@@ -1,15 +1,10 @@
 """LPIPS and the Frechet distance: weights that are read safely, and closed forms."""
 
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from perceptual import PerceptualNetwork, frechet_distance, load_arrays
 
 ALEXNET_LAYERS = [(11, 3, 64), (5, 64, 192), (3, 192, 384), (3, 384, 256), (3, 256, 256)]

@@ -1,13 +1,7 @@
 """A picture bent by its points alone: what an edit by a model has to be compared with."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from pairs import EvaluationPair
 from point_warp import warp_by_points
 

@@ -1,16 +1,11 @@
 """The benchmark of speed: its passes against the formulas, and its rows against one another."""
 
 import argparse
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from dataclasses import replace
-
 from speed import EXACT, Measures, Subject, format_stages, format_table, rows, run_exactness, run_row
 
 N, K, S, P = 4, 2, 5, 2  # denoising steps, iterations, supervision steps, preview steps

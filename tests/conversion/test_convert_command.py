@@ -11,11 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_motion_predictor, make_unet
-from lora_layouts import in_layout, random_matrices
 from PIL import Image
 from safetensors.torch import load_file
-from simvp_network import SimVP
 
 import conversion.stable_diffusion
 from conversion.command_line import (
@@ -28,7 +25,10 @@ from conversion.command_line import (
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.identity_lora import IdentityLora
 from motion_predictor import MotionPredictorModel
-from motion_predictor.command_line import CommandError
+from motion_predictor.common.command_errors import CommandError
+from support.lora_layouts import in_layout, random_matrices
+from support.simvp_network import SimVP
+from support.tiny_models import make_motion_predictor, make_unet
 
 
 def parser() -> argparse.ArgumentParser:

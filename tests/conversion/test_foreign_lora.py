@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_unet
-from lora_layouts import LAYOUTS, PROJECTIONS, Matrices, attention, in_layout, random_matrices
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import save_file
@@ -17,6 +15,8 @@ from torch import nn
 from conversion.foreign_lora import convert_identity_lora, load_foreign_lora
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.identity_lora import IdentityLora, attached_identity_lora
+from support.lora_layouts import LAYOUTS, PROJECTIONS, Matrices, attention, in_layout, random_matrices
+from support.tiny_models import make_unet
 
 HANDLES, TARGETS = [(40, 40), (20, 50)], [(50, 40), (15, 45)]
 

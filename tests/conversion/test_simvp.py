@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from simvp_network import SimVP
 
 from conversion.simvp import convert_motion_predictor, load_simvp
 from motion_predictor import MotionPredictorModel
+from support.simvp_network import SimVP
 
 
 def saved(tmp_path: Path, weights: object, name: str = "checkpoint.pth") -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import ldm_layout
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -14,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from conversion import single_file
 from conversion.single_file import load_single_file, text_config, unet_config, vae_config
+from support import ldm_layout
 
 Weights = dict[str, torch.Tensor]
 

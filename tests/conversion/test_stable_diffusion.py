@@ -6,10 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-import ldm_layout
 import pytest
 import torch
-from conftest import make_motion_predictor, make_scheduler, make_unet, make_vae
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
@@ -25,6 +23,8 @@ import conversion.stable_diffusion
 from conversion.stable_diffusion import check_signed_in, convert_pipeline, ddim_scheduler, push_to_hub
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.ddim_inversion import ddim_denoise, ddim_invert, make_ddim_schedulers
+from support import ldm_layout
+from support.tiny_models import make_motion_predictor, make_scheduler, make_unet, make_vae
 
 EDIT = {
     "handles": [(40, 40)],

@@ -13,13 +13,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import make_motion_predictor, make_scheduler, make_unet, make_vae
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from dynadrag_pipeline import DynaDragPipeline
 from motion_predictor import MotionPredictorModel
+from support.tiny_models import make_motion_predictor, make_scheduler, make_unet, make_vae
 
 HANDLES, TARGETS = [(40, 30), (20, 50)], [(60, 50), (10, 40)]
 OPTIONAL = ["safety_checker", "feature_extractor", "image_encoder", "motion_predictor"]

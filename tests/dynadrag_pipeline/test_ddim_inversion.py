@@ -9,7 +9,6 @@ import logging
 
 import pytest
 import torch
-from conftest import make_scheduler
 from diffusers import PNDMScheduler
 
 from dynadrag_pipeline import ddim_inversion
@@ -21,6 +20,7 @@ from dynadrag_pipeline.ddim_inversion import (
     make_ddim_schedulers,
     preview_timesteps,
 )
+from support.tiny_models import make_scheduler
 
 # Stable Diffusion's schedule written out: abar_t = prod (1 - beta), sqrt(beta) linear.
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()).cumprod(0)

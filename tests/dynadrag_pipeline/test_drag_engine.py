@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_scheduler, make_unet
 from diffusers import UNet2DConditionModel
 
 from dynadrag_pipeline.ddim_inversion import make_ddim_schedulers
 from dynadrag_pipeline.drag_engine import DragEngine, DragSettings, DragStep, Reference, supervision_grid
 from dynadrag_pipeline.drag_instruction import DragInstruction
 from dynadrag_pipeline.kv_replacement import self_attention_layers
+from support.tiny_models import make_scheduler, make_unet
 
 SIZE = (32, 32)
 LATENTS = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -1,21 +1,16 @@
 """What the checkpoint in the package can do, on a real portrait that none of its networks has seen."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from content_distance import content_distances
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from content_distance import content_distances
 
 
 @pytest.fixture(scope="module")

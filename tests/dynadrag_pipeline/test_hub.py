@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_motion_predictor, make_scheduler, make_unet, make_vae
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
@@ -20,10 +19,8 @@ from safetensors.torch import load_file, save_file
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.hub import INSTALLED_PREDICTOR
 from motion_predictor import MotionPredictorModel
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
-from fake_hub import FakeHub, environment, serving
+from support.fake_hub import FakeHub, environment, serving
+from support.tiny_models import make_motion_predictor, make_scheduler, make_unet, make_vae
 
 ROOT = Path(__file__).parents[2]
 CODE = {"pipeline.py", "motion_predictor/modeling_motion_predictor.py"}
@@ -101,7 +98,7 @@ def not_installed(installed, hub, workplace) -> Case:
 def run_case(case: str, hub: FakeHub, workplace: Path) -> Case:
     variables = environment(hub.url, workplace / "home" / case)
     variables["PYTHONPATH"] = str(ROOT) if case == "installed" else ""
-    script = ROOT / "tests" / "tools" / "hub_process.py"
+    script = ROOT / "tests" / "support" / "hub_process.py"
     subprocess.run(
         [sys.executable, str(script), case, str(workplace)], cwd=workplace, env=variables, check=True, timeout=300
     )

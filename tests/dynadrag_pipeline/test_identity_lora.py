@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_scheduler, make_unet
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 
@@ -22,6 +21,7 @@ from dynadrag_pipeline.identity_lora import (
     scaled_adapters,
     tuner_layers,
 )
+from support.tiny_models import make_scheduler, make_unet
 
 LATENTS = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
 PROMPT = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(2))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import make_scheduler, make_unet
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
 from peft import LoraConfig
@@ -14,6 +13,7 @@ from peft import LoraConfig
 from dynadrag_pipeline import kv_replacement
 from dynadrag_pipeline.ddim_inversion import ddim_denoise, make_ddim_schedulers
 from dynadrag_pipeline.kv_replacement import KVBank, KVPlacement, default_kv_start_layer, self_attention_layers
+from support.tiny_models import make_scheduler, make_unet
 
 PROMPT = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(2))
 FIRST = 751  # of four timesteps

@@ -7,7 +7,6 @@ import doctest
 import json
 import logging
 import re
-import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,17 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_motion_predictor, make_scheduler, make_unet, make_vae
 from diffusers import ModularPipeline, StableDiffusionPipeline
+from swap_motion_source import CHIN, SwingStep
 
 from dynadrag_pipeline import DynaDragPipeline, modular_blocks
 from dynadrag_pipeline.drag_engine import DragSettings
 from dynadrag_pipeline.kv_replacement import KVBank
 from dynadrag_pipeline.modular_blocks import DynaDragBlocks, DynaDragModularPipeline, IterationBlock
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "modular"))
-
-from swap_motion_source import CHIN, SwingStep
+from support.tiny_models import make_motion_predictor, make_scheduler, make_unet, make_vae
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "modular.md"
 HANDLES, TARGETS = [(40, 30), (20, 50)], [(60, 50), (10, 40)]

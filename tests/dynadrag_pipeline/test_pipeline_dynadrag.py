@@ -5,7 +5,6 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import make_motion_predictor, make_scheduler, make_unet
 from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.drag_engine import DragSettings
 from dynadrag_pipeline.identity_lora import tuner_layers
+from support.tiny_models import make_motion_predictor, make_scheduler, make_unet
 
 HANDLES = [(40, 30), (20, 50)]
 TARGETS = [(60, 50), (10, 40)]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import make_unet
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from dynadrag_pipeline.prompt_projections import prompt_projected_once
+from support.tiny_models import make_unet
 
 LATENTS = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
 PROMPT = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(2))

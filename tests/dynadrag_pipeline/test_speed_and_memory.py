@@ -10,12 +10,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 from accelerate import cpu_offload
-from conftest import make_motion_predictor, make_vae
 from diffusers import AutoencoderTiny
 from torch._dynamo.utils import counters
 
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.components import channels_last_on_cpu
+from support.tiny_models import make_motion_predictor, make_vae
 
 HANDLES, TARGETS = [(40, 30), (20, 50)], [(60, 50), (10, 40)]
 

@@ -20,7 +20,7 @@ from dynadrag_pipeline.visualization import (
     flow_to_image,
     save_gif,
 )
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
 
 GREY = (128, 128, 128)
 

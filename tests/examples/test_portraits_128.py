@@ -2,23 +2,19 @@
 
 import io
 import json
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from skimage import data
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "portraits_128"))
-
 from assemble import leave_code_out
 from fit import fit
 from layout import GRID, LayoutDistribution
+from PIL import Image
 from portraits import draw_batch, enlarge_some, is_grey, load_held_out, load_portraits
 from sample import Sampler, draw_faces
+from skimage import data
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 

@@ -1,13 +1,7 @@
 """The demo's pictures."""
 
-import sys
-from pathlib import Path
-
-from PIL import Image, ImageChops
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "demo"))
-
 from demo_portraits import SIDE, write_portraits
+from PIL import Image, ImageChops
 from run_demo import edits_sheet
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from motion_predictor import conditioning
-from motion_predictor.conditioning import (
+from motion_predictor.conditioning import rasterize_points
+from motion_predictor.points import (
     ZERO_STEP,
     guard_step,
     is_wrong_way,
     move_handles,
-    rasterize_points,
     sample_flow,
     scale_points,
     straight_step,

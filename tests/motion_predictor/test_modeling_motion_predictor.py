@@ -9,8 +9,9 @@ import torch
 from diffusers import AutoModel
 
 from motion_predictor import MotionPredictorModel, MotionPredictorOutput, modeling_motion_predictor
-from motion_predictor.conditioning import rasterize_points, sample_flow
+from motion_predictor.conditioning import rasterize_points
 from motion_predictor.modeling_motion_predictor import InceptionBlock
+from motion_predictor.points import sample_flow
 
 TINY = {
     "hidden_channels_spatial": 8,

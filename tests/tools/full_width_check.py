@@ -83,8 +83,8 @@ def write(args: argparse.Namespace) -> None:
 
     from motion_predictor import MotionPredictorModel
 
-    sys.path.insert(0, str(ROOT / "tests" / "conversion"))
-    import ldm_layout
+    sys.path.insert(0, str(ROOT / "tests"))
+    from support import ldm_layout
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)

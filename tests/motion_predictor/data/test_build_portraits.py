@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_face import make_landmarks, make_picture
 
 from motion_predictor.data import build_portraits as module
 from motion_predictor.data.build_portraits import build_portraits
@@ -19,6 +18,7 @@ from motion_predictor.data.dataset_folder import only_writer
 from motion_predictor.data.portrait_settings import PortraitSettings
 from motion_predictor.data.portraits import PortraitSource, held_out_names
 from motion_predictor.data.shards import MotionShards
+from support.synthetic_face import make_landmarks, make_picture
 
 QUICK = PortraitSettings(size=32, records_per_motion=2, frames=60, candidates=20, val_share=0.5)
 NAMES = [f"face{number}.png" for number in range(5)]

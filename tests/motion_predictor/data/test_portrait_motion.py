@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from synthetic_face import make_landmarks, make_picture
 
 from motion_predictor.data.head_factors import EXPRESSION, POSE, Factors, determinants, displacement_sums
 from motion_predictor.data.head_fields import HeadFields, read_fields
 from motion_predictor.data.portrait_motion import PortraitMotion, invert, pixel_centres
+from support.synthetic_face import make_landmarks, make_picture
 
 SIZE = 64
 

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from synthetic_face import make_landmarks, make_picture
 
 from motion_predictor.data.head_factors import POSE, Factors
 from motion_predictor.data.head_fields import HeadFields
 from motion_predictor.data.portrait_motion import PortraitMotion, pixel_centres
 from motion_predictor.data.portrait_records import PortraitPair, portrait_pair, portrait_record
+from support.synthetic_face import make_landmarks, make_picture
 
 SIZE = 64
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from motion_predictor.conditioning import sample_flow
 from motion_predictor.data.motion_record import HORIZON_STRIDE, MotionRecord
 from motion_predictor.data.samples import MotionSample, MotionSamples, SampleSettings, Window, draw_sample
 from motion_predictor.data.shards import MotionShards, write_shard
+from motion_predictor.points import sample_flow
 
 HEIGHT, WIDTH, FRAMES = 32, 48, 20
 VELOCITY = np.array([0.25, -0.125], dtype=np.float32)  # pixels per frame

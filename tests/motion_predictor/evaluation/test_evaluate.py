@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from motion_predictor import MotionPredictorModel
-from motion_predictor.conditioning import sample_flow
 from motion_predictor.evaluation.evaluate import evaluate, evaluate_motion_predictor, short_names
 from motion_predictor.evaluation.report import format_table
 from motion_predictor.evaluation.settings import EvaluationSettings
+from motion_predictor.points import sample_flow
 
 SETTINGS = EvaluationSettings(samples=8, rollouts=4, pictures=3, batch_size=3, device="cpu")
 VELOCITIES = [(0.5, -0.25), (-0.75, 0.0), (0.25, 0.5)]

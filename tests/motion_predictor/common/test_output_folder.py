@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import conversion.output_folder
-from conversion.output_folder import output_folder
+import motion_predictor.common.output_folder
+from motion_predictor.common.output_folder import output_folder
 
 NAMES = {"config.json", "weights"}
 
@@ -99,4 +99,4 @@ def test_an_older_folder_comes_back_if_the_new_one_cannot_take_its_place(tmp_pat
 
 
 def test_examples_in_docstrings():
-    assert doctest.testmod(conversion.output_folder).failed == 0
+    assert doctest.testmod(motion_predictor.common.output_folder).failed == 0

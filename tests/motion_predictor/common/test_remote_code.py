@@ -13,12 +13,12 @@ import pytest
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.utils.dynamic_modules_utils import find_pipeline_class, get_relative_imports
 
-from conversion import remote_code
-from conversion.remote_code import self_contained
 from dynadrag_pipeline.drag_engine import DragEngine
 from dynadrag_pipeline.kv_replacement import KVBank
 from dynadrag_pipeline.pipeline_dynadrag import DynaDragPipeline
-from motion_predictor import MotionPredictorModel, conditioning
+from motion_predictor import MotionPredictorModel, points
+from motion_predictor.common import remote_code
+from motion_predictor.common.remote_code import self_contained
 
 PIPELINE = "dynadrag_pipeline.pipeline_dynadrag"
 PREDICTOR = "motion_predictor.modeling_motion_predictor"
@@ -83,7 +83,7 @@ def test_diffusers_finds_no_further_file_to_fetch(module, tmp_path):
 
 def test_classes_and_functions_are_there_word_for_word():
     source = self_contained(PIPELINE)
-    for part in (DynaDragPipeline, DragEngine, KVBank, conditioning.scale_points):
+    for part in (DynaDragPipeline, DragEngine, KVBank, points.scale_points):
         assert inspect.getsource(part) in source
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dynadrag_pipeline.checks import check_choice, check_number, check_whole_number
+from motion_predictor.common.checks import check_choice, check_number, check_whole_number
 
 
 @pytest.mark.parametrize("value", [1, 25, np.int64(3)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from diffusers.utils import PushToHubMixin
 from huggingface_hub import ModelCard, ModelCardData, file_exists
 
 from .atomic_file import atomic_file
+from .remote_code import self_contained
 
 CARD_FILE = "README.md"
 REMOTE_CODE = "diffusers_modules"
@@ -41,7 +41,7 @@ class TravellingMixin(PushToHubMixin):
         home = next(owner for owner in cls.__mro__ if "_travels_as" in vars(owner)).__module__
         if home.split(".")[0] == REMOTE_CODE:
             return Path(str(sys.modules[home].__file__)).read_text(encoding="utf-8")
-        return import_module("conversion.remote_code").self_contained(home)
+        return self_contained(home)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:

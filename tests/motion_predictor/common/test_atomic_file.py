@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from motion_predictor.atomic_file import atomic_file
+from motion_predictor.common.atomic_file import atomic_file
 
 
 def test_file_takes_its_name_only_when_it_is_whole(tmp_path: Path):

@@ -1,0 +1,29 @@
+"""What commands say when something is wrong: one line on stderr, without a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class CommandError(Exception):
+    """What the user can put right; the command line shows it as one line, and exits with 2."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line; its class, if it has none.
+
+    Example:
+        >>> one_line(ValueError("not\\n  here"))
+        'not here'
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def errors_as_one_line() -> Iterator[None]:
+    """Turn what the user can put right into a [`CommandError`]."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise CommandError(one_line(error)) from error
