@@ -30,8 +30,9 @@ from PIL import Image
 from point_warp import warp_by_points
 from tqdm import tqdm
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline, MotionPredictorModel
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline, MotionPredictorModel
 from dynadrag_pipeline.kv_replacement import self_attention_layers
+from dynadrag_pipeline.settings import recommended_settings
 from dynadrag_pipeline.visualization import draw_points
 from motion_predictor.common.atomic_file import atomic_file
 
@@ -181,7 +182,7 @@ def slug(name: str) -> str:
 
 def plan_rows(names: list[str], options: dict[str, Any], model: str) -> dict[str, tuple[Row, dict[str, Any], str]]:
     """Each row with its settings and a mark of all that its edits depend on; rows that change nothing are left out."""
-    base = {**EMBEDDED_SETTINGS, **options}
+    base = {**recommended_settings(EMBEDDED_CHECKPOINT), **options}
     weights = sorted(Path(model).glob("*/*.safetensors"))  # the networks', which edits depend on
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
     plan = {}

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "portraits_128")
 
 from portraits import held_out_names, iter_image_files
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.visualization import contact_sheet
 
 SIZE = 128
@@ -126,7 +126,7 @@ def main() -> None:
     figures = {}
     for index, (name, face, landmarks) in enumerate(load_held_out(args.faces, args.landmarks, args.count)):
         handles, targets = head_turn(landmarks, args.degrees * (-1) ** index)
-        options = {**EMBEDDED_SETTINGS, "mask": face_mask(landmarks), **parse_options(rest)}
+        options = {"mask": face_mask(landmarks), **parse_options(rest)}
         figures[name], sheet = measure(pipe, face, handles, targets, options)
         sheet.save(args.out / f"{Path(name).stem}.png")
         print(name, figures[name], flush=True)

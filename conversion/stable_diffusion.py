@@ -101,7 +101,7 @@ def convert_pipeline(
     components["motion_predictor"] = predictor = predictor or components.get("motion_predictor")
 
     pipe = DynaDragPipeline(**components)
-    pipe.check_components(feature_block=-1, kv_start_layer=None)
+    pipe.check_components()
     if not isinstance(base, Path) or base.is_dir():
         pipe.register_to_config(_name_or_path=str(base))  # whence its card takes licence and origin
     with output_folder(out, RESULT_NAMES, force) as folder:

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
-from motion_predictor.common.checks import check_number, check_whole_number
+from motion_predictor.common.checks import check_number
 
-from .identity_lora import scaled_adapters, tuner_layers
+from .encoding import decode_latents
+from .identity_lora import check_fit_beside, scaled_adapters, tuner_layers
 from .kv_replacement import self_attention_layers
 from .picture import MIN_SIDE, edit_size
+from .settings import DragSettings
+
+_CLAIMS = threading.Lock()
+_CLAIMED: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
 
-def check_components(components: Any, feature_block: int = -1, kv_start_layer: int | None = None) -> None:
+def check_components(components: Any, settings: DragSettings | None = None) -> None:
     """Raise a ValueError if a component is missing, or the components can't be used together for dragging.
 
     Args:
         components (`DiffusionPipeline` or `ModularPipeline`): has them as attributes.
-        feature_block, kv_start_layer: as for [`DynaDragPipeline.__call__`]; they have to fit the UNet.
+        settings ([`DragSettings`], *optional*): of the edit, which have to fit the UNet.
     """
+    settings = settings or DragSettings()
     for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
         if getattr(components, name, None) is None:
             raise ValueError(
                 f"`{name}` is missing: load or pass this component; only the motion predictor may be None."
             )
     _check_widths(components.unet, components.vae, components.text_encoder)
-    _check_layers(components.unet, feature_block, kv_start_layer)
+    _check_layers(components.unet, settings.feature_block, settings.kv_start_layer)
     _check_weights(components.unet)
+    if settings.identity_lora_steps:
+        check_fit_beside(components.unet)
     _check_scheduler(components.scheduler)
     predictor = getattr(components, "motion_predictor", None)
     if predictor is not None and not callable(getattr(predictor, "predict_flow", None)):
@@ -38,23 +49,19 @@ def check_components(components: Any, feature_block: int = -1, kv_start_layer: i
 
 
 def check_call(
-    components: Any,
-    num_inference_steps: int,
-    processing_resolution: int | None,
-    cross_attention_kwargs: Mapping[str, Any] | None,
+    components: Any, settings: DragSettings, cross_attention_kwargs: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise a ValueError for the first of these arguments of [`DynaDragPipeline.__call__`] that is out of range."""
+    """Raise a ValueError for what of a call does not fit its components."""
     if torch.is_inference_mode_enabled():
         raise ValueError("Motion supervision needs gradients: call the pipeline outside of `torch.inference_mode()`.")
-    check_whole_number("num_inference_steps", num_inference_steps, least=1)
     steps = components.scheduler.config.num_train_timesteps
-    if num_inference_steps >= steps:
-        raise ValueError(f"`num_inference_steps` must be under {steps}, got {num_inference_steps}.")
-    _check_processing_resolution(processing_resolution, components.unet)
+    if settings.num_inference_steps >= steps:
+        raise ValueError(f"`num_inference_steps` must be under {steps}, got {settings.num_inference_steps}.")
+    _check_processing_resolution(settings.processing_resolution, components.unet)
     if cross_attention_kwargs is not None and not isinstance(cross_attention_kwargs, dict):
         raise ValueError(f"`cross_attention_kwargs` must be a dict, got {type(cross_attention_kwargs).__name__}.")
     if cross_attention_kwargs and "scale" in cross_attention_kwargs:
-        check_number("cross_attention_kwargs['scale']", cross_attention_kwargs["scale"], most=float("inf"))
+        check_number("cross_attention_kwargs['scale']", cross_attention_kwargs["scale"])
 
 
 @contextmanager
@@ -66,48 +73,71 @@ def frozen_components(
     The factor `scale` is taken out of `cross_attention_kwargs`, for it is the user's LoRAs' alone; the rest is
     yielded.
     """
-    unet = components.unet
-    modules = [module for module in components.components.values() if isinstance(module, torch.nn.Module)]
-    training = {module: module.training for root in modules for module in root.modules()}
-    requires_grad = {parameter: parameter.requires_grad for parameter in unet.parameters()}
-    kwargs = dict(cross_attention_kwargs or {})
-    scale = kwargs.pop("scale", 1.0)
+    with claimed(components.unet):
+        unet = components.unet
+        modules = [module for module in components.components.values() if isinstance(module, torch.nn.Module)]
+        training = {module: module.training for root in modules for module in root.modules()}
+        requires_grad = {parameter: parameter.requires_grad for parameter in unet.parameters()}
+        kwargs = dict(cross_attention_kwargs or {})
+        scale = kwargs.pop("scale", 1.0)
+        try:
+            for module in modules:
+                module.eval()
+            unet.requires_grad_(False)
+            with (
+                channels_last_on_cpu(unet),
+                scaled_adapters(unet, scale),
+                scaled_adapters(components.text_encoder, scale),
+            ):
+                yield kwargs or None
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+            for parameter, flag in requires_grad.items():
+                parameter.requires_grad_(flag)
+
+
+@contextmanager
+def claimed(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Context in which a UNet is one edit's alone: an edit changes its weights and processors, and puts them back.
+
+    Raises:
+        RuntimeError: if another edit is using it, in this thread or in another.
+    """
+    with _CLAIMS:
+        if unet in _CLAIMED:
+            raise RuntimeError(
+                "`unet` is being edited with already: wait for the other edit, finish or close its iterator, or give "
+                "each thread a UNet of its own."
+            )
+        _CLAIMED.add(unet)
     try:
-        for module in modules:
-            module.eval()
-        unet.requires_grad_(False)
-        with (
-            channels_last_on_cpu(unet),
-            scaled_adapters(unet, scale),
-            scaled_adapters(components.text_encoder, scale),
-        ):
-            yield kwargs or None
+        yield
     finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, flag in requires_grad.items():
-            parameter.requires_grad_(flag)
+        with _CLAIMS:
+            _CLAIMED.discard(unet)
 
 
 @contextmanager
 def channels_last_on_cpu(unet: UNet2DConditionModel) -> Iterator[None]:
     """Context in which the kernels of a UNet on the CPU lie as convolutions there like them best.
 
-    An edit takes some 6 % less time for it (docs/performance.md). Afterwards they lie as before; their values are the
-    same throughout. On other devices nothing is done.
+    An edit takes some 6 % less time for it (docs/performance.md). Afterwards their strides are those of before, so
+    that the UNet computes what it did, to the bit. On other devices nothing is done.
     """
-    kernels = [
-        parameter
+    strides = {
+        parameter: parameter.stride()
         for parameter in unet.parameters()
         if parameter.ndim == 4 and parameter.device.type == "cpu" and parameter.is_contiguous()
-    ]
+    }
     try:
-        for kernel in kernels:
+        for kernel in strides:
             kernel.data = kernel.data.to(memory_format=torch.channels_last)
         yield
     finally:
-        for kernel in kernels:
-            kernel.data = kernel.data.contiguous()
+        for kernel, stride in strides.items():
+            as_before = torch.empty_strided(kernel.shape, stride, dtype=kernel.dtype)
+            kernel.data = as_before.copy_(kernel.data)
 
 
 def draw_seed(generator: torch.Generator | None) -> int:
@@ -117,6 +147,36 @@ def draw_seed(generator: torch.Generator | None) -> int:
     if not isinstance(generator, torch.Generator):
         raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
     return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+
+
+def preview_decoder(
+    vae: Any, preview_vae: Any, preview_steps: int | None
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What decodes previews, if another than the VAE does.
+
+    Args:
+        vae (`AutoencoderKL` or `AutoencoderTiny`): the pipeline's.
+        preview_vae (`AutoencoderTiny` or `AutoencoderKL`, *optional*): for the same latents.
+        preview_steps (`int`, *optional*): of the denoising of previews; without it, there are none.
+
+    Raises:
+        ValueError: if `preview_vae` can't decode them.
+    """
+    if preview_vae is None:
+        return None
+    if preview_steps is None:
+        raise ValueError("`preview_vae` decodes previews, and there are none: pass `preview_steps` too.")
+    if not isinstance(preview_vae, (AutoencoderTiny, AutoencoderKL)):
+        raise ValueError(
+            f"`preview_vae` must be an AutoencoderTiny or AutoencoderKL, got {type(preview_vae).__name__}."
+        )
+    wanted, given = ((each.config.latent_channels, vae_scale_factor(each)) for each in (vae, preview_vae))
+    if given != wanted:
+        raise ValueError(
+            f"`preview_vae` is for latents of {given[0]} channels and factor {given[1]}: {wanted[0]} channels and "
+            f"factor {wanted[1]} are needed, as `vae` has them."
+        )
+    return partial(decode_latents, preview_vae)
 
 
 def vae_scale_factor(vae: AutoencoderKL | AutoencoderTiny | None) -> int:
@@ -161,16 +221,13 @@ def _check_widths(unet: Any, vae: Any, text_encoder: Any) -> None:
 
 def _check_layers(unet: UNet2DConditionModel, feature_block: int, kv_start_layer: int | None) -> None:
     blocks = len(unet.up_blocks)
-    check_whole_number("feature_block", feature_block, least=-blocks)
-    if feature_block >= blocks:
+    if not -blocks <= feature_block < blocks:
         raise ValueError(f"`feature_block` must index one of the {blocks} up-blocks of `unet`, got {feature_block!r}.")
     layers = len(self_attention_layers(unet))
     if not layers:
         raise ValueError("`unet` has no self-attention, so there are no keys and values to replace.")
-    if kv_start_layer is not None:
-        check_whole_number("kv_start_layer", kv_start_layer, least=0)
-        if kv_start_layer > layers:
-            raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
+    if kv_start_layer is not None and kv_start_layer > layers:
+        raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
 
 
 def _check_weights(unet: UNet2DConditionModel) -> None:
@@ -200,5 +257,5 @@ def _check_scheduler(scheduler: Any) -> None:
 def _check_processing_resolution(resolution: int | None, unet: UNet2DConditionModel) -> None:
     if resolution is None and unet.config.sample_size is None:
         raise ValueError("`unet` does not say its sample size: pass `processing_resolution`, in pixels (0: as it is).")
-    if resolution is not None and (not isinstance(resolution, int) or resolution < 0 or 0 < resolution < MIN_SIDE):
+    if resolution is not None and 0 < resolution < MIN_SIDE:
         raise ValueError(f"`processing_resolution` must be None, 0 or at least {MIN_SIDE} pixels, got {resolution!r}.")

@@ -1,72 +1,69 @@
-"""What a drag loop came to, carried from the grid of the edit back to that of the input."""
+"""What a drag came to, carried from the grid of the edit back to that of the input."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from motion_predictor.points import scale_points
 
-from .drag_engine import DragStep, Reference
 from .drag_instruction import DragInstruction
-from .pipeline_output import DragIteration
+from .drag_state import DragState, DragStep
+from .pipeline_output import DragIteration, StopReason
 
 
 @dataclass
 class DragResult:
-    """The end of a drag loop and its record, without the picture.
+    """The end of a drag and its record.
 
     Attributes:
-        latents (`torch.Tensor` of shape `(1, channels, h, w)`):
-            z_0 of the last good iteration, or of the unedited picture.
-        image (`torch.Tensor` of shape `(1, 3, height, width)`, *optional*):
-            what they were decoded to, in [0, 1], at the size of the edit; `None` for the unedited picture.
+        state ([`DragState`]): latents and picture of the last good iteration, or of what the drag began with.
         trajectory (`torch.Tensor` of shape `(iterations + 1, points, 2)`): the handles, in pixels of the input.
+        targets (`torch.Tensor` of shape `(points, 2)`): in pixels of the input.
         iterations (`list[DragIteration]`): one record per iteration, in pixels of the input.
+        stop_reason (`str`): why it ended.
+        motion_source (`str`): name of what said where handles go.
     """
 
-    latents: torch.Tensor
-    image: torch.Tensor | None
+    state: DragState
     trajectory: torch.Tensor
+    targets: torch.Tensor
     iterations: list[DragIteration]
-
-    @staticmethod
-    def gather(steps: Iterable[DragStep], on_step: Callable[[DragStep, int], None] | None = None) -> list[DragStep]:
-        """All steps of [`DragEngine.drag`], shown to `on_step` with their number as they come.
-
-        Latents and picture stay with the last two only, the later of which may turn out not to be good.
-        """
-        gathered: list[DragStep] = []
-        for step in steps:
-            if on_step is not None:
-                on_step(step, len(gathered))
-            if len(gathered) > 1:
-                gathered[-2].latents = gathered[-2].image = None
-            gathered.append(step)
-        return gathered
+    stop_reason: StopReason
+    motion_source: str
 
     @classmethod
     def of(
-        cls, steps: Sequence[DragStep], reference: Reference, instruction: DragInstruction, size: tuple[int, int]
+        cls,
+        steps: Sequence[DragStep],
+        start: DragState,
+        instruction: DragInstruction,
+        size: tuple[int, int],
+        stop_reason: StopReason,
+        motion_source: str,
     ) -> DragResult:
-        """Collect the steps of [`DragEngine.drag`].
+        """Collect the steps of a drag.
 
         Args:
-            steps (`Sequence[DragStep]`): all that the engine yielded, from [`DragResult.gather`].
-            reference (`Reference`): what stays if there are none.
-            instruction (`DragInstruction`): in pixels of the input.
+            steps (`Sequence[DragStep]`): all of them.
+            start ([`DragState`]): what stays if none is good.
+            instruction ([`DragInstruction`]): in pixels of the input.
             size (`tuple[int, int]`): (height, width) of the edit.
+            stop_reason, motion_source: as above.
         """
         good = [step for step in steps if step.is_good]
-        image = good[-1].image if good else None
-        latents = good[-1].latents if good else None
+        state, last = start, good[-1] if good else None
+        if last is not None and last.latents is not None and last.image is not None:
+            state = DragState(last.noise, last.latents, last.image, last.record.handles + last.record.step)
         return cls(
-            latents=reference.latents if latents is None else latents,
-            image=image,
+            state=state,
             trajectory=_trajectory(good, instruction, size),
+            targets=instruction.targets,
             iterations=[_in_input_pixels(step.record, size, instruction.size) for step in good],
+            stop_reason=stop_reason,
+            motion_source=motion_source,
         )
 
 
@@ -78,10 +75,13 @@ def _trajectory(steps: Sequence[DragStep], instruction: DragInstruction, size: t
 
 
 def _in_input_pixels(record: DragIteration, size: tuple[int, int], input_size: tuple[int, int]) -> DragIteration:
-    """Carry a record from pixels of the edit to pixels of the input, and to the CPU."""
+    """A record carried from pixels of the edit to pixels of the input, and to the CPU."""
     ratio = torch.tensor([input_size[1] / size[1], input_size[0] / size[0]])
-    record.handles = scale_points(record.handles.cpu(), size, input_size)
-    record.predicted_step = record.predicted_step.cpu() * ratio
-    record.step = record.step.cpu() * ratio
-    record.valid, record.similarities = record.valid.cpu(), record.similarities.cpu()
-    return record
+    return replace(
+        record,
+        handles=scale_points(record.handles.cpu(), size, input_size),
+        predicted_step=record.predicted_step.cpu() * ratio,
+        step=record.step.cpu() * ratio,
+        valid=record.valid.cpu(),
+        similarities=record.similarities.cpu(),
+    )

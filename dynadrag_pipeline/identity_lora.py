@@ -8,49 +8,57 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.configuration_utils import FrozenDict
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
-from diffusers.training_utils import cast_training_params
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from diffusers.utils import logging
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from motion_predictor.common.atomic_file import atomic_file
-from motion_predictor.common.checks import check_number, check_whole_number
 
+from .denoiser import Condition, UNetDenoiser
+from .loss_scale import LossScale
+from .settings import DragSettings
+
+logger = logging.get_logger(__name__)
+
+KEPT_IDENTITY_LORAS = 8
 ADAPTER_NAME = "dynadrag_identity"
 TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
 FINGERPRINT_KEY = "dynadrag_picture"
 UNET_PREFIX = "unet."
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """How an identity LoRA is fitted (Sec. 4.2): AdamW steps, rank (alpha is equal to it) and learning rate.
+_INJECTION = threading.Lock()
+"""peft draws from the process's own generator when it makes an adapter: one at a time, and its state is put back."""
 
-    Raises:
-        ValueError: if one is out of range, under the name that it has in the pipeline's call.
-    """
+
+class LoraSettings(NamedTuple):
+    """How an identity LoRA is fitted (Sec. 4.2): AdamW steps, rank (alpha is equal to it) and learning rate."""
 
     steps: int = 200
     rank: int = 16
     learning_rate: float = 2e-4
 
-    def __post_init__(self) -> None:
-        check_whole_number("identity_lora_steps", self.steps, least=0)
-        check_whole_number("identity_lora_rank", self.rank, least=1)
-        check_number("identity_lora_lr", self.learning_rate, above=0, most=math.inf)
+    @classmethod
+    def of(cls, settings: DragSettings) -> LoraSettings:
+        """Those of an edit's settings."""
+        return cls(settings.identity_lora_steps, settings.identity_lora_rank, settings.identity_lora_lr)
 
 
 @dataclass(frozen=True)
@@ -123,11 +131,115 @@ def picture_fingerprint(picture: torch.Tensor, edit_size: tuple[int, int]) -> st
     return hashlib.sha256(f"{tuple(values.shape)} {tuple(edit_size)}".encode() + values.numpy().tobytes()).hexdigest()
 
 
-def fit_identity_lora(
+class IdentityLoras:
+    """The identity LoRAs that a pipeline has at hand: the last ones fitted, and one that was loaded.
+
+    Attributes:
+        fitted (`OrderedDict`): from what a fit depends on to what it came to; the last used is the last.
+        loaded ([`IdentityLora`], *optional*): taken instead of a fit for the picture that it was fitted to.
+        current ([`IdentityLora`], *optional*): the one of the last edit.
+    """
+
+    def __init__(self) -> None:
+        self.fitted: OrderedDict[str, IdentityLora] = OrderedDict()
+        self.loaded: IdentityLora | None = None
+        self.current: IdentityLora | None = None
+
+    def find(self, picture: str, key: Callable[[], str], fit: Callable[[], IdentityLora]) -> IdentityLora:
+        """The LoRA of a picture: the loaded one if it is this picture's, one fitted before, or a new fit.
+
+        Args:
+            picture (`str`): its fingerprint, from [`picture_fingerprint`].
+            key (`Callable`): answers with everything that a fit depends on, by [`fit_key`].
+            fit (`Callable`): fits one.
+        """
+        if self.loaded is not None and self.loaded.picture in (None, picture):
+            self.current = self.loaded
+            return self.current
+        if self.loaded is not None:
+            logger.warning("The loaded identity LoRA is for another picture, or another size of it: it is not used.")
+        content = key()
+        if content not in self.fitted:
+            self.fitted[content] = fit()
+        self.fitted.move_to_end(content)
+        while len(self.fitted) > KEPT_IDENTITY_LORAS:
+            self.fitted.popitem(last=False)
+        self.current = self.fitted[content]
+        return self.current
+
+
+def fit_key(
     unet: UNet2DConditionModel,
     scheduler_config: FrozenDict,
+    image_latents: torch.Tensor,
+    condition: Condition,
+    settings: LoraSettings,
+    seed: int,
+    picture: str,
+) -> str:
+    """SHA-256 over the content of everything that a fit depends on, whatever it is called.
+
+    Weights count by a few sums of each tensor, which takes milliseconds where a fit takes minutes.
+    """
+    content = [
+        *settings,
+        seed,
+        picture,
+        sorted(scheduler_config.items(), key=lambda item: item[0]),
+        sorted((condition.cross_attention_kwargs or {}).items(), key=lambda item: item[0]),
+        *(tensor.detach().float().cpu().numpy().tobytes() for tensor in (image_latents, condition.prompt_embeds)),
+        _network_content(unet),
+    ]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def _network_content(unet: UNet2DConditionModel) -> list[Any]:
+    """What tells two UNets apart: sums of the weights, adapters with their scales, processors, FreeU."""
+    tensors = {name: each for name, each in (*unet.named_parameters(), *unet.named_buffers()) if not each.is_meta}
+    return [
+        id(unet) if len(tensors) < len(unet.state_dict()) else None,  # weights that are offloaded can't be read
+        [(name, tuple(each.shape), each.dtype) for name, each in tensors.items()],
+        weight_sums([each.detach() for each in tensors.values()]),
+        [
+            (name, tuple(layer.active_adapters), layer.disable_adapters, sorted(layer.scaling.items()))
+            for name, layer in lora_layers(unet).items()
+        ],
+        [(name, type(processor).__name__) for name, processor in unet.attn_processors.items()],
+        [[getattr(block, factor, None) for factor in ("s1", "s2", "b1", "b2")] for block in unet.up_blocks],
+    ]
+
+
+def weight_sums(tensors: Sequence[torch.Tensor]) -> list[tuple[float, ...]]:
+    """Numbers that change with the values of tensors, and with their places: norm, sum and a ramp's product of each.
+
+    Example:
+        >>> weight_sums([torch.tensor([3.0, 4.0])]) == weight_sums([torch.tensor([4.0, 3.0])])
+        False
+    """
+    sums = []
+    for tensor in tensors:
+        values = tensor.flatten().to(torch.promote_types(tensor.dtype, torch.float32))
+        rows = values[: len(values) // 64 * 64].unflatten(0, (-1, 64)).sum(dim=0) if len(values) > 64 else values
+        ramp = torch.arange(1, len(rows) + 1, device=rows.device, dtype=rows.dtype)
+        sums.append(torch.stack([values.norm(), values.sum(), rows @ ramp]))
+    return [tuple(each) for each in torch.stack([each.cpu() for each in sums]).tolist()] if sums else []
+
+
+def check_fit_beside(unet: UNet2DConditionModel) -> None:
+    """Raise a ValueError if the attention carries adapters that a LoRA can't be fitted beside."""
+    suffixes = tuple(f".{target}" for target in TARGET_MODULES)
+    for name, layer in tuner_layers(unet).items():
+        if name.endswith(suffixes) and not isinstance(layer, LoraLayer):
+            raise ValueError(
+                f"`unet` must have no adapters but LoRAs on its attention, got {type(layer).__name__} on {name}: "
+                "unload it, or pass `identity_lora_steps=0`."
+            )
+
+
+def fit_identity_lora(
+    denoiser: UNetDenoiser,
+    scheduler_config: FrozenDict,
     sample_latents: Callable[[torch.Generator], torch.Tensor],
-    prompt_embeds: torch.Tensor,
     settings: LoraSettings,
     *,
     seed: int = 0,
@@ -140,33 +252,33 @@ def fit_identity_lora(
     training schedule. The UNet keeps its precision, the LoRA is float32.
 
     Args:
-        unet (`UNet2DConditionModel`): the denoiser; it is as before when this returns or raises.
+        denoiser ([`UNetDenoiser`]): runs the UNet, which is as before when this returns or raises.
         scheduler_config (`FrozenDict`): noise schedule and prediction type.
         sample_latents (`Callable`): draws z_0 of the picture, `(1, channels, height, width)`, from its posterior.
-        prompt_embeds (`torch.Tensor` of shape `(1, tokens, width)`): the text condition.
-        settings (`LoraSettings`): steps, rank and learning rate.
+        settings ([`LoraSettings`]): steps, rank and learning rate.
         seed (`int`, defaults to 0): seeds the initial matrices, the noise and the timesteps.
         picture (`str`, *optional*): fingerprint to file the result under.
         progress_bar (`Callable`): `steps -> context manager with update()`, like `tqdm`.
+
+    Raises:
+        FloatingPointError: if a gradient is not finite in float16, however the loss is scaled.
     """
+    unet = denoiser.unet
     noise_schedule = DDPMScheduler.from_config(scheduler_config)
     generator = torch.Generator().manual_seed(seed)
-    scaler = torch.amp.GradScaler(prompt_embeds.device.type, enabled=unet.dtype == torch.float16)
+    loss_scale = LossScale(denoiser.is_half)
     with _identity_adapter(unet, _lora_config(settings.rank, settings.rank), seed), torch.enable_grad():
         parameters = [parameter for name, parameter in unet.named_parameters() if f".{ADAPTER_NAME}." in name]
-        for parameter in unet.parameters():
-            parameter.requires_grad_(False)
+        unet.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        cast_training_params(unet, dtype=torch.float32)  # all that requires gradients: ours, not the user's
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)
         with progress_bar(settings.steps) as progress:
             for _ in range(settings.steps):
-                loss = _denoising_loss(unet, noise_schedule, sample_latents(generator), prompt_embeds, generator)
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                scaler.step(optimizer)
-                scaler.update()
+                loss = _denoising_loss(denoiser, noise_schedule, sample_latents(generator), generator)
+                for parameter, gradient in zip(parameters, loss_scale.gradients(loss, parameters), strict=True):
+                    parameter.grad = gradient
+                optimizer.step()
                 progress.update()
         state_dict = get_peft_model_state_dict(unet, adapter_name=ADAPTER_NAME)
         weights = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in state_dict.items()}
@@ -247,32 +359,28 @@ def scaled_adapters(model: torch.nn.Module, scale: float) -> Iterator[None]:
     That is the `scale` of `cross_attention_kwargs`. The UNet would apply it to every adapter, the identity LoRA among
     them; so it is applied here, first.
     """
-    before = {name: dict(layer.scaling) for name, layer in tuner_layers(model).items()}
+    before = {name: dict(layer.scaling) for name, layer in lora_layers(model).items()}
     try:
-        for layer in tuner_layers(model).values():
+        for layer in lora_layers(model).values():
             layer.scale_layer(scale)
         yield
     finally:
-        for name, layer in tuner_layers(model).items():
+        for name, layer in lora_layers(model).items():
             layer.scaling.update(before[name])
 
 
 def _denoising_loss(
-    unet: UNet2DConditionModel,
-    noise_schedule: DDPMScheduler,
-    latents: torch.Tensor,
-    prompt_embeds: torch.Tensor,
-    generator: torch.Generator,
+    denoiser: UNetDenoiser, noise_schedule: DDPMScheduler, latents: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """MSE between the UNet's output and what it should predict, at one random timestep."""
+    """MSE between the model output and what it should be, at one random timestep."""
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     limit = noise_schedule.config.num_train_timesteps
     timestep = torch.randint(limit, (len(latents),), generator=generator).to(latents.device)
     noisy = noise_schedule.add_noise(latents, noise, timestep)
-    predicted = unet(noisy.to(unet.dtype), timestep, prompt_embeds, return_dict=False)[0]
+    predicted = denoiser(noisy, timestep)
     prediction_type = noise_schedule.config.prediction_type
     wanted = noise if prediction_type == "epsilon" else noise_schedule.get_velocity(latents, noise, timestep)
-    return F.mse_loss(predicted.float(), wanted.float())
+    return F.mse_loss(predicted, wanted.float())
 
 
 def _lora_config(rank: int, alpha: float) -> LoraConfig:
@@ -285,8 +393,13 @@ def _as_json(value: Any) -> Any:
 
 
 def tuner_layers(model: torch.nn.Module) -> dict[str, Any]:
-    """The modules of a model that carry LoRA adapters, by name."""
+    """The modules of a model that carry adapters of any kind, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def lora_layers(model: torch.nn.Module) -> dict[str, Any]:
+    """The modules of a model that carry LoRA adapters, by name."""
+    return {name: module for name, module in tuner_layers(model).items() if isinstance(module, LoraLayer)}
 
 
 @contextmanager
@@ -299,20 +412,49 @@ def _identity_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int)
     before = {
         name: (list(layer.active_adapters), layer.disable_adapters) for name, layer in tuner_layers(unet).items()
     }
+    configs = dict(unet.peft_config) if hasattr(unet, "peft_config") else None
     requires_grad = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
     try:
-        with torch.random.fork_rng(devices=[]), _weights_in_place(unet):
-            torch.default_generator.manual_seed(seed)
-            unet.add_adapter(config, ADAPTER_NAME)
-        for name, layer in tuner_layers(unet).items():
+        _inject(unet, config)
+        ours = {name: layer for name, layer in lora_layers(unet).items() if ADAPTER_NAME in layer.lora_A}
+        _draw_matrices(ours, seed)
+        for name, layer in ours.items():
             active, disabled = before.get(name, ([], False))
             layer.enable_adapters(True)
             layer.set_adapter([*([] if disabled else active), ADAPTER_NAME])
         yield
     finally:
         _detach(unet, before)
+        if configs is None and hasattr(unet, "peft_config"):
+            del unet.peft_config
+        elif configs is not None:
+            unet.peft_config.pop(ADAPTER_NAME, None)
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(requires_grad[name])
+
+
+def _inject(unet: UNet2DConditionModel, config: LoraConfig) -> None:
+    """Let peft put the adapter's layers in place, without a change of the process's random state."""
+    with _INJECTION, torch.random.fork_rng(devices=[]), _weights_in_place(unet), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, unet, ADAPTER_NAME)
+
+
+def _draw_matrices(layers: Mapping[str, Any], seed: int) -> None:
+    """Gaussian A with a spread of 1 / rank, and B of zeros, in float32, by a generator of their own.
+
+    In the order in which peft draws, which fills both uniformly first: the same seed gives the same matrices as its
+    own way from the process's generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers.values():
+        down, up = layer.lora_A[ADAPTER_NAME], layer.lora_B[ADAPTER_NAME]
+        first, second = (torch.empty(each.weight.shape) for each in (down, up))
+        for matrix in (first, second):
+            matrix.uniform_(generator=generator)
+        first.normal_(std=1 / len(first), generator=generator)
+        down.weight = torch.nn.Parameter(first.to(down.weight.device))
+        up.weight = torch.nn.Parameter(second.zero_().to(up.weight.device))
 
 
 @contextmanager
@@ -336,15 +478,11 @@ def _weights_in_place(unet: UNet2DConditionModel) -> Iterator[None]:
 
 def _detach(unet: UNet2DConditionModel, before: dict[str, tuple[list[str], bool]]) -> None:
     """Remove the identity adapter, and the wrappers that came with it, from a UNet whose layers were `before`."""
-    if not before:
-        unet.unload_lora()
-        return
-    for name, layer in tuner_layers(unet).items():
+    for name, layer in lora_layers(unet).items():
         if name not in before:
             unet.set_submodule(name, layer.get_base_layer())
-            continue
-        active, disabled = before[name]
-        layer.set_adapter(active)
-        layer.delete_adapter(ADAPTER_NAME)
-        layer.enable_adapters(not disabled)
-    unet.peft_config.pop(ADAPTER_NAME, None)
+        elif ADAPTER_NAME in layer.lora_A:
+            active, disabled = before[name]
+            layer.set_adapter(active)
+            layer.delete_adapter(ADAPTER_NAME)
+            layer.enable_adapters(not disabled)

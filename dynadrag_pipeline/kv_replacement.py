@@ -17,7 +17,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-KVPlacement = Literal["auto", "device", "host"]
+from .settings import KVPlacement
 
 
 def self_attention_layers(unet: UNet2DConditionModel) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from copy import copy, deepcopy
-from dataclasses import fields
+from enum import Enum
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,6 +18,7 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.modular_pipelines import (
     ComponentSpec,
+    ConfigSpec,
     InputParam,
     LoopSequentialPipelineBlocks,
     ModularPipeline,
@@ -32,19 +33,20 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.common.checks import check_choice
+from motion_predictor.common.options import options_of
 from motion_predictor.common.travelling import TravellingMixin
 
-from .components import check_call, check_components, draw_seed, frozen_components, native_edit_size
-from .ddim_inversion import make_ddim_schedulers
-from .drag_engine import DragEdit, DragEngine, DragSettings
+from .components import check_call, check_components, draw_seed, frozen_components, preview_decoder
+from .drag_edit import DragEdit
 from .drag_instruction import DragInstruction
-from .drag_result import DragResult
-from .encoding import decode_latents, encode_picture, encode_prompt
+from .encoding import decode_latents
 from .hub import INSTALLED_PREDICTOR, is_predictor, is_remote
-from .identity_lora import IdentityLora, LoraSettings, attached_identity_lora, fit_identity_lora, picture_fingerprint
-from .kv_replacement import default_kv_start_layer
+from .identity_lora import IdentityLora
+from .motion.choice import choose_motion
 from .picture import resize_picture, to_picture_tensor
 from .pipeline_output import StopReason
+from .session import DragSession
+from .settings import RECOMMENDED, DragSettings, SettingsInForce, check_recommended, settings_in_force
 from .source_restoration import restore_source
 
 logger = logging.get_logger(__name__)
@@ -61,40 +63,32 @@ IMAGE_PROCESSOR = ComponentSpec(
     "image_processor", VaeImageProcessor, config=FrozenDict({}), default_creation_method="from_config"
 )
 
-SETTINGS = {
-    "inversion_strength": "share of the DDIM steps to invert before the latent is edited, in (0, 1]",
-    "max_iterations": "most predict-and-move iterations",
-    "supervision_steps": "Adam steps on the latent in each iteration (Eq. 3)",
-    "supervision_lr": "their learning rate",
-    "supervision_damping": "what is added to Adam's denominator, as a share of the first gradient's largest value",
-    "supervision_reach": "how far from the handles' ways the latent may change, as a share of the short side",
-    "supervision_radius": "r_1 of Eq. 2, in cells of half the picture's size",
-    "mask_weight": "lambda of Eq. 2",
-    "feature_block": "index of the UNet's up-block whose output is F",
-    "channel_reduction": "'mean' or 'sum' over feature channels in Eq. 2",
-    "source_patches": "'iteration' takes the patches at the handles once an iteration, 'step' in each Adam step, "
-    "'original' those of the unedited picture",
-    "optimizer_scope": "'edit' keeps one Adam state for all iterations, 'iteration' begins anew in each",
-    "dynamic_selection": "which handles are supervised: 'all', 'first', 'random' or None",
-    "similarity_threshold": "cosine from which on a handle is set aside",
-    "hold_unselected": "whether handles that are set aside stay where they are",
-    "settle_iterations": "iterations after all handles have arrived, in which all are supervised at their targets",
-    "kv_start_layer": "first self-attention layer with the original's keys and values",
-    "kv_placement": "where these wait: 'auto', 'device' or 'host'",
-    "preview_steps": "DDIM steps for the pictures that only the motion predictor sees; None takes all",
-    "stop_distance": "pixels of the input within which a handle has arrived",
-    "motion_guard": "'none', 'clamp' or 'project'",
-    "return_intermediates": "keep picture and flow of every iteration in its record",
-}
-"""What the settings of [`DynaDragPipeline.__call__`] do; their defaults are those of [`DragSettings`]."""
+RECOMMENDED_SETTINGS = ConfigSpec(RECOMMENDED, None, "options that suit the checkpoint, used where none are given")
+
+
+class Left(Enum):
+    """The default of an option as an input of a block: nothing was said of it. `None` says something."""
+
+    TO_THE_CHECKPOINT = "as the checkpoint recommends"
+
+
+OPTIONS = tuple(
+    InputParam(
+        each.name,
+        each.type,
+        default=Left.TO_THE_CHECKPOINT,
+        description=f"{each.sentence}; by default what the checkpoint recommends, or else {each.default_shown()}",
+    )
+    for each in options_of(DragSettings).values()
+)
+"""The options of an edit, as everywhere: see [`DragSettings`]."""
 
 PROMPT = InputParam("prompt", str, default="", description="a description of the picture")
-RESOLUTION = InputParam(
-    "processing_resolution", int, description="short side to edit at, in pixels; 0 keeps the picture's own size"
-)
-NUM_INFERENCE_STEPS = InputParam("num_inference_steps", int, default=50, description="DDIM steps of a full denoising")
 ATTENTION_KWARGS = InputParam(
     "cross_attention_kwargs", dict, description="for the attention processors; `scale` weighs the user's own LoRAs"
+)
+PREVIEW_VAE = InputParam(
+    "preview_vae", Any, description="decodes the previews: a small autoencoder for the same latents"
 )
 
 
@@ -107,7 +101,7 @@ def passed_on(name: str, type_hint: Any, description: str) -> tuple[InputParam, 
 
 PICTURE = passed_on("picture", torch.Tensor, "the input, `(1, 3, height, width)` in [0, 1]")
 INSTRUCTION = passed_on("instruction", DragInstruction, "points and mask, in pixels of the input")
-SETTINGS_CHECKED = passed_on("settings", DragSettings, "the numbers of the method, in pixels of the input")
+IN_FORCE = passed_on("in_force", SettingsInForce, "every option, and where its value comes from")
 SEED = passed_on("seed", int, "of everything random in the edit")
 EDIT_PICTURE = passed_on("edit_picture", torch.Tensor, "the picture at the size of the edit, `(1, 3, height, width)`")
 IMAGE_LATENTS = passed_on("image_latents", torch.Tensor, "z_0 of the picture, `(1, channels, h, w)`")
@@ -130,6 +124,7 @@ class DragBlock(ModularPipelineBlocks):
     takes: tuple[InputParam, ...] = ()
     leaves: tuple[OutputParam, ...] = ()
     needs: tuple[ComponentSpec, ...] = ()
+    reads: tuple[ConfigSpec, ...] = ()
 
     @property
     def description(self) -> str:
@@ -147,6 +142,10 @@ class DragBlock(ModularPipelineBlocks):
     def expected_components(self) -> list[ComponentSpec]:
         return list(self.needs)
 
+    @property
+    def expected_configs(self) -> list[ConfigSpec]:
+        return list(self.reads)
+
 
 class PrepareStep(DragBlock):
     """Checks everything before any model runs."""
@@ -160,60 +159,39 @@ class PrepareStep(DragBlock):
         InputParam("targets", Any, required=True, description="where to move them"),
         InputParam("mask", Any, description="white (1) where the picture may change; without it everything may"),
         PROMPT,
-        NUM_INFERENCE_STEPS,
-        RESOLUTION,
+        InputParam("motion", Any, description="'predicted', 'straight', a path for each pair, or a MotionSource"),
+        InputParam("settings", Any, description="options in one place: DragSettings, a dict or the name of a preset"),
+        InputParam("preset", str, description="'paper' is the paper to the letter, 'fast' trades quality for time"),
+        PREVIEW_VAE,
         ATTENTION_KWARGS,
         InputParam("generator", torch.Generator, description="the seed is drawn from it; without it, it is 0"),
-        *(
-            InputParam(
-                name, default=None if name == "kv_start_layer" else getattr(DragSettings, name), description=text
-            )
-            for name, text in SETTINGS.items()
-        ),
+        *OPTIONS,
     )
-    leaves = (PICTURE[1], INSTRUCTION[1], SETTINGS_CHECKED[1], SEED[1])
+    leaves = (PICTURE[1], INSTRUCTION[1], IN_FORCE[1], SEED[1])
     needs = (VAE, TEXT_ENCODER, TOKENIZER, UNET, SCHEDULER, MOTION_PREDICTOR)
+    reads = (RECOMMENDED_SETTINGS,)
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         given = self.get_block_state(state)
-        check_components(components, given.feature_block, given.kv_start_layer)
         # From the state itself: a block's view of it has defaults in the place of every None, which is a choice here.
-        numbers = {field.name: state.get(field.name, field.default) for field in fields(DragSettings)}
-        if given.kv_start_layer is None:
-            numbers["kv_start_layer"] = default_kv_start_layer(components.unet)
-        given.settings = DragSettings(**numbers)
-        check_call(components, given.num_inference_steps, given.processing_resolution, given.cross_attention_kwargs)
+        options = {each.name: state.get(each.name, Left.TO_THE_CHECKPOINT) for each in OPTIONS}
+        said = {name: value for name, value in options.items() if value is not Left.TO_THE_CHECKPOINT}
+        recommended = check_recommended(components.config.get(RECOMMENDED))
+        given.in_force = settings_in_force(said, given.settings, given.preset, recommended)
+        check_components(components, given.in_force.settings)
+        check_call(components, given.in_force.settings, given.cross_attention_kwargs)
+        preview_decoder(components.vae, given.preview_vae, given.in_force.settings.preview_steps)
         given.picture = to_picture_tensor(given.image)
         size = (given.picture.shape[-2], given.picture.shape[-1])
         given.instruction = DragInstruction.from_user(given.handles, given.targets, given.mask, size)
+        choose_motion(given.motion, getattr(components, "motion_predictor", None)).check(given.instruction)
         given.seed = draw_seed(given.generator)
         self.set_block_state(state, given)
         return components, state
 
 
-class EncodeStep(DragBlock):
-    """Models: the VAE's encoder and the text encoder."""
-
-    about = "Resize the picture to the size of the edit, and encode it and the prompt."
-    takes = (PICTURE[0], PROMPT, RESOLUTION, ATTENTION_KWARGS)
-    leaves = (EDIT_PICTURE[1], IMAGE_LATENTS[1], PROMPT_EMBEDS[1])
-    needs = (VAE, TEXT_ENCODER, TOKENIZER, UNET)
-
-    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
-        given = self.get_block_state(state)
-        device = components._execution_device
-        size = native_edit_size(components, given.picture, given.processing_resolution)
-        given.edit_picture = resize_picture(given.picture, size).to(device)
-        with frozen_components(components, given.cross_attention_kwargs):
-            given.image_latents, _ = encode_picture(components.vae, given.edit_picture)
-            embeds = encode_prompt(components.tokenizer, components.text_encoder, given.prompt, device)
-        given.prompt_embeds = embeds.to(components.unet.dtype)
-        self.set_block_state(state, given)
-        return components, state
-
-
-class RunningBlock:
-    """Mixed into blocks that run the UNet: progress bars, and an engine over the components."""
+class SessionBlock:
+    """Mixed into blocks that run the models of an edit: progress bars, and the session that this edit is."""
 
     def progress(self, total: int, description: str) -> Any:
         """A progress bar with a name."""
@@ -223,98 +201,89 @@ class RunningBlock:
         """Pass arguments of `tqdm` on to the bars."""
         self._progress_bar_config = kwargs
 
-    def engine(self, components: Any, given: Any, attention_kwargs: dict[str, Any] | None) -> DragEngine:
-        """The engine of this edit; the same in every block."""
-        sampler, inverse = make_ddim_schedulers(components.scheduler.config, given.num_inference_steps)
-        size = (given.edit_picture.shape[-2], given.edit_picture.shape[-1])
-        return DragEngine(
-            unet=components.unet,
-            sampler=sampler,
-            inverse=inverse,
-            prompt_embeds=given.prompt_embeds,
-            decode=lambda latents: decode_latents(components.vae, latents),
+    def session(self, components: Any, given: Any) -> DragSession:
+        """The session of this edit, as far as the blocks before have come."""
+        session = DragSession(
+            models=components,
+            in_force=given.in_force,
+            picture=given.picture,
             progress_bar=self.progress,
-            motion_predictor=getattr(components, "motion_predictor", None),
-            settings=given.settings.for_edit_at(size, given.instruction.size),
-            cross_attention_kwargs=attention_kwargs,
-            generator=torch.Generator().manual_seed(given.seed),
+            prompt=getattr(given, "prompt", ""),
+            seed=given.seed,
+            cross_attention_kwargs=given.cross_attention_kwargs,
+            lora=getattr(given, "identity_lora", None),
         )
+        for part in ("edit_picture", "image_latents", "prompt_embeds", "noise"):
+            if hasattr(given, part):
+                setattr(session, part, getattr(given, part))
+        return session
 
 
-EDIT_INPUTS = (
-    SETTINGS_CHECKED[0],
-    INSTRUCTION[0],
-    SEED[0],
-    EDIT_PICTURE[0],
-    PROMPT_EMBEDS[0],
-    GIVEN_LORA,
-    NUM_INFERENCE_STEPS,
-    ATTENTION_KWARGS,
-)
+SESSION_INPUTS = (IN_FORCE[0], PICTURE[0], SEED[0], ATTENTION_KWARGS)
 
 
-class FitIdentityStep(RunningBlock, DragBlock):
+class EncodeStep(SessionBlock, DragBlock):
+    """Models: the VAE's encoder and the text encoder."""
+
+    about = "Resize the picture to the size of the edit, and encode it and the prompt."
+    takes = (*SESSION_INPUTS, PROMPT)
+    leaves = (EDIT_PICTURE[1], IMAGE_LATENTS[1], PROMPT_EMBEDS[1])
+    needs = (VAE, TEXT_ENCODER, TOKENIZER, UNET)
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        session = self.session(components, given)
+        session.encode()
+        given.edit_picture, given.image_latents = session.edit_picture, session.image_latents
+        given.prompt_embeds = session.prompt_embeds
+        self.set_block_state(state, given)
+        return components, state
+
+
+EDIT_INPUTS = (*SESSION_INPUTS, EDIT_PICTURE[0], PROMPT_EMBEDS[0], GIVEN_LORA)
+
+
+class FitIdentityStep(SessionBlock, DragBlock):
     """Models: the VAE's encoder, and the UNet with gradients."""
 
     about = "Fit a LoRA to the picture, unless one is there that was fitted to it."
-    takes = (
-        PICTURE[0],
-        EDIT_PICTURE[0],
-        PROMPT_EMBEDS[0],
-        SEED[0],
-        GIVEN_LORA,
-        InputParam("identity_lora_steps", int, default=200, description="optimisation steps; 0 goes without"),
-        InputParam("identity_lora_rank", int, default=16, description="rank of the LoRA"),
-        InputParam("identity_lora_lr", float, default=2e-4, description="learning rate of its fit"),
-        ATTENTION_KWARGS,
-    )
+    takes = EDIT_INPUTS
     leaves = (FITTED,)
     needs = (VAE, TEXT_ENCODER, UNET, SCHEDULER)
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         given = self.get_block_state(state)
-        settings = LoraSettings(given.identity_lora_steps, given.identity_lora_rank, given.identity_lora_lr)
-        size = (given.edit_picture.shape[-2], given.edit_picture.shape[-1])
-        fingerprint = picture_fingerprint(given.picture, size)
-        if settings.steps == 0:
+        session = self.session(components, given)
+        if session.settings.identity_lora_steps == 0:
             given.identity_lora = None
-        elif given.identity_lora is None or given.identity_lora.picture not in (None, fingerprint):
-            with frozen_components(components, given.cross_attention_kwargs):
-                given.identity_lora = fit_identity_lora(
-                    components.unet,
-                    components.scheduler.config,
-                    encode_picture(components.vae, given.edit_picture)[1],
-                    given.prompt_embeds,
-                    settings,
-                    seed=given.seed,
-                    picture=fingerprint,
-                    progress_bar=lambda total: self.progress(total, "Identity LoRA"),
-                )
+        elif given.identity_lora is None or given.identity_lora.picture not in (None, session.fingerprint):
+            given.identity_lora = session.fit_identity_lora()
         self.set_block_state(state, given)
         return components, state
 
 
-class InvertStep(RunningBlock, DragBlock):
+class InvertStep(SessionBlock, DragBlock):
     """Model: the UNet."""
 
     about = "Invert the picture's latent to noise (DDIM inversion)."
     takes = (*EDIT_INPUTS, IMAGE_LATENTS[0])
     leaves = (NOISE[1],)
-    needs = (VAE, TEXT_ENCODER, UNET, SCHEDULER, MOTION_PREDICTOR)
+    needs = (VAE, TEXT_ENCODER, UNET, SCHEDULER)
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         given = self.get_block_state(state)
-        with (
-            frozen_components(components, given.cross_attention_kwargs) as attention_kwargs,
-            attached_identity_lora(components.unet, given.identity_lora),
-        ):
-            given.noise = self.engine(components, given, attention_kwargs).invert(given.image_latents)
+        session = self.session(components, given)
+        session.invert()
+        given.noise = session.noise
         self.set_block_state(state, given)
         return components, state
 
 
 class IterationBlock(DragBlock):
     """A part of one iteration: works on `block_state.edit`, a [`DragEdit`], which says what it has to leave there."""
+
+    needs_picture: bool = False
+    """Whether this part looks at `edit.image`, so that pictures between must be made."""
 
     def __call__(self, components: Any, block_state: Any, k: int) -> tuple[Any, Any]:
         self.work_on(block_state.edit)
@@ -334,18 +303,18 @@ class SelectPointsStep(IterationBlock):
         edit.select_points()
 
 
-class PredictMotionStep(IterationBlock):
-    """Leaves `predicted_step` and `flow`."""
+class ProposeMotionStep(IterationBlock):
+    """Leaves `motion` and `next_handles`. The source of motion says whether it looks at pictures."""
 
-    about = "Predict where each handle goes next (Sec. 3.2.1)."
+    about = "Ask the source of motion where each handle goes next (Sec. 3.2.1, Eq. 4)."
     needs = (MOTION_PREDICTOR,)
 
     def work_on(self, edit: DragEdit) -> None:
-        edit.predict_motion()
+        edit.propose_motion()
 
 
 class SuperviseMotionStep(IterationBlock):
-    """Leaves `moved` and `loss`, and changes `latents`."""
+    """Leaves `loss`, and changes `latents`."""
 
     about = "Pull the features of the latent to where the handles go (Eq. 2 and 3)."
 
@@ -362,12 +331,21 @@ class DenoiseStep(IterationBlock):
         edit.denoise()
 
 
-class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
+class LocateHandlesStep(IterationBlock):
+    """Leaves `next_handles`."""
+
+    about = "Ask the source of motion where the handles are now."
+
+    def work_on(self, edit: DragEdit) -> None:
+        edit.locate_handles()
+
+
+class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
     """Models: the UNet with gradients, the VAE's decoder, the motion predictor."""
 
     model_name = "dynadrag"
-    block_classes = [SelectPointsStep, PredictMotionStep, SuperviseMotionStep, DenoiseStep]
-    block_names = ["select", "predict", "supervise", "denoise"]
+    block_classes = [SelectPointsStep, ProposeMotionStep, SuperviseMotionStep, DenoiseStep, LocateHandlesStep]
+    block_names = ["select", "predict", "supervise", "denoise", "locate"]
 
     @property
     def description(self) -> str:
@@ -379,7 +357,8 @@ class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
 
     @property
     def loop_inputs(self) -> list[InputParam]:
-        return [copy(each) for each in (*EDIT_INPUTS, NOISE[0])]
+        motion = InputParam("motion", Any, description="where handles go, as `prepare` has checked it")
+        return [copy(each) for each in (*EDIT_INPUTS, INSTRUCTION[0], NOISE[0], PREVIEW_VAE, motion)]
 
     @property
     def loop_intermediate_outputs(self) -> list[OutputParam]:
@@ -389,6 +368,7 @@ class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
             OutputParam("trajectory", torch.Tensor, "`(iterations + 1, points, 2)`, in pixels of the input"),
             OutputParam("iterations", list, "a DragIteration each"),
             OutputParam("stop_reason", StopReason, "why the loop ended"),
+            OutputParam("motion_source", str, "name of what said where handles go"),
         ]
 
     @property
@@ -397,24 +377,24 @@ class DragLoopStep(RunningBlock, LoopSequentialPipelineBlocks):
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         given = self.get_block_state(state)
-        size = (given.edit_picture.shape[-2], given.edit_picture.shape[-1])
+        session = self.session(components, given)
+        preview_steps = session.settings.preview_steps
+        session.decode_preview = preview_decoder(components.vae, given.preview_vae, preview_steps)
 
         def iterate(edit: DragEdit) -> None:
             given.edit = edit
             for block in self.sub_blocks.values():
                 block(components, given, k=edit.k)
 
-        with (
-            frozen_components(components, given.cross_attention_kwargs) as attention_kwargs,
-            attached_identity_lora(components.unet, given.identity_lora),
-        ):
-            engine = self.engine(components, given, attention_kwargs)
-            reference = engine.denoise_reference(given.noise)
-            instruction = given.instruction.scaled_to(size)
-            steps = DragResult.gather(engine.drag(given.noise, reference, given.edit_picture, instruction, iterate))
-        result = DragResult.of(steps, reference, given.instruction, size)
-        given.latents, given.trajectory, given.iterations = result.latents, result.trajectory, result.iterations
-        given.stop_reason, given.reconstruction_latents = engine.stop_reason, reference.latents
+        is_watched = any(getattr(block, "needs_picture", True) for block in self.sub_blocks.values())
+        with session.working(), session.carrying_lora():
+            session.denoise_reference()
+            for _ in session.drag(given.instruction, motion=given.motion, is_watched=is_watched, iterate=iterate):
+                pass
+        result = session.history[-1]
+        given.latents, given.reconstruction_latents = result.state.latents, session.reference.latents
+        given.trajectory, given.iterations = result.trajectory, result.iterations
+        given.stop_reason, given.motion_source = result.stop_reason, result.motion_source
         self.set_block_state(state, given)
         return components, state
 
@@ -427,12 +407,7 @@ class DecodeStep(DragBlock):
         LATENTS[0],
         RECONSTRUCTION[0],
         PICTURE[0],
-        InputParam(
-            "restore_source",
-            bool,
-            default=False,
-            description="take the source's own pixels wherever they show the same",
-        ),
+        IN_FORCE[0],
         InputParam("output_type", str, default="pil", description="'pil', 'np', 'pt' or 'latent'"),
     )
     leaves = (OutputParam("images", description="the edited picture, in a list or a batch of one"),)
@@ -446,7 +421,7 @@ class DecodeStep(DragBlock):
         else:
             with frozen_components(components):
                 picture = decode_latents(components.vae, given.latents)
-                if given.restore_source:
+                if given.in_force.settings.restore_source:
                     reconstruction = decode_latents(components.vae, given.reconstruction_latents)
                     picture = restore_source(given.picture, picture, reconstruction)
             picture = resize_picture(picture, (given.picture.shape[-2], given.picture.shape[-1]))
@@ -507,8 +482,8 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
     """Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)), in blocks.
 
     The blocks are `prepare`, `encode`, `fit_identity`, `invert`, `drag` and `decode`; `drag` is a loop over `select`,
-    `predict`, `supervise` and `denoise`. From the same inputs and seed they make the picture that [`DynaDragPipeline`]
-    makes, one picture a call.
+    `predict`, `supervise`, `denoise` and `locate`. From the same inputs and seed they make the picture that
+    [`DynaDragPipeline`] makes, one picture a call.
 
     Example:
 
@@ -519,7 +494,7 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
     >>> list(blocks.sub_blocks)
     ['prepare', 'encode', 'fit_identity', 'invert', 'drag', 'decode']
     >>> list(blocks.sub_blocks["drag"].sub_blocks)
-    ['select', 'predict', 'supervise', 'denoise']
+    ['select', 'predict', 'supervise', 'denoise', 'locate']
     >>> pipe = blocks.init_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5")  # doctest: +SKIP
     >>> pipe.load_components()  # doctest: +SKIP
     >>> images = pipe(image=photo, handles=[(210, 180)], targets=[(250, 180)], output="images")  # doctest: +SKIP

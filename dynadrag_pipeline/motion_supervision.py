@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 
-ChannelReduction = Literal["mean", "sum"]
+from .settings import ChannelReduction
 
 
 def sample_patches(features: torch.Tensor, points: torch.Tensor, radius: int) -> torch.Tensor:

@@ -1,10 +1,10 @@
 """`DynaDragPipeline`: drag-style editing by predict-and-move, as a diffusers pipeline."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,55 +13,87 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from diffusers.utils import logging, replace_example_docstring
+from diffusers.utils import replace_example_docstring
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 from transformers.image_processing_base import ImageProcessingMixin
 
 from motion_predictor import MotionPredictorModel
-from motion_predictor.choices import MotionGuard
-from motion_predictor.common.checks import check_choice
+from motion_predictor.common.checks import check_choice, check_switch, got
+from motion_predictor.common.options import options_of
 from motion_predictor.points import Points
 
-from .components import check_call, check_components, draw_seed, frozen_components, native_edit_size, vae_scale_factor
-from .ddim_inversion import make_ddim_schedulers
-from .drag_engine import DragEngine, DragSettings, DragStep, OptimizerScope, SourcePatches
+from .components import check_call, check_components, draw_seed, preview_decoder, vae_scale_factor
 from .drag_instruction import DragInstruction, Mask
 from .drag_result import DragResult
-from .encoding import decode_latents, encode_picture, encode_prompt
+from .drag_state import DragStep
+from .encoding import decode_latents, encode_picture
 from .hub import HubMixin
-from .identity_lora import (
-    IdentityLora,
-    LoraSettings,
-    attached_identity_lora,
-    fit_identity_lora,
-    picture_fingerprint,
-    tuner_layers,
+from .identity_lora import IdentityLora, IdentityLoras
+from .motion.choice import choose_motion
+from .motion.path import Paths
+from .motion.source import MotionSource
+from .picture import Picture, to_picture_tensor
+from .pipeline_output import DynaDragPipelineOutput
+from .session import DragSession, embed_prompt
+from .settings import (
+    DragSettings,
+    SettingsInForce,
+    check_recommended,
+    settings_in_force,
+    takes,
 )
-from .kv_replacement import KVPlacement, default_kv_start_layer
-from .motion_supervision import ChannelReduction
-from .picture import Picture, resize_picture, to_picture_tensor
-from .pipeline_output import DynaDragPipelineOutput, MotionSource, StopReason
-from .point_selection import SelectionStrategy
-from .source_restoration import restore_source
 
-logger = logging.get_logger(__name__)
-
-KEPT_IDENTITY_LORAS = 8
+Callback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
+"""`callback(pipe, iteration, timestep, tensors) -> changed tensors`."""
 
 EXAMPLE_DOC_STRING = """
     Examples:
         ```py
         >>> from PIL import Image
-        >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline
+        >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 
         >>> pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
         >>> portrait = Image.open("portrait.png")
-        >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)], **EMBEDDED_SETTINGS)
+        >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)])
         >>> result.images[0].save("dragged.png")
         >>> result.stop_reason
         'reached'
         ```
 """
+
+
+@dataclass(frozen=True)
+class DragCall(DragSettings):
+    """Everything that [`DynaDragPipeline.__call__`] takes, and documents: what is to be edited, and the settings."""
+
+    image: Picture | Sequence[Picture]
+    handles: Points | Sequence[Points]
+    targets: Points | Sequence[Points]
+    mask: Mask | Sequence[Mask | None] | None = None
+    prompt: str | Sequence[str] = ""
+    motion: MotionSource | str | Paths | None = None
+    settings: DragSettings | dict[str, Any] | str | None = None
+    preset: str | None = None
+    preview_vae: AutoencoderTiny | AutoencoderKL | None = None
+    generator: torch.Generator | list[torch.Generator] | None = None
+    output_type: str = "pil"
+    return_dict: bool = True
+    cross_attention_kwargs: dict[str, Any] | None = None
+    callback_on_step_end: Callback | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+
+
+@dataclass(frozen=True)
+class SessionCall(DragSettings):
+    """Everything that [`DynaDragPipeline.open_session`] takes."""
+
+    image: Picture
+    prompt: str = ""
+    settings: DragSettings | dict[str, Any] | str | None = None
+    preset: str | None = None
+    preview_vae: AutoencoderTiny | AutoencoderKL | None = None
+    generator: torch.Generator | None = None
+    cross_attention_kwargs: dict[str, Any] | None = None
 
 
 @dataclass
@@ -72,34 +104,6 @@ class _Request:
     instruction: DragInstruction
     prompt: str
     seed: int
-
-    @property
-    def generator(self) -> torch.Generator:
-        """A new CPU generator for the draws of the drag loop."""
-        return torch.Generator().manual_seed(self.seed)
-
-
-@dataclass(frozen=True)
-class _CallOptions:
-    """What holds for all pictures of a call."""
-
-    drag: DragSettings
-    lora: LoraSettings
-    num_inference_steps: int
-    processing_resolution: int | None
-    restore_source: bool
-    decode_preview: Callable[[torch.Tensor], torch.Tensor] | None
-    callback: Callable[..., dict[str, Any]] | None
-    callback_inputs: Sequence[str]
-
-
-@dataclass
-class _Edited:
-    """One edited picture, at the input's size, with its record."""
-
-    result: DragResult
-    image: torch.Tensor
-    stop_reason: StopReason
 
 
 class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
@@ -119,6 +123,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             accepted so that Stable Diffusion repositories load without fetching what is not needed; not used.
         motion_predictor ([`MotionPredictorModel`], *optional*):
             predicts the next movement of the handles; without it they move in straight, equal steps.
+        recommended_settings (`dict`, *optional*):
+            settings that suit these weights, used where a call gives none; they are saved with the pipeline.
     """
 
     _travels_as = "pipeline"
@@ -138,6 +144,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         image_encoder: CLIPVisionModelWithProjection | None = None,
         motion_predictor: MotionPredictorModel | None = None,
         requires_safety_checker: bool = False,
+        recommended_settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -151,12 +158,13 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             image_encoder=image_encoder,
             motion_predictor=motion_predictor,
         )
-        self.register_to_config(requires_safety_checker=requires_safety_checker)
+        self.register_to_config(
+            requires_safety_checker=requires_safety_checker,
+            recommended_settings=check_recommended(recommended_settings),
+        )
         self.vae_scale_factor = vae_scale_factor(getattr(self, "vae", None))
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
-        self._fitted_loras: OrderedDict[tuple[Any, ...], IdentityLora] = OrderedDict()
-        self._loaded_lora: IdentityLora | None = None
-        self._current_lora: IdentityLora | None = None
+        self.identity_loras = IdentityLoras()
         self._num_timesteps = 0
         self._interrupt = False
 
@@ -170,54 +178,14 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         """Whether a callback asked for the end (`pipe._interrupt = True`); the edit so far is returned."""
         return self._interrupt
 
-    @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
-    def __call__(
-        self,
-        image: Picture | Sequence[Picture],
-        handles: Points | Sequence[Points],
-        targets: Points | Sequence[Points],
-        mask: Mask | Sequence[Mask | None] | None = None,
-        prompt: str | Sequence[str] = "",
-        num_inference_steps: int = 50,
-        inversion_strength: float = 1.0,
-        max_iterations: int = 25,
-        supervision_steps: int = 5,
-        supervision_lr: float = 0.01,
-        supervision_damping: float = 0.0,
-        supervision_reach: float | None = None,
-        supervision_radius: int = 1,
-        mask_weight: float = 0.1,
-        feature_block: int = -1,
-        channel_reduction: ChannelReduction = "mean",
-        source_patches: SourcePatches = "iteration",
-        optimizer_scope: OptimizerScope = "edit",
-        dynamic_selection: SelectionStrategy | None = "all",
-        similarity_threshold: float = 0.6,
-        hold_unselected: bool = False,
-        settle_iterations: int = 0,
-        kv_start_layer: int | None = None,
-        kv_placement: KVPlacement = "auto",
-        preview_steps: int | None = None,
-        preview_vae: AutoencoderTiny | AutoencoderKL | None = None,
-        stop_distance: float | None = None,
-        motion_guard: MotionGuard = "project",
-        identity_lora_steps: int = 200,
-        identity_lora_rank: int = 16,
-        identity_lora_lr: float = 2e-4,
-        processing_resolution: int | None = None,
-        restore_source: bool = False,
-        return_intermediates: bool = False,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        output_type: str = "pil",
-        return_dict: bool = True,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> DynaDragPipelineOutput | tuple[Any, ...]:
+    @takes(DragCall)
+    @torch.no_grad()
+    def __call__(self, given: dict[str, Any]) -> DynaDragPipelineOutput | tuple[Any, ...]:
         r"""Move the content under each handle point to its target point.
 
-        Points are (x, y) in pixels of the input picture, x to the right, y down; whole numbers are pixel centres.
+        Points are (x, y) in pixels of the input picture, x to the right, y down; whole numbers are pixel centres. A
+        handle that is put on its own target is a pin: it holds its content where it is.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, or a list of them):
@@ -226,71 +194,21 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             handles, targets (array-like of shape `(points, 2)`, or a list of them for a list of pictures):
                 what to move, and where to. One instruction for a list of pictures holds for all of them.
             mask (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
-                white (1) where the picture may change; without it, or if it is all black, everything may.
+                white (1) where the picture may change; without it, everything may.
             prompt (`str`, defaults to `""`): a description of the picture; the paper's is empty (Sec. 4.2).
-            num_inference_steps (`int`, defaults to 50): DDIM steps of a full denoising (Sec. 4.2).
-            inversion_strength (`float`, defaults to 1.0):
-                share of these steps to invert before the latent is edited, in (0, 1]. 1.0 edits "the 50-th step
-                latent code" (Sec. 4.2); DragDiffusion takes 0.7.
-            max_iterations (`int`, defaults to 25): most predict-and-move iterations (Sec. 4.2).
-            supervision_steps (`int`, defaults to 5): Adam steps on the latent in each iteration (Eq. 3).
-            supervision_lr (`float`, defaults to 0.01): their learning rate (Sec. 4.2).
-            supervision_damping (`float`, defaults to 0.0):
-                keeps Adam from moving what has next to no gradient: added to its denominator, as a share of the
-                largest value of the first gradient. 0.0 is plain Adam; 0.05 spares what is far from all handles.
-            supervision_reach (`float`, *optional*):
-                how far from the handles' ways the latent may change, as a share of the short side: 0.2 keeps what is
-                further off than three tenths of it. By default it may change everywhere.
-            supervision_radius (`int`, defaults to 1): r_1 of Eq. 2, in cells of half the picture's size.
-            mask_weight (`float`, defaults to 0.1): lambda of Eq. 2; larger keeps the masked region closer.
-            feature_block (`int`, defaults to -1):
-                index of the UNet's up-block whose output is F (Sec. 3.1: the last; DragDiffusion: the one before).
-            channel_reduction (`str`, defaults to `"mean"`):
-                `"mean"` or `"sum"` over feature channels in Eq. 2. The equation sums; DragDiffusion, whose learning
-                rate and lambda the paper keeps, takes the mean.
-            source_patches (`str`, defaults to `"iteration"`):
-                `"iteration"` takes the patches at h^k from z_t^k once (Eq. 2); `"step"` anew in each Adam step, as
-                DragDiffusion does; `"original"` the patches at h^0 from the unedited z_t^0, as GoodDrag does: what
-                an iteration did not move far enough is still asked for in the next.
-            optimizer_scope (`str`, defaults to `"edit"`):
-                `"edit"` keeps one Adam state for all iterations, `"iteration"` begins a new one in each.
-            dynamic_selection (`str` or `None`, defaults to `"all"`):
-                which handles are supervised (Sec. 3.2.2, 4.5): `"all"` judges them in every iteration (ADS),
-                `"first"` once and for all (FDS), `"random"` draws as many as `"all"` would take (RS), `None` all.
-            similarity_threshold (`float`, defaults to 0.6): cosine from which on a handle is set aside (Sec. 3.2.2).
-            hold_unselected (`bool`, defaults to `False`):
-                whether handles that are set aside also stay where they are. Eq. 4 moves all of them.
-            settle_iterations (`int`, defaults to 0):
-                iterations after all handles have arrived, in which all of them, set aside before or not, are
-                supervised at their targets: content that lags behind its handle catches up. 0 is the paper.
-            kv_start_layer (`int`, *optional*):
-                first self-attention layer whose keys and values are the original's (Sec. 3.3), in the order of
-                execution; 0 replaces in all, the number of layers in none. Defaults to the first one of the last two
-                up-blocks: layer 10 of 16 in Stable Diffusion 1.x, as in DragDiffusion.
-            kv_placement (`str`, defaults to `"auto"`):
-                where they wait: on the `"device"`, in the memory of the `"host"`, from where each is copied when its
-                timestep comes, or on the device if they fill no more than half of what is free there.
-            preview_steps (`int`, *optional*):
-                DDIM steps for the pictures that are made only to predict the next motion from: fewer are faster, and
-                the result is always denoised in full. By default these are, too, as in the paper.
+            motion ([`MotionSource`], `str`, or a path for each pair, *optional*):
+                where handles go next: `"predicted"` by the pipeline's motion predictor, `"straight"` in equal steps,
+                or along paths, of which each is a list of (x, y) that its handle passes on its way, or `None`; or an
+                object with the methods of [`MotionSource`]. By default the motion predictor, if there is one.
+            settings ([`DragSettings`], `dict` or `str`, *optional*):
+                options in one place; a keyword goes before them. A [`DragSettings`] is complete, a `dict` need not be,
+                a `str` is the name of a preset.
+            preset (`str`, *optional*):
+                options by name, in the place of those that the checkpoint recommends: `"paper"` is the paper to the
+                letter, `"fast"` trades quality for time. What neither says is as the checkpoint recommends, or else
+                as below.
             preview_vae (`AutoencoderTiny` or `AutoencoderKL`, *optional*):
                 decodes the previews: a small autoencoder for the latents of `vae`, on the same device.
-            stop_distance (`float`, *optional*):
-                pixels of the input within which a handle has arrived. Defaults to 4 px on a short side of 512 px.
-            motion_guard (`str`, defaults to `"project"`):
-                `"none"` follows predictions as they are (the paper); `"clamp"` lands on the target where a step would
-                pass it; `"project"` also removes the backward part of wrong-way steps (Sec. 11).
-            identity_lora_steps (`int`, defaults to 200): optimisation steps of the identity LoRA; 0 goes without.
-            identity_lora_rank (`int`, defaults to 16): its rank.
-            identity_lora_lr (`float`, defaults to 2e-4): its learning rate. All three: Sec. 4.2.
-            processing_resolution (`int`, *optional*):
-                short side, in pixels, at which the picture is edited; the result is resized to the input's size.
-                Defaults to what the UNet was trained at; 0 keeps the picture's own size.
-            restore_source (`bool`, defaults to `False`):
-                whether what the edited picture shows of the source, where it was or moved, is shown by the source's
-                own pixels, which resizing, autoencoder, inversion and supervision blur. What the edit invented stays.
-                For pictures; latents are returned as they are.
-            return_intermediates (`bool`, defaults to `False`): keep picture and flow of every iteration.
             generator (`torch.Generator` or a list of them, *optional*):
                 seeds the identity LoRA and the strategy `"random"`. Without it the seed is 0, so calls repeat.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
@@ -303,6 +221,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 are returned). `latents` is what will be decoded.
             callback_on_step_end_tensor_inputs (`Sequence[str]`, defaults to `("latents",)`):
                 names of the tensors that the callback gets: `latents`, `prompt_embeds`.
+            {options}
 
         Returns:
             [`DynaDragPipelineOutput`], or its fields as a tuple.
@@ -312,130 +231,107 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
 
         Examples:
         """
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self.check_components(feature_block, kv_start_layer)
-        settings = DragSettings(
-            inversion_strength=inversion_strength,
-            max_iterations=max_iterations,
-            supervision_steps=supervision_steps,
-            supervision_lr=supervision_lr,
-            supervision_damping=supervision_damping,
-            supervision_reach=supervision_reach,
-            supervision_radius=supervision_radius,
-            mask_weight=mask_weight,
-            feature_block=feature_block,
-            channel_reduction=channel_reduction,
-            source_patches=source_patches,
-            optimizer_scope=optimizer_scope,
-            dynamic_selection=dynamic_selection,
-            similarity_threshold=similarity_threshold,
-            hold_unselected=hold_unselected,
-            settle_iterations=settle_iterations,
-            kv_start_layer=default_kv_start_layer(self.unet) if kv_start_layer is None else kv_start_layer,
-            kv_placement=kv_placement,
-            preview_steps=preview_steps,
-            stop_distance=stop_distance,
-            motion_guard=motion_guard,
-            return_intermediates=return_intermediates,
+        call = DragCall(**given)
+        in_force = self.settings_in_force(given, call.settings, call.preset)
+        self.check_inputs(call, in_force.settings)
+        source = choose_motion(call.motion, self.motion_predictor)
+        requests, is_batch = self.prepare_requests(
+            call.image, call.handles, call.targets, call.mask, call.prompt, call.generator
         )
-        options = _CallOptions(
-            drag=settings,
-            lora=LoraSettings(identity_lora_steps, identity_lora_rank, identity_lora_lr),
-            num_inference_steps=num_inference_steps,
-            processing_resolution=processing_resolution,
-            restore_source=restore_source,
-            decode_preview=self.prepare_preview(preview_vae, preview_steps),
-            callback=callback_on_step_end,
-            callback_inputs=callback_on_step_end_tensor_inputs or (),
-        )
-        self.check_inputs(options, output_type, cross_attention_kwargs)
-        requests, is_batch = self.prepare_requests(image, handles, targets, mask, prompt, generator)
+        for request in requests:
+            source.check(request.instruction)
+        decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
         self._interrupt = False
-        self._num_timesteps = settings.most_iterations
+        self._num_timesteps = in_force.settings.most_iterations
 
-        with frozen_components(self, cross_attention_kwargs) as attention_kwargs:
-            edits = []
-            for request in requests:
-                edits.append(self.edit(request, options, attention_kwargs))
-                if self.interrupt:
-                    break
+        edits = []
+        for request in requests:
+            session = self._session(
+                request.picture, request.prompt, request.seed, in_force, call.cross_attention_kwargs, decode_preview
+            )
+            edits.append(self.edit(session, request.instruction, source, call))
+            if self.interrupt:
+                break
         self.maybe_free_model_hooks()
 
-        output = self._collect(edits, output_type, is_batch)
-        return output if return_dict else output.to_tuple()
+        output = self._collect(edits, call.output_type, is_batch, in_force)
+        return output if call.return_dict else output.to_tuple()
 
     def edit(
-        self, request: _Request, options: _CallOptions, attention_kwargs: dict[str, Any] | None = None
-    ) -> _Edited:
-        """Edit one checked picture: Fig. 2(a), a room a line. Part of [`DynaDragPipeline.__call__`]."""
-        size = native_edit_size(self, request.picture, options.processing_resolution)
-        picture = resize_picture(request.picture, size).to(self._execution_device)
-        instruction = request.instruction.scaled_to(size)
+        self, session: DragSession, instruction: DragInstruction, source: MotionSource, call: DragCall
+    ) -> tuple[DragResult, torch.Tensor]:
+        """Open a session, drag, and close it: the result, and its picture or z_0. Part of the call."""
+        with session.working():
+            session.open(self._find_lora)
+            steps = session.drag(instruction, motion=source, is_watched=call.callback_on_step_end is not None)
+            with session.carrying_lora(), closing(cast(Any, steps)):
+                for index, step in enumerate(steps):
+                    self._on_step_end(session, step, index, call)
+            result = session.history[-1]
+            return result, result.state.latents if call.output_type == "latent" else session.image(result)
 
-        latents, sample_latents = self.encode_image(picture)
-        prompt_embeds = self.encode_prompt(request.prompt)
-        lora = self.prepare_identity_lora(sample_latents, prompt_embeds, options.lora, request, size)
-        with attached_identity_lora(self.unet, lora):
-            sampler, inverse = make_ddim_schedulers(self.scheduler.config, options.num_inference_steps)
-            engine = DragEngine(
-                unet=self.unet,
-                sampler=sampler,
-                inverse=inverse,
-                prompt_embeds=prompt_embeds,
-                decode=self.decode_latents,
-                decode_preview=options.decode_preview,
-                progress_bar=self._described_progress_bar,
-                motion_predictor=self.motion_predictor,
-                is_watched=options.callback is not None or options.drag.return_intermediates,
-                settings=options.drag.for_edit_at(size, request.instruction.size),
-                cross_attention_kwargs=attention_kwargs,
-                generator=request.generator,
-            )
-            noise = engine.invert(latents)
-            reference = engine.denoise_reference(noise)
-            steps = DragResult.gather(
-                engine.drag(noise, reference, picture, instruction),
-                lambda step, index: self._on_step_end(engine, step, index, options),
-            )
+    @takes(SessionCall)
+    def open_session(self, given: dict[str, Any]) -> DragSession:
+        r"""Open a picture for any number of drags: LoRA, inversion and reference are computed once, here.
 
-        result = DragResult.of(steps, reference, request.instruction, size)
-        image = self.decode_latents(result.latents) if result.image is None else result.image
-        if options.restore_source:
-            image = restore_source(request.picture, image, self.decode_latents(reference.latents))
-        return _Edited(result, resize_picture(image, request.instruction.size), engine.stop_reason)
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): as for a call.
+            prompt, settings, preset, preview_vae, generator, cross_attention_kwargs: as for a call.
+            {options}
 
-    def check_components(self, feature_block: int, kv_start_layer: int | None) -> None:
+        Returns:
+            [`DragSession`]: whose `drag` iterates over the steps of a drag.
+
+        Raises:
+            ValueError: before any work, if an argument or a component does not fit; the message says which.
+
+        Example:
+
+        ```py
+        >>> session = pipe.open_session(portrait)  # doctest: +SKIP
+        >>> steps = list(session.drag([(127, 160)], [(151, 160)]))  # doctest: +SKIP
+        >>> steps = list(session.drag([(124, 227)], [(144, 227)], continue_from=session.state))  # doctest: +SKIP
+        >>> picture = session.image(session.history[-1])  # doctest: +SKIP
+        ```
+        """
+        call = SessionCall(**given)
+        in_force = self.settings_in_force(given, call.settings, call.preset)
+        decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
+        picture, seed = to_picture_tensor(call.image), draw_seed(call.generator)
+        if not isinstance(call.prompt, str):
+            raise ValueError(f"`prompt` must be a string, got {got(call.prompt)}.")
+        session = self._session(picture, call.prompt, seed, in_force, call.cross_attention_kwargs, decode_preview)
+        return session.open(self._find_lora)
+
+    def settings_in_force(
+        self,
+        given: dict[str, Any] | None = None,
+        settings: DragSettings | dict[str, Any] | str | None = None,
+        preset: str | None = None,
+    ) -> SettingsInForce:
+        """The settings that a call would use, and where each of them comes from; see [`settings_in_force`].
+
+        Args:
+            given (`dict`, *optional*): keywords of the call; what is not an option is left out.
+            settings, preset: as for a call.
+        """
+        options = {name: value for name, value in (given or {}).items() if name in options_of(DragSettings)}
+        recommended = check_recommended(self.config.get("recommended_settings"))
+        return settings_in_force(options, settings, preset, recommended)
+
+    def check_components(self, settings: DragSettings | None = None) -> None:
         """Raise a ValueError if a component is missing, or the components can't be used together for dragging."""
-        check_components(self, feature_block, kv_start_layer)
+        check_components(self, settings)
 
-    def prepare_preview(
-        self, preview_vae: AutoencoderTiny | AutoencoderKL | None, preview_steps: int | None
-    ) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        """What decodes previews, if another than the VAE does; a ValueError if it can't."""
-        if preview_vae is None:
-            return None
-        if preview_steps is None:
-            raise ValueError("`preview_vae` decodes previews, and there are none: pass `preview_steps` too.")
-        if not isinstance(preview_vae, (AutoencoderTiny, AutoencoderKL)):
-            kind = type(preview_vae).__name__
-            raise ValueError(f"`preview_vae` must be an AutoencoderTiny or AutoencoderKL, got {kind}.")
-        wanted = (self.vae.config.latent_channels, self.vae_scale_factor)
-        given = (preview_vae.config.latent_channels, vae_scale_factor(preview_vae))
-        if given != wanted:
-            raise ValueError(
-                f"`preview_vae` is for latents of {given[0]} channels and factor {given[1]}: {wanted[0]} channels and "
-                f"factor {wanted[1]} are needed, as `vae` has them."
-            )
-        return lambda latents: decode_latents(preview_vae, latents)
-
-    def check_inputs(
-        self, options: _CallOptions, output_type: str, cross_attention_kwargs: dict[str, Any] | None
-    ) -> None:
-        """Raise a ValueError for the first option that is out of range (the settings have checked their own)."""
-        check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
-        check_call(self, options.num_inference_steps, options.processing_resolution, cross_attention_kwargs)
-        unknown = set(options.callback_inputs) - set(self._callback_tensor_inputs)
+    def check_inputs(self, call: DragCall, settings: DragSettings) -> None:
+        """Raise a ValueError for the first argument that does not fit (the settings have checked their own)."""
+        check_components(self, settings)
+        check_choice("output_type", call.output_type, ("pil", "np", "pt", "latent"))
+        check_switch("return_dict", call.return_dict)
+        check_call(self, settings, call.cross_attention_kwargs)
+        if call.callback_on_step_end is not None and not callable(call.callback_on_step_end):
+            raise ValueError(f"`callback_on_step_end` must be a function, got {got(call.callback_on_step_end)}.")
+        unknown = set(_tensor_inputs(call)) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
@@ -487,9 +383,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         return requests, is_batch
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
-        """Embed a prompt: `(1, tokens, width)` in the UNet's precision, on the execution device."""
-        prompt = self.maybe_convert_prompt(prompt, self.tokenizer)
-        return encode_prompt(self.tokenizer, self.text_encoder, prompt, self._execution_device).to(self.unet.dtype)
+        """Embed a prompt: `(1, tokens, width)` on the execution device, in the UNet's precision if there is one."""
+        embeds = embed_prompt(self, prompt)
+        return embeds if self.unet is None else embeds.to(self.unet.dtype)
 
     def encode_image(self, picture: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Generator], torch.Tensor]]:
         """Encode a picture `(1, 3, height, width)` in [0, 1]; see [`encode_picture`]."""
@@ -499,42 +395,6 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         """Decode z_0 `(1, channels, h, w)` to a picture `(1, 3, height, width)` in [0, 1], float32."""
         return decode_latents(self.vae, latents)
 
-    def prepare_identity_lora(
-        self,
-        sample_latents: Callable[[torch.Generator], torch.Tensor],
-        prompt_embeds: torch.Tensor,
-        settings: LoraSettings,
-        request: _Request,
-        size: tuple[int, int],
-    ) -> IdentityLora | None:
-        """The identity LoRA of a picture: the loaded one if it is this picture's, one fitted before, or a new fit."""
-        self._current_lora = None
-        if settings.steps == 0:
-            return None
-        fingerprint = picture_fingerprint(request.picture, size)
-        if self._loaded_lora is not None and self._loaded_lora.picture in (None, fingerprint):
-            self._current_lora = self._loaded_lora
-            return self._current_lora
-        if self._loaded_lora is not None:
-            logger.warning("The loaded identity LoRA is for another picture, or another size of it: it is not used.")
-        key = (fingerprint, settings, request.prompt, request.seed, id(self.unet), *_adapter_state(self.unet))
-        if key not in self._fitted_loras:
-            self._fitted_loras[key] = fit_identity_lora(
-                self.unet,
-                self.scheduler.config,
-                sample_latents,
-                prompt_embeds,
-                settings,
-                seed=request.seed,
-                picture=fingerprint,
-                progress_bar=lambda total: self._described_progress_bar(total, "Identity LoRA"),
-            )
-        self._fitted_loras.move_to_end(key)
-        while len(self._fitted_loras) > KEPT_IDENTITY_LORAS:
-            self._fitted_loras.popitem(last=False)
-        self._current_lora = self._fitted_loras[key]
-        return self._current_lora
-
     def save_identity_lora(self, directory: str | Path) -> None:
         """Save the identity LoRA of the last edited picture as `pytorch_lora_weights.safetensors` in `directory`.
 
@@ -543,9 +403,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         Raises:
             ValueError: if no picture was edited yet, or the last one with `identity_lora_steps=0`.
         """
-        if self._current_lora is None:
+        if self.identity_loras.current is None:
             raise ValueError("There is no identity LoRA to save: edit a picture with `identity_lora_steps` > 0 first.")
-        self._current_lora.save(directory)
+        self.identity_loras.current.save(directory)
 
     def load_identity_lora(self, directory: str | Path) -> None:
         """Use a saved identity LoRA for the picture that it was fitted to, instead of fitting it anew.
@@ -556,40 +416,72 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         Raises:
             ValueError: if `directory` holds no identity LoRA.
         """
-        self._loaded_lora = IdentityLora.load(directory)
+        self.identity_loras.loaded = IdentityLora.load(directory)
+
+    def _session(
+        self,
+        picture: torch.Tensor,
+        prompt: str,
+        seed: int,
+        in_force: SettingsInForce,
+        cross_attention_kwargs: dict[str, Any] | None,
+        decode_preview: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> DragSession:
+        """A session of this pipeline, not opened yet."""
+        return DragSession(
+            models=self,
+            in_force=in_force,
+            picture=picture,
+            progress_bar=self._described_progress_bar,
+            prompt=prompt,
+            seed=seed,
+            cross_attention_kwargs=cross_attention_kwargs,
+            decode_preview=decode_preview,
+        )
+
+    def _find_lora(self, session: DragSession) -> IdentityLora:
+        """The identity LoRA of a picture: loaded, fitted before, or fitted now."""
+        return self.identity_loras.find(session.fingerprint, lambda: session.fit_key, session.fit_identity_lora)
 
     def _described_progress_bar(self, total: int, description: str) -> Any:
         bar = self.progress_bar(total=total)
         bar.set_description(description)
         return bar
 
-    def _on_step_end(self, engine: DragEngine, step: DragStep, index: int, options: _CallOptions) -> None:
+    def _on_step_end(self, session: DragSession, step: DragStep, index: int, call: DragCall) -> None:
         """Show the callback its tensors, and take what it changed."""
-        if options.callback is not None:
-            tensors = {"latents": step.latents, "prompt_embeds": engine.prompt_embeds}
-            shown = {name: tensors[name] for name in options.callback_inputs}
-            changed = options.callback(self, index, engine.timesteps[0], shown) or {}
+        if call.callback_on_step_end is not None:
+            engine = session.drag_engine
+            condition = engine.denoiser.condition
+            tensors = {"latents": step.latents, "prompt_embeds": condition.prompt_embeds}
+            shown = {name: tensors[name] for name in _tensor_inputs(call)}
+            changed = call.callback_on_step_end(self, index, engine.timesteps[0], shown) or {}
             if changed.get("latents", step.latents) is not step.latents:
                 step.latents, step.is_preview = changed["latents"], False
-            engine.prompt_embeds = changed.get("prompt_embeds", engine.prompt_embeds)
+            condition.prompt_embeds = changed.get("prompt_embeds", condition.prompt_embeds)
         step.is_last = self.interrupt
 
-    def _collect(self, edits: list[_Edited], output_type: str, is_batch: bool) -> DynaDragPipelineOutput:
+    def _collect(
+        self,
+        edits: list[tuple[DragResult, torch.Tensor]],
+        output_type: str,
+        is_batch: bool,
+        in_force: SettingsInForce,
+    ) -> DynaDragPipelineOutput:
         """Put the edits of a call into one output, in the type that was asked for."""
-        tensors = [edited.result.latents if output_type == "latent" else edited.image for edited in edits]
-        if output_type == "pil":
-            images = [self._postprocess(tensor, "pil")[0] for tensor in tensors]
-        elif len({tensor.shape for tensor in tensors}) == 1:
+        results, tensors = zip(*edits, strict=True)
+        images: Any
+        if output_type != "pil" and len({tensor.shape for tensor in tensors}) == 1:
             images = self._postprocess(torch.cat(tensors), output_type)
         else:
             images = [self._postprocess(tensor, output_type)[0] for tensor in tensors]
-        source: MotionSource = "straight" if self.motion_predictor is None else "motion_predictor"
         output = DynaDragPipelineOutput(
             images,
-            [edited.result.trajectory for edited in edits],
-            [edited.result.iterations for edited in edits],
-            [edited.stop_reason for edited in edits],
-            [source for _ in edits],
+            [result.trajectory for result in results],
+            [result.iterations for result in results],
+            [result.stop_reason for result in results],
+            [result.motion_source for result in results],
+            in_force,
         )
         if not is_batch:
             for name in ("trajectories", "iterations", "stop_reason", "motion_source"):
@@ -617,9 +509,9 @@ def _is_nested(points: Any) -> bool:
         return False
 
 
-def _adapter_state(unet: UNet2DConditionModel) -> list[Any]:
-    """What the user's own adapters are set to: an identity LoRA is fitted beside them, and only fits there."""
-    return [
-        (name, tuple(layer.active_adapters), layer.disable_adapters, tuple(layer.scaling.items()))
-        for name, layer in tuner_layers(unet).items()
-    ]
+def _tensor_inputs(call: DragCall) -> Sequence[str]:
+    """Names of the tensors that the callback of a call gets."""
+    callback = call.callback_on_step_end
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        return callback.tensor_inputs
+    return call.callback_on_step_end_tensor_inputs or ()

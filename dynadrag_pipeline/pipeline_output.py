@@ -10,12 +10,11 @@ import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from .settings import SettingsInForce
+
 StopReason = Literal["reached", "max_iterations", "stalled", "interrupted", "diverged"]
 """Why an edit ended: all handles are at their targets; the iterations are used up; no handle moves any more; the
 callback asked for it; or the optimisation met NaN or infinity, and the last good iteration was kept."""
-
-MotionSource = Literal["motion_predictor", "straight"]
-"""Where the steps came from: the trained network, or the straight line to the target."""
 
 
 @dataclass
@@ -35,6 +34,8 @@ class DragIteration:
             Eq. 2, same handles and same source patches, at the optimised latent. In a callback it is NaN still: it is
             read off the first pass of the next iteration.
         wrong_way_count (`int`): predictions that pointed away from their target, whatever the guard made of them.
+        gradient_retries (`int`):
+            gradients that overflowed in float16, and were computed again with a smaller scale of the loss.
         image (`torch.Tensor` of shape `(3, height, width)`, *optional*):
             I_{k+1} in [0, 1] at the size the edit runs at; only with `return_intermediates=True`.
         flow (`torch.Tensor` of shape `(2, height, width)`, *optional*):
@@ -50,6 +51,7 @@ class DragIteration:
     loss_before: float
     loss_after: float
     wrong_way_count: int
+    gradient_retries: int = 0
     image: torch.Tensor | None = None
     flow: torch.Tensor | None = None
 
@@ -69,11 +71,13 @@ class DynaDragPipelineOutput(BaseOutput):
             where each handle was before the first and after each iteration, (x, y) in pixels of the input.
         iterations (`list[DragIteration]`): one record per iteration.
         stop_reason (`str`): `reached`, `max_iterations`, `stalled`, `interrupted` or `diverged`.
-        motion_source (`str`): `motion_predictor`, or `straight` where the pipeline has no motion predictor.
+        motion_source (`str`): name of what said where handles go: `predicted`, `straight`, `path`, or a source's own.
+        settings ([`SettingsInForce`], *optional*): every setting of the call, and where it comes from.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
     trajectories: torch.Tensor | list[torch.Tensor] = field(default_factory=list)
     iterations: list[DragIteration] | list[list[DragIteration]] = field(default_factory=list)
     stop_reason: StopReason | list[StopReason] = "max_iterations"
-    motion_source: MotionSource | list[MotionSource] = "straight"
+    motion_source: str | list[str] = "straight"
+    settings: SettingsInForce | None = None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from .motion_supervision import sample_patches
-
-SelectionStrategy = Literal["all", "first", "random"]
-SELECTION_STRATEGIES: tuple[SelectionStrategy | None, ...] = ("all", "first", "random", None)
+from .settings import SelectionStrategy
 
 
 def handle_target_similarity(features: torch.Tensor, handles: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -410,8 +410,7 @@ def takes(
             del given["self"]
             return method(self, given)
 
-            setattr(called, "__signature__", signature)  # noqa: B010 - types know of no such attribute
-
+        setattr(called, "__signature__", signature)  # noqa: B010 - types know of no such attribute
         called.__doc__ = (method.__doc__ or "").replace("{options}", docstring_of(settings).strip())
         return called
 

@@ -1,55 +1,54 @@
-"""The feature map F(z_t) of a UNet block and the noise prediction, from one and the same UNet pass."""
+"""The feature map F(z_t) of a UNet's block, and the grid that points are compared on."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from torch import nn
 
 
-def unet_with_features(
-    unet: UNet2DConditionModel,
-    latents: torch.Tensor,
-    timestep: torch.Tensor,
-    prompt_embeds: torch.Tensor,
-    feature_block: int = -1,
-    cross_attention_kwargs: dict[str, Any] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the UNet once and return its output together with an up-block's output. Gradients flow through both.
+@contextmanager
+def block_output(block: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Context that yields a list, to which each pass through a block adds its output, with its graph.
 
-    Args:
-        unet (`UNet2DConditionModel`): the denoiser.
-        latents (`torch.Tensor` of shape `(batch, channels, height, width)`): z_t.
-        timestep (`torch.Tensor`): t.
-        prompt_embeds (`torch.Tensor` of shape `(batch, tokens, width)`): the text condition.
-        feature_block (`int`, defaults to -1):
-            index into `unet.up_blocks`. The paper takes the last block (Sec. 3.1); DragDiffusion the one before.
-        cross_attention_kwargs (`dict`, *optional*): passed on to the UNet.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: the model output, of the shape of `latents`, and F(z_t), of shape
-        `(batch, block channels, block height, block width)`.
+    Example:
+        >>> block = nn.Linear(2, 3)
+        >>> with block_output(block) as outputs:
+        ...     _ = block(torch.ones(1, 2))
+        >>> outputs[0].shape
+        torch.Size([1, 3])
     """
-    features: list[torch.Tensor] = []
-    hook = unet.up_blocks[feature_block].register_forward_hook(lambda *call: features.append(call[-1]))
+    outputs: list[torch.Tensor] = []
+    hook = block.register_forward_hook(lambda *call: outputs.append(call[-1]))
     try:
-        output = unet(
-            latents, timestep, prompt_embeds, cross_attention_kwargs=cross_attention_kwargs, return_dict=False
-        )[0]
+        yield outputs
     finally:
         hook.remove()
-    return output, features[0]
+
+
+def supervision_grid(image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the grid that points are compared on: half the picture's, as in DragDiffusion.
+
+    Example:
+        >>> supervision_grid((512, 384))
+        (256, 192)
+    """
+    return max(1, image_size[0] // 2), max(1, image_size[1] // 2)
 
 
 def resize_to_supervision_grid(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize F(z_t) bilinearly to the grid on which points are compared, in float32.
 
-    The grid has half the picture's height and width, as in DragDiffusion: the radius r_1 of Eq. 2 is one cell of it.
+    The radius r_1 of Eq. 2 is one cell of that grid.
 
     Args:
-        features (`torch.Tensor` of shape `(batch, channels, h, w)`): as [`unet_with_features`] returns them.
-        size (`tuple[int, int]`): (height, width) of the supervision grid.
+        features (`torch.Tensor` of shape `(batch, channels, h, w)`): the block's output.
+        size (`tuple[int, int]`): (height, width) of the grid, from [`supervision_grid`].
+
+    Returns:
+        `torch.Tensor` of shape `(batch, channels, height, width)`.
     """
     return F.interpolate(features.float(), size=size, mode="bilinear", align_corners=False)

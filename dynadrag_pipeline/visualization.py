@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ HANDLE_COLOUR: Colour = (230, 45, 55)
 TARGET_COLOUR: Colour = (35, 120, 250)
 ARROW_COLOUR: Colour = (255, 255, 255)
 PATH_COLOUR: Colour = (255, 214, 10)
+PIN_COLOUR: Colour = (40, 170, 80)
 OUTLINE_COLOUR: Colour = (0, 0, 0)
 
 _WHEEL_POSITIONS = (0, 15, 21, 25, 36, 49, 55)
@@ -39,6 +40,8 @@ _SHEET_INK: Colour = (30, 30, 30)
 
 def draw_points(image: Picture, handles: Points, targets: Points) -> Image.Image:
     """Draw an instruction: a red disc on each handle, a blue one on each target and an arrow from one to the other.
+
+    A handle that is on its target is a pin: one green square.
 
     Marks are outlined, so that they show on light and on dark ground, and grow with the picture's shorter side.
 
@@ -62,17 +65,22 @@ def draw_points(image: Picture, handles: Points, targets: Points) -> Image.Image
     starts, ends = _as_points("handles", handles, 2), _as_points("targets", targets, 2)
     _check_same_number(starts.shape[0], ends.shape[0], "handles", "targets")
 
+    pinned = _pinned(starts, ends)
+
     def draw(canvas: _Canvas) -> None:
-        for start, end in zip(starts, ends, strict=True):
+        for start, end in zip(starts[~pinned], ends[~pinned], strict=True):
             canvas.arrow(start, end, ARROW_COLOUR)
-        canvas.discs(ends, TARGET_COLOUR)
-        canvas.discs(starts, HANDLE_COLOUR)
+        canvas.discs(ends[~pinned], TARGET_COLOUR)
+        canvas.discs(starts[~pinned], HANDLE_COLOUR)
+        canvas.squares(starts[pinned], PIN_COLOUR)
 
     return _drawn_over(image, draw)
 
 
 def draw_trajectories(image: Picture, trajectories: Trajectories, targets: Points) -> Image.Image:
-    """Draw the way that each handle has gone: a yellow line, a red disc where it is now, a blue one on its target.
+    """Draw the path that each handle has gone: a yellow line, a red disc where it is now, a blue one on its target.
+
+    A handle that began on its target is a pin: one green square.
 
     Args:
         image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): as for [`draw_points`].
@@ -94,11 +102,14 @@ def draw_trajectories(image: Picture, trajectories: Trajectories, targets: Point
     paths, ends = _as_points("trajectories", trajectories, 3), _as_points("targets", targets, 2)
     _check_same_number(paths.shape[1], ends.shape[0], "trajectories", "targets")
 
+    pinned = _pinned(paths[0], ends)
+
     def draw(canvas: _Canvas) -> None:
-        canvas.discs(ends, TARGET_COLOUR)
-        for point in range(paths.shape[1]):
+        canvas.discs(ends[~pinned], TARGET_COLOUR)
+        for point in np.flatnonzero(~pinned):
             canvas.line(paths[:, point], PATH_COLOUR)
-        canvas.discs(paths[-1], HANDLE_COLOUR)
+        canvas.discs(paths[-1][~pinned], HANDLE_COLOUR)
+        canvas.squares(ends[pinned], PIN_COLOUR)
 
     return _drawn_over(image, draw)
 
@@ -198,22 +209,41 @@ def contact_sheet(
 def save_gif(
     output: DynaDragPipelineOutput, path: str | Path, source: Picture | None = None, frame_ms: int = 160
 ) -> None:
-    """Save the intermediate pictures of an edit as an endless GIF, at the size that the edit ran at.
+    """Save the intermediate pictures of an edit as an endless GIF: see [`write_gif`].
 
-    The file appears at `path` only when it is complete. The last frame stays for a second.
+    The file appears at `path` only when it is complete.
 
     Args:
         output ([`DynaDragPipelineOutput`]): of one picture, made with `return_intermediates=True`.
         path (`str` or `Path`): of the file; its folder must exist.
-        source (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
-            shown as the first frame, at the size of the others.
-        frame_ms (`int`, defaults to 160): how long a frame is shown, in milliseconds.
+        source, frame_ms: as for [`write_gif`].
 
     Raises:
         ValueError: if the output holds no intermediate pictures, or is that of a list of pictures.
 
     Example:
         >>> save_gif(pipe(image, handles, targets, return_intermediates=True), "edit.gif")  # doctest: +SKIP
+    """
+    with atomic_file(path) as file:
+        write_gif(output, file, source, frame_ms)
+
+
+def write_gif(
+    output: DynaDragPipelineOutput, file: BinaryIO, source: Picture | None = None, frame_ms: int = 160
+) -> None:
+    """Write the intermediate pictures of an edit as an endless GIF, at the size that the edit ran at.
+
+    The last frame stays for a second.
+
+    Args:
+        output ([`DynaDragPipelineOutput`]): of one picture, made with `return_intermediates=True`.
+        file (`BinaryIO`): open for writing.
+        source (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
+            shown as the first frame, at the size of the others.
+        frame_ms (`int`, defaults to 160): how long a frame is shown, in milliseconds.
+
+    Raises:
+        ValueError: if the output holds no intermediate pictures, or is that of a list of pictures.
     """
     _, iterations = _single_edit(output)
     frames = [picture for _, picture in _evenly_spread(iterations, len(iterations))]
@@ -224,8 +254,7 @@ def save_gif(
     if source is not None:
         frames.insert(0, _as_rgb(source).resize(frames[0].size, Image.Resampling.BICUBIC))
     durations = [frame_ms] * (len(frames) - 1) + [1000]
-    with atomic_file(path) as file:
-        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 class _Canvas:
@@ -263,6 +292,12 @@ class _Canvas:
             for radius, ink in ((4.5, OUTLINE_COLOUR), (3.5, ARROW_COLOUR), (2.75, colour)):
                 reach = radius * self.unit
                 self._draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=ink)
+
+    def squares(self, centres: np.ndarray, colour: Colour) -> None:
+        for x, y in self._on_layer(centres):
+            for radius, ink in ((4.25, OUTLINE_COLOUR), (3.25, ARROW_COLOUR), (2.5, colour)):
+                reach = radius * self.unit
+                self._draw.rectangle((x - reach, y - reach, x + reach, y + reach), fill=ink)
 
     def _on_layer(self, points: np.ndarray) -> np.ndarray:
         return (points + 0.5) * self.factor - 0.5
@@ -311,6 +346,11 @@ def _check_same_number(first: int, second: int, first_name: str, second_name: st
         raise ValueError(
             f"`{first_name}` and `{second_name}` must have the same number of points, got {first} and {second}."
         )
+
+
+def _pinned(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """`(points,)` bool: which pairs are pins, up to the rounding of scaled points."""
+    return np.abs(starts - ends).max(axis=-1) < 1e-3
 
 
 def _scaled(points: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:

@@ -15,8 +15,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from text_encoder import build_text_encoder, build_tokenizer
 from train_unet import build_scheduler
 
-from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.hub import INSTALLED_PREDICTOR
+from dynadrag_pipeline.settings import recommended_settings
 from motion_predictor import MotionPredictorModel
 
 MOST_MEGABYTES = 50
@@ -37,6 +38,9 @@ def main() -> None:
         unet=UNet2DConditionModel.from_pretrained(args.unet),
         scheduler=build_scheduler(),
         motion_predictor=MotionPredictorModel.from_pretrained(args.motion_predictor),
+        recommended_settings=recommended_settings(
+            EMBEDDED_CHECKPOINT
+        ),  # those of the weights that it takes the place of
     ).to(dtype=torch.float16)
     for part in (pipeline.vae, pipeline.unet, pipeline.motion_predictor):
         part.register_to_config(_name_or_path="")  # where it was trained is nobody's business

@@ -10,6 +10,10 @@ class CommandError(Exception):
     """What the user can put right; the command line shows it as one line, and exits with 2."""
 
 
+class NotSaved(Exception):
+    """The work is done, and not all of it could be saved where it was to be; the command line exits with 1."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error on one line; its class, if it has none.
 

@@ -8,7 +8,8 @@ import torch
 from drag_quality import DEFAULT, ROWS, Row, TrueMotion, format_table, interval, make_edits, parse_option, plan_rows
 from pairs import EvaluationPair, with_misplaced_handle
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT
+from dynadrag_pipeline.settings import recommended_settings
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def marks(options: dict) -> dict[str, str]:
 
 def test_rows_that_change_nothing_are_not_run_twice():
     unchanged = {
-        name for name, row in ROWS.items() if row.settings and row.settings.items() <= EMBEDDED_SETTINGS.items()
+        name
+        for name, row in ROWS.items()
+        if row.settings and row.settings.items() <= recommended_settings(EMBEDDED_CHECKPOINT).items()
     }
     assert unchanged
     assert set(ROWS) - set(marks({})) == unchanged

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DynaDragPipeline
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_it_is_small_half_precision_safetensors():
 def test_without_an_edit_inversion_and_denoising_lose_little_beside_the_autoencoder(embedded, portrait):
     picture, nose = as_tensor(portrait), [(63.0, 80.0)]
     autoencoder = psnr(embedded.decode_latents(embedded.encode_image(picture)[0]), picture)
-    unedited = embedded(portrait, nose, nose, **{**EMBEDDED_SETTINGS, "restore_source": False}).images[0]
+    unedited = embedded(portrait, nose, nose, restore_source=False).images[0]
     assert autoencoder > 30
     assert psnr(as_tensor(unedited), picture) > autoencoder - 1.5
 
@@ -72,10 +72,10 @@ def test_an_edit_moves_the_content_towards_its_target(embedded, portrait):
     targets = np.array([[60.0, 64.5], [88.0, 66.0], [76.5, 80.0], [72.5, 113.0]])
     mask = np.zeros((128, 128), dtype=np.float32)
     mask[25:120, 15:115] = 1
-    result = embedded(portrait, handles, targets, mask, **EMBEDDED_SETTINGS)
+    result = embedded(portrait, handles, targets, mask)
     source, edited = (np.asarray(picture, dtype=np.float64) / 255 for picture in (portrait, result.images[0]))
     asked = np.linalg.norm(targets - handles, axis=1)
     assert content_distances(source, edited, handles, targets).mean() < 0.4 * asked.mean()
-    assert result.motion_source == "motion_predictor"
+    assert result.motion_source == "predicted"
     outside = torch.from_numpy(mask == 0)
     assert psnr(as_tensor(result.images[0])[..., outside], as_tensor(portrait)[..., outside]) > 30

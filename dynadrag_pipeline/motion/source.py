@@ -1,0 +1,140 @@
+"""What a source of motion is: before supervision it says where handles should go, after it where they are.
+
+Eq. 4 and the guard of Sec. 11 are here, since each source decides whether what it proposes needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from motion_predictor.choices import MotionGuard
+from motion_predictor.points import guard_step, is_wrong_way, move_handles, straight_step
+
+from ..drag_instruction import DragInstruction
+
+
+@dataclass(frozen=True)
+class EditView:
+    """What a source of motion may look at. Points are (x, y) in pixels of the edit.
+
+    Attributes:
+        handles (`torch.Tensor` of shape `(points, 2)`): h^k.
+        targets (`torch.Tensor` of shape `(points, 2)`): where they are to go.
+        moving (`torch.Tensor` of shape `(points,)`, bool): handles to propose a motion for; the others stay.
+        size (`tuple[int, int]`): (height, width) of the edit.
+        input_size (`tuple[int, int]`): (height, width) of the picture that the user gave.
+        image (`torch.Tensor` of shape `(1, 3, height, width)`):
+            I_k in [0, 1], if the source needs pictures; else the last one that was made.
+        k (`int`): number of the iteration, from 0.
+        remaining (`int`): iterations that there may still be, this one among them.
+        guard (`str`): what the user wants done with predicted steps.
+        features (`Callable`):
+            answers with F(z_t^k) on the supervision grid, `(1, channels, h, w)`, without a graph. A pass that was made
+            anyway before supervision; one that will be made anyway after it.
+        original_patches (`torch.Tensor` of shape `(points, channels, 2 r_1 + 1, 2 r_1 + 1)`):
+            F(z_t^0) round the handles as they were when the edit began.
+    """
+
+    handles: torch.Tensor
+    targets: torch.Tensor
+    moving: torch.Tensor
+    size: tuple[int, int]
+    input_size: tuple[int, int]
+    image: torch.Tensor
+    k: int
+    remaining: int
+    guard: MotionGuard
+    features: Callable[[], torch.Tensor]
+    original_patches: torch.Tensor
+
+    @property
+    def straight_step(self) -> torch.Tensor:
+        """`(points, 2)`: equal steps over what remains of path and iterations."""
+        return straight_step(self.handles, self.targets, self.remaining)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a source proposes for one iteration.
+
+    Attributes:
+        destinations (`torch.Tensor` of shape `(points, 2)`): h^{k+1}, inside the picture, in pixels of the edit.
+        predicted_step (`torch.Tensor` of shape `(points, 2)`): what the source answered, before the guard.
+        wrong_way (`torch.Tensor` of shape `(points,)`, bool): answers that point away from their targets.
+        flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what they were read from.
+    """
+
+    destinations: torch.Tensor
+    predicted_step: torch.Tensor
+    wrong_way: torch.Tensor
+    flow: torch.Tensor | None = None
+
+
+@runtime_checkable
+class MotionSource(Protocol):
+    """Where handles go. `motion=` of a call takes one; [`BaseMotionSource`] has what most of them share.
+
+    Attributes:
+        name (`str`): as records name it.
+        needs_picture (`bool`): whether it looks at I_k, which then must be denoised and decoded in each iteration.
+        always_arrives (`bool`): whether small steps are no sign that it is stuck.
+    """
+
+    name: str
+    needs_picture: bool
+    always_arrives: bool
+
+    def check(self, instruction: DragInstruction) -> None:
+        """Before any work, in pixels of the input: a ValueError if the source can't serve this instruction."""
+
+    def start(self, view: EditView) -> None:
+        """Once, before the first iteration of an edit: forget earlier edits."""
+
+    def propose(self, view: EditView) -> Motion:
+        """Before supervision: where the handles should go next, and what that was read from."""
+
+    def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
+        """After supervision: where the handles are now, `(points, 2)`, of which `proposed` is where they were sent."""
+
+
+class BaseMotionSource:
+    """A source that keeps nothing between iterations, and takes handles to be where they were sent."""
+
+    needs_picture = False
+    always_arrives = False
+
+    def check(self, instruction: DragInstruction) -> None:
+        """Serves every instruction."""
+
+    def start(self, view: EditView) -> None:
+        """Nothing to prepare."""
+
+    def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
+        """Where they were sent."""
+        return proposed
+
+
+def guarded_motion(view: EditView, step: torch.Tensor, flow: torch.Tensor | None = None) -> Motion:
+    """A motion by steps as a source answers them: guarded (Sec. 11), added to the handles (Eq. 4), on the picture.
+
+    Args:
+        view ([`EditView`]): of the iteration.
+        step (`torch.Tensor` of shape `(points, 2)`): in pixels of the edit; of handles that stay it is left out.
+        flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what they were read from.
+
+    Raises:
+        ValueError: if a step is not finite.
+    """
+    step = torch.where(view.moving[:, None], step, torch.zeros_like(step))
+    guarded = guard_step(step, view.handles, view.targets, view.straight_step, view.guard)
+    destinations = move_handles(view.handles, guarded, view.size)
+    return Motion(
+        torch.where(view.moving[:, None], destinations, view.handles),
+        step,
+        is_wrong_way(step, view.handles, view.targets),
+        flow,
+    )
