@@ -33,7 +33,7 @@ class Condition:
 
 
 class Denoiser(Protocol):
-    """What predicts the noise in latents. Latents come and answers go in float32, whatever is computed in."""
+    """What predicts the noise in latents. Answers are in float32 at least, whatever is computed in."""
 
     condition: Condition
 
@@ -88,13 +88,14 @@ class UNetDenoiser:
     def __call__(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         if self._bank is not None:
             self._bank.timestep = int(timestep)
-        return self.unet(
+        output = self.unet(
             latents.to(self.unet.dtype),
             timestep,
             self.condition.prompt_embeds,
             cross_attention_kwargs=self.condition.cross_attention_kwargs,
             return_dict=False,
-        )[0].float()
+        )[0]
+        return output.to(torch.promote_types(output.dtype, torch.float32))
 
     def features(self, latents: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with block_output(self.unet.up_blocks[self.feature_block]) as outputs:

@@ -35,6 +35,7 @@ from .motion.source import MotionSource
 from .picture import Picture, to_picture_tensor
 from .pipeline_output import DynaDragPipelineOutput
 from .session import DragSession, embed_prompt
+from .session_file import load_session, save_session
 from .settings import (
     DragSettings,
     SettingsInForce,
@@ -302,6 +303,18 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             raise ValueError(f"`prompt` must be a string, got {got(call.prompt)}.")
         session = self._session(picture, call.prompt, seed, in_force, call.cross_attention_kwargs, decode_preview)
         return session.open(self._find_lora)
+
+    def save_session(self, session: DragSession, folder: str | Path) -> None:
+        """Save an open session with its history; see [`save_session`]."""
+        save_session(session, folder)
+
+    def load_session(self, folder: str | Path) -> DragSession:
+        """Open a session that was saved, without fitting and inverting again; see [`load_session`].
+
+        Raises:
+            ValueError: if the folder holds no session, a damaged one, or one of other models.
+        """
+        return load_session(folder, self, self._described_progress_bar)
 
     def settings_in_force(
         self,

@@ -34,13 +34,13 @@ class DragIteration:
             Eq. 2, same handles and same source patches, at the optimised latent. In a callback it is NaN still: it is
             read off the first pass of the next iteration.
         wrong_way_count (`int`): predictions that pointed away from their target, whatever the guard made of them.
-        gradient_retries (`int`):
-            gradients that overflowed in float16, and were computed again with a smaller scale of the loss.
         image (`torch.Tensor` of shape `(3, height, width)`, *optional*):
             I_{k+1} in [0, 1] at the size the edit runs at; only with `return_intermediates=True`.
         flow (`torch.Tensor` of shape `(2, height, width)`, *optional*):
             the predicted flow in pixels of the edit's size; only with `return_intermediates=True` and a motion
             predictor.
+        gradient_retries (`int`):
+            gradients that overflowed in float16, and were computed again with a smaller scale of the loss.
     """
 
     handles: torch.Tensor
@@ -51,9 +51,9 @@ class DragIteration:
     loss_before: float
     loss_after: float
     wrong_way_count: int
-    gradient_retries: int = 0
     image: torch.Tensor | None = None
     flow: torch.Tensor | None = None
+    gradient_retries: int = 0
 
 
 @dataclass

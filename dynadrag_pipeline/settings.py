@@ -45,7 +45,7 @@ SELECTION = "selection of handles (Sec. 3.2.2)"
 SUPERVISION = "motion supervision (Eq. 2, 3)"
 DENOISING = "inversion and denoising (Sec. 3.1, 3.3)"
 IDENTITY_LORA = "identity LoRA (Sec. 4.2)"
-PICTURE = "picture"
+PICTURES = "picture and record"
 SPEED = "speed and memory"
 READINGS = "readings of the paper, for ablations"
 
@@ -195,7 +195,7 @@ class DragSettings:
         None,
         WholeNumber(or_none=True, least=0, most=LARGEST_SIDE),
         "short side, in pixels, at which the picture is edited; 0 keeps its own. The result has the input's size",
-        group=PICTURE,
+        group=PICTURES,
         default_text="what the UNet was trained at",
     )
     restore_source: bool = option(
@@ -204,10 +204,10 @@ class DragSettings:
         "take the source's own pixels, at their own size, wherever they show what the edited picture shows, moved or "
         "not: resizing, autoencoder, inversion and supervision blur them. What the edit invented stays; latents are "
         "returned as they are",
-        group=PICTURE,
+        group=PICTURES,
     )
     return_intermediates: bool = option(
-        False, Switch(), "keep picture and flow of every iteration, for sheets and GIFs", group=PICTURE
+        False, Switch(), "keep picture and flow of every iteration, for sheets and GIFs", group=PICTURES
     )
     preview_steps: int | None = option(
         None,

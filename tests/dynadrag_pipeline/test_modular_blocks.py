@@ -9,18 +9,18 @@ import logging
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import ModularPipeline, StableDiffusionPipeline
-from swap_motion_source import CHIN, SwingStep
 
 from dynadrag_pipeline import DynaDragPipeline, modular_blocks
-from dynadrag_pipeline.drag_engine import DragSettings
 from dynadrag_pipeline.kv_replacement import KVBank
 from dynadrag_pipeline.modular_blocks import DynaDragBlocks, DynaDragModularPipeline, IterationBlock
+from dynadrag_pipeline.motion.source import guarded_motion
+from dynadrag_pipeline.settings import DragSettings
+from motion_predictor.common.options import options_of
 from support.tiny_models import make_motion_predictor, make_scheduler, make_unet, make_vae
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "modular.md"
@@ -92,6 +92,36 @@ class TestThePicture:
             assert torch.equal(ours.valid, theirs.valid)
             assert (ours.flow is None) == (theirs.flow is None)
 
+    @pytest.mark.parametrize("with_predictor", [True, False])
+    def test_costs_the_passes_of_the_pipeline_s(self, whole, folder, quick, picture, with_predictor):
+        """Without a predictor nobody looks at pictures between: they are not made here either."""
+        motion = {} if with_predictor else {"motion": "straight"}
+        counts = []
+        for pipe in (in_blocks(folder), DynaDragPipeline(**whole.components)):
+            pipe.set_progress_bar_config(disable=True)
+            passes: list[None] = []
+            hook = pipe.unet.register_forward_hook(lambda *_, passes=passes: passes.append(None))
+            pipe(image=picture, handles=HANDLES, targets=TARGETS, **quick, **motion)
+            hook.remove()
+            counts.append(len(passes))
+        lora, steps, iterations, supervision = 2, 4, 3, 2
+        pictures = iterations if with_predictor else 1
+        expected = lora + 2 * steps + iterations * supervision + pictures * steps + 1
+        assert counts == [expected, expected]
+
+    def test_none_says_something_where_the_checkpoint_says_otherwise(self, whole, folder, quick, picture, tmp_path):
+        whole.register_to_config(recommended_settings={"preview_steps": 1, "supervision_reach": 0.2})
+        try:
+            whole.save_pretrained(tmp_path)
+        finally:
+            whole.register_to_config(recommended_settings={})
+        pipe = in_blocks(tmp_path)
+        state = pipe(image=picture, handles=HANDLES, targets=TARGETS, supervision_reach=None, **quick)
+        assert state.in_force.settings.preview_steps == 1
+        assert state.in_force.settings.supervision_reach is None
+        assert state.in_force.origins["preview_steps"] == "checkpoint"
+        assert state.in_force.origins["supervision_reach"] == "given"
+
     @pytest.mark.parametrize("output_type", ["pil", "np", "latent"])
     def test_comes_in_every_form(self, whole, folder, quick, picture, output_type):
         options = quick | {"output_type": output_type, "max_iterations": 1}
@@ -133,7 +163,9 @@ class TestTheState:
         pipe = in_blocks(folder)
         first = pipe(image=picture, handles=HANDLES, targets=TARGETS, output_type="pt", **quick)
         copy.deepcopy(first)
-        monkeypatch.setattr(modular_blocks, "fit_identity_lora", lambda *_, **__: pytest.fail("it was there"))
+        monkeypatch.setattr(
+            "dynadrag_pipeline.session.fit_identity_lora", lambda *_, **__: pytest.fail("it was there")
+        )
         again = pipe(state=first, output_type="pt")
         assert torch.equal(again.images, first.images)
 
@@ -184,12 +216,13 @@ class TestComponents:
 
 
 class StayStep(IterationBlock):
-    """Leaves a `predicted_step` of nothing."""
+    """Leaves a motion of nothing."""
 
     about = "Leave the handles where they are."
 
     def work_on(self, edit):
-        edit.predicted_step = torch.zeros_like(edit.handles)
+        edit.motion = guarded_motion(edit.view, torch.zeros_like(edit.points.handles))
+        edit.next_handles = edit.motion.destinations
 
 
 class TestBlocks:
@@ -202,21 +235,6 @@ class TestBlocks:
             image=picture, handles=HANDLES, targets=TARGETS, motion_guard="none", **(quick | {"max_iterations": 2})
         )
         assert torch.equal(state.trajectory, torch.tensor(HANDLES).float().expand(3, 2, 2))
-
-    def test_the_example_swings_each_handle_round_the_chin_to_its_target(self):
-        chin = torch.tensor(CHIN)
-        start = chin + torch.tensor([[0.0, -50.0], [0.0, -20.0]])
-        end = chin + torch.tensor([[50.0, 0.0], [10.0, 0.0]])
-        edit = SimpleNamespace(handles=start, targets=end)
-        distances = []
-        for edit.remaining in range(5, 0, -1):
-            SwingStep().work_on(edit)
-            edit.handles = edit.handles + edit.predicted_step
-            distances.append((edit.handles - chin).norm(dim=-1))
-        torch.testing.assert_close(edit.handles, end)
-        first, second = torch.stack(distances).T
-        torch.testing.assert_close(first, torch.full((5,), 50.0))
-        torch.testing.assert_close(second, torch.tensor([18.0, 16.0, 14.0, 12.0, 10.0]))
 
     def test_the_document_s_block_goes_half_of_the_way(self, folder, quick, picture):
         (source,) = re.findall(r"```python\n((?:(?!```).)*class HalfWayStep.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -233,7 +251,7 @@ class TestBlocks:
 
             def work_on(self, edit):
                 edit.denoise()
-                if edit.remaining < edit.engine.settings.max_iterations:
+                if edit.k > 0:
                     raise FloatingPointError("Too much.")
 
         blocks = DynaDragBlocks()
@@ -245,10 +263,9 @@ class TestBlocks:
 
     def test_every_setting_is_an_input_with_its_default_and_a_word(self):
         inputs = {each.name: each for each in DynaDragBlocks().inputs}
-        for setting in fields(DragSettings):
-            assert inputs[setting.name].description
-            if setting.name != "kv_start_layer":
-                assert inputs[setting.name].default == setting.default
+        for name, each in options_of(DragSettings).items():
+            assert each.sentence in inputs[name].description
+            assert each.default_shown() in inputs[name].description
 
     def test_every_input_and_output_is_documented(self):
         blocks = DynaDragBlocks()

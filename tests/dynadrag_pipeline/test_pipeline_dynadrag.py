@@ -9,8 +9,7 @@ from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from peft import LoraConfig
 from PIL import Image
 
-from dynadrag_pipeline import DynaDragPipeline
-from dynadrag_pipeline.drag_engine import DragSettings
+from dynadrag_pipeline import DynaDragPipeline, drag_edit, drag_engine, session
 from dynadrag_pipeline.identity_lora import tuner_layers
 from support.tiny_models import make_motion_predictor, make_scheduler, make_unet
 
@@ -89,13 +88,13 @@ def test_small_straight_steps_are_no_stall(pipe, quick, picture):
 
 
 def test_a_picture_that_is_decoded_to_nothing_finite_is_not_returned(pipe, quick, picture, monkeypatch):
-    decode, calls = pipe.decode_latents, []
+    decode, calls = drag_engine.decode_latents, []
 
-    def overflowing(latents):
+    def overflowing(vae, latents):
         calls.append(None)
-        return decode(latents) * (float("nan") if len(calls) == 2 else 1)
+        return decode(vae, latents) * (float("nan") if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(pipe, "decode_latents", overflowing)
+    monkeypatch.setattr(drag_engine, "decode_latents", overflowing)
     output = pipe(picture, HANDLES, TARGETS, output_type="pt", return_intermediates=True, **quick)
     assert output.stop_reason == "diverged"
     assert len(output.iterations) == 1
@@ -106,7 +105,7 @@ def test_a_picture_that_is_decoded_to_nothing_finite_is_not_returned(pipe, quick
 def test_intermediates_are_kept_on_request(pipe, quick, picture):
     pipe.register_modules(motion_predictor=make_motion_predictor())
     output = pipe(picture, HANDLES, TARGETS, return_intermediates=True, output_type="pt", **quick)
-    assert output.motion_source == "motion_predictor"
+    assert output.motion_source == "predicted"
     for iteration in output.iterations:
         assert iteration.image.shape == (3, 64, 76)
         assert iteration.flow.shape == (2, 64, 76)
@@ -143,7 +142,7 @@ def test_a_tuple_has_the_fields_of_the_output(pipe, quick, picture):
     fields = pipe(picture, HANDLES, TARGETS, output_type="pt", return_dict=False, **quick)
     assert torch.equal(fields[0], output.images)
     assert torch.equal(fields[1], output.trajectories)
-    assert fields[3:] == ("reached", "straight")
+    assert fields[3:5] == ("reached", "straight")
 
 
 def test_a_list_of_pictures_is_edited_like_each_alone(pipe, quick, picture):
@@ -273,7 +272,7 @@ def test_nothing_is_left_behind_by_a_call_that_fails(pipe, quick, picture, monke
     if stage == "mid edit":
         options["callback_on_step_end"] = fail
     else:
-        room = {"_denoising_loss": "identity_lora"}.get(stage, "drag_engine")
+        room = {"_denoising_loss": "identity_lora", "ddim_invert": "drag_engine"}.get(stage, "drag_edit")
         monkeypatch.setattr(f"dynadrag_pipeline.{room}.{stage}", fail)
     with pytest.raises(type(error)):
         pipe(picture, HANDLES, TARGETS, **options)
@@ -293,11 +292,9 @@ def test_nothing_is_left_behind_by_a_call_that_succeeds(pipe, quick, picture):
 
 def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Record the fits of identity LoRAs, which still happen."""
-    from dynadrag_pipeline import pipeline_dynadrag
-
     fits: list[object] = []
-    fit = pipeline_dynadrag.fit_identity_lora
-    monkeypatch.setattr(pipeline_dynadrag, "fit_identity_lora", lambda *a, **k: fits.append(a) or fit(*a, **k))
+    fit = session.fit_identity_lora
+    monkeypatch.setattr(session, "fit_identity_lora", lambda *a, **k: fits.append(a) or fit(*a, **k))
     return fits
 
 
@@ -401,16 +398,14 @@ def test_bfloat16_runs_and_stays_close_enough_to_be_the_same_edit(pipe, quick, p
 def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
     pipe, quick, picture, monkeypatch, caplog
 ):
-    from dynadrag_pipeline import drag_engine
-
     good = pipe(picture, HANDLES, TARGETS, output_type="pt", **(quick | {"max_iterations": 3})).iterations
-    loss, calls = drag_engine.motion_supervision_loss, []
+    loss, calls = drag_edit.motion_supervision_loss, []
 
     def diverging(*args):
         calls.append(None)
         return loss(*args) * (float("nan") if len(calls) > 4 else 1)
 
-    monkeypatch.setattr(drag_engine, "motion_supervision_loss", diverging)
+    monkeypatch.setattr(drag_edit, "motion_supervision_loss", diverging)
     with caplog.at_level(logging.WARNING):
         output = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick)
     assert output.stop_reason == "diverged"
@@ -441,7 +436,7 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
         ({"mask": torch.zeros(3, 80, 96)}, "`mask` must have one channel"),
         ({"mask": "mask.png"}, "`mask` must be a PIL image"),
         ({"prompt": 3}, "`prompt` must be a string, got 3"),
-        ({"num_inference_steps": 0}, "`num_inference_steps` must be a whole number of at least 1, got 0"),
+        ({"num_inference_steps": 0}, "`num_inference_steps` must be a whole number of at least 1 .*, got 0"),
         ({"num_inference_steps": 1000}, "`num_inference_steps` must be under 1000, got 1000"),
         ({"inversion_strength": 1.5}, "`inversion_strength` must be a finite number above 0 and at most 1, got 1.5"),
         ({"max_iterations": 2.5}, "`max_iterations` must be a whole number"),
@@ -545,12 +540,3 @@ def test_a_unet_that_is_compiled_as_a_whole_is_refused_with_the_remedy(pipe, pic
 def test_inference_mode_is_refused(pipe, picture):
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         pipe(picture, HANDLES, TARGETS)
-
-
-def test_the_documented_defaults_are_the_settings_defaults():
-    import inspect
-
-    call = inspect.signature(DynaDragPipeline.__call__).parameters
-    for name, value in vars(DragSettings()).items():
-        if name != "kv_start_layer":  # None in the call: it depends on the UNet
-            assert call[name].default == value, name

@@ -52,7 +52,7 @@ MEASURES: dict[str, Callable[[DynaDragPipeline], object]] = {
 @pytest.mark.parametrize("measure", MEASURES)
 def test_the_picture_is_the_same(predicting, picture, quick, measure):
     expected = edit(predicting, picture, quick)
-    predicting._fitted_loras.clear()
+    predicting.identity_loras.fitted.clear()
     MEASURES[measure](predicting)
     torch.testing.assert_close(edit(predicting, picture, quick), expected, rtol=0, atol=1e-3)
     torch.testing.assert_close(edit(predicting, picture, quick), expected, rtol=0, atol=1e-3)
@@ -72,7 +72,7 @@ def test_gradient_checkpointing_runs_the_blocks_again_in_backward(predicting, pi
     )
     edit(predicting, picture, quick)
     plain = passes["blocks"]
-    predicting._fitted_loras.clear()
+    predicting.identity_loras.fitted.clear()
     predicting.unet.enable_gradient_checkpointing()
     passes["blocks"] = 0
     edit(predicting, picture, quick)
@@ -195,7 +195,7 @@ def test_compiled_blocks_are_compiled_once_for_all_iterations(pipe, picture, qui
     """With all hooks and processors: the graphs of two iterations serve six, and other edits too."""
     straight = quick | {"return_intermediates": True}
     expected = edit(pipe, picture, straight)
-    pipe._fitted_loras.clear()
+    pipe.identity_loras.fitted.clear()
     pipe.unet.compile_repeated_blocks(backend="aot_eager")
     torch.testing.assert_close(edit(pipe, picture, straight), expected, rtol=0, atol=1e-2)
     graphs = counters["stats"]["unique_graphs"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from dynadrag_pipeline.unet_features import resize_to_supervision_grid, unet_with_features
+from dynadrag_pipeline.denoiser import Condition, UNetDenoiser
+from dynadrag_pipeline.unet_features import resize_to_supervision_grid
 
 TIMESTEP = torch.tensor(501)
 
@@ -25,7 +26,7 @@ def hooks_in(unet: UNet2DConditionModel) -> int:
 
 @torch.no_grad()
 def test_output_is_the_unets_own_and_follows_from_the_last_blocks_features(unet, latents, prompt_embeds):
-    output, features = unet_with_features(unet, latents, TIMESTEP, prompt_embeds)
+    output, features = UNetDenoiser(unet, Condition(prompt_embeds)).features(latents, TIMESTEP)
     assert features.shape == (1, 16, 16, 16)
     assert torch.equal(output, unet(latents, TIMESTEP, prompt_embeds).sample)
     assert torch.equal(output, unet.conv_out(unet.conv_act(unet.conv_norm_out(features))))
@@ -37,7 +38,7 @@ def test_features_are_what_the_chosen_block_gives_in_a_plain_pass(unet, latents,
     seen = []
     unet.up_blocks[block].register_forward_hook(lambda module, inputs, output: seen.append(output))
     unet(latents, TIMESTEP, prompt_embeds)
-    _, features = unet_with_features(unet, latents, TIMESTEP, prompt_embeds, feature_block=block)
+    _, features = UNetDenoiser(unet, Condition(prompt_embeds), block).features(latents, TIMESTEP)
     assert torch.equal(features, seen[0])
     assert features.shape[1] == {0: 32, -2: 32, 1: 16}[block]
 
@@ -45,7 +46,7 @@ def test_features_are_what_the_chosen_block_gives_in_a_plain_pass(unet, latents,
 def test_features_and_output_come_from_one_pass(unet, latents, prompt_embeds):
     passes = []
     unet.register_forward_pre_hook(lambda *_: passes.append(1))
-    unet_with_features(unet, latents, TIMESTEP, prompt_embeds)
+    UNetDenoiser(unet, Condition(prompt_embeds)).features(latents, TIMESTEP)
     assert len(passes) == 1
 
 
@@ -55,7 +56,7 @@ def test_the_gradient_of_a_frozen_unet_reaches_the_latent(unet, latents, prompt_
     unet.requires_grad_(False).double()
 
     def value(at: torch.Tensor) -> torch.Tensor:
-        return unet_with_features(unet, at, TIMESTEP, prompt_embeds.double())[which].square().sum()
+        return UNetDenoiser(unet, Condition(prompt_embeds.double())).features(at, TIMESTEP)[which].square().sum()
 
     latents = latents.double().requires_grad_()
     (gradient,) = torch.autograd.grad(value(latents), latents)
@@ -67,13 +68,13 @@ def test_the_gradient_of_a_frozen_unet_reaches_the_latent(unet, latents, prompt_
 
 
 def test_no_hook_is_left_behind(unet, latents, prompt_embeds):
-    unet_with_features(unet, latents, TIMESTEP, prompt_embeds)
+    UNetDenoiser(unet, Condition(prompt_embeds)).features(latents, TIMESTEP)
     assert hooks_in(unet) == 0
 
 
 def test_no_hook_is_left_behind_when_the_unet_raises(unet, latents, prompt_embeds):
     with pytest.raises(RuntimeError):
-        unet_with_features(unet, latents, TIMESTEP, prompt_embeds[..., :3])
+        UNetDenoiser(unet, Condition(prompt_embeds[..., :3])).features(latents, TIMESTEP)
     assert hooks_in(unet) == 0
 
 
@@ -89,7 +90,7 @@ def test_cross_attention_kwargs_reach_the_processors(unet, latents, prompt_embed
             return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask)
 
     unet.set_attn_processor({name: Listening(inner) for name, inner in unet.attn_processors.items()})
-    unet_with_features(unet, latents, TIMESTEP, prompt_embeds, cross_attention_kwargs={"word": "heard"})
+    UNetDenoiser(unet, Condition(prompt_embeds, {"word": "heard"})).features(latents, TIMESTEP)
     assert set(received) == {"heard"}
 
 

@@ -13,6 +13,7 @@ from dynadrag_pipeline.visualization import (
     ARROW_COLOUR,
     HANDLE_COLOUR,
     PATH_COLOUR,
+    PIN_COLOUR,
     TARGET_COLOUR,
     contact_sheet,
     draw_points,
@@ -100,9 +101,18 @@ def test_points_are_on_the_upright_picture_and_any_mode_is_drawn_in_colour():
     exif = lying.getexif()
     exif[0x0112] = 6
     lying.info["exif"] = exif.tobytes()
-    picture = draw_points(lying, [(30, 80)], [(30, 80)])
+    picture = draw_points(lying, [(30, 80)], [(60, 80)])
     assert (picture.mode, picture.size) == ("RGB", (70, 100))
     assert picture.getpixel((30, 80)) == HANDLE_COLOUR
+
+
+def test_a_handle_on_its_target_is_drawn_as_a_pin():
+    picture = draw_points(grey(64, 64), [(16, 16), (32, 48)], [(16, 16), (48, 48)])
+    assert picture.getpixel((16, 16)) == PIN_COLOUR
+    assert picture.getpixel((32, 48)) == HANDLE_COLOUR
+    drawn = draw_trajectories(grey(64, 64), [[(16, 16), (32, 48)], [(16, 16), (40, 48)]], [(16, 16), (48, 48)])
+    assert drawn.getpixel((16, 16)) == PIN_COLOUR
+    assert drawn.getpixel((40, 48)) == HANDLE_COLOUR
 
 
 def test_16_bit_and_transparent_pictures_keep_their_look():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,18 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from dynadrag_pipeline.ddim_inversion import make_ddim_schedulers
-from dynadrag_pipeline.drag_engine import DragEngine, DragSettings, DragStep, Reference, supervision_grid
+from dynadrag_pipeline.denoiser import Condition, UNetDenoiser
+from dynadrag_pipeline.drag_edit import DragEdit
+from dynadrag_pipeline.drag_engine import DragEngine, Reference
 from dynadrag_pipeline.drag_instruction import DragInstruction
+from dynadrag_pipeline.drag_loop import DragLoop
+from dynadrag_pipeline.drag_state import DragState, DragStep
 from dynadrag_pipeline.kv_replacement import self_attention_layers
+from dynadrag_pipeline.motion.predicted import PredictedMotion
+from dynadrag_pipeline.motion.source import MotionSource
+from dynadrag_pipeline.motion.straight import StraightMotion
+from dynadrag_pipeline.settings import DragSettings
+from dynadrag_pipeline.unet_features import supervision_grid
 from support.tiny_models import make_scheduler, make_unet
 
 SIZE = (32, 32)
@@ -51,18 +61,28 @@ def frozen_unet() -> UNet2DConditionModel:
     return make_unet().requires_grad_(False)
 
 
-def make_engine(unet: UNet2DConditionModel, steps: int = 2, predictor: Any = None, **settings: Any) -> DragEngine:
+@dataclass
+class Rig(DragEngine):
+    """An engine, with who says where handles go and who looks, and why the last drag ended."""
+
+    source: MotionSource = field(default_factory=StraightMotion)
+    is_watched: bool = True
+    generator: torch.Generator | None = None
+    stop_reason: str = ""
+
+
+def make_engine(unet: UNet2DConditionModel, steps: int = 2, predictor: Any = None, **settings: Any) -> Rig:
     sampler, inverse = make_ddim_schedulers(make_scheduler().config, steps)
     quick = {"supervision_steps": 1, "max_iterations": 3}
-    return DragEngine(
-        unet=unet,
+    return Rig(
+        denoiser=UNetDenoiser(unet, Condition(PROMPT), settings.get("feature_block", -1)),
         sampler=sampler,
         inverse=inverse,
-        prompt_embeds=PROMPT,
         decode=decode,
         progress_bar=silent,
-        motion_predictor=predictor,
         settings=DragSettings(**(quick | settings)),
+        kv_start_layer=settings.get("kv_start_layer", 0),
+        source=StraightMotion() if predictor is None else PredictedMotion(predictor),
     )
 
 
@@ -80,14 +100,26 @@ THREE = instruct([(4, 4), (10, 16), (25, 28)], [(28, 5), (20, 16), (6, 25)])
 
 @torch.no_grad()
 def drag(
-    engine: DragEngine, instruction: DragInstruction, on_step: Callable[[DragStep], None] | None = None
+    engine: Rig, instruction: DragInstruction, on_step: Callable[[DragStep], None] | None = None
 ) -> list[DragStep]:
     noise = engine.invert(LATENTS)
-    steps = []
-    for step in engine.drag(noise, engine.denoise_reference(noise), IMAGE, instruction):
+    reference = engine.denoise_reference(noise)
+    start = DragState(noise, reference.latents, IMAGE)
+    edit = DragEdit(
+        engine,
+        reference,
+        start,
+        instruction,
+        engine.source,
+        generator=engine.generator,
+        is_watched=engine.is_watched,
+    )
+    loop, steps = DragLoop(edit), []
+    for step in loop:
         if on_step is not None:
             on_step(step)
         steps.append(step)
+    engine.stop_reason = loop.stop_reason
     return steps
 
 
@@ -529,7 +561,7 @@ def test_the_mask_term_starts_at_zero(frozen_unet):
 
 def set_similarities(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     monkeypatch.setattr(
-        "dynadrag_pipeline.drag_engine.handle_target_similarity", lambda *_: torch.tensor(values, dtype=torch.float32)
+        "dynadrag_pipeline.drag_edit.handle_target_similarity", lambda *_: torch.tensor(values, dtype=torch.float32)
     )
 
 
@@ -733,10 +765,10 @@ def test_unet_passes_of_an_edit(steps, iterations, supervision):
     with torch.no_grad():
         noise = engine.invert(LATENTS)
         assert len(passes) == steps
-        reference = engine.denoise_reference(noise)
+        engine.denoise_reference(noise)
         assert len(passes) == 2 * steps
-        dragged = list(engine.drag(noise, reference, IMAGE, FAR))
-    assert len(dragged) == iterations
+    passes.clear()
+    assert len(drag(engine, FAR)) == iterations
     assert len(passes) == steps + steps + iterations * (supervision + steps) + 1
 
 

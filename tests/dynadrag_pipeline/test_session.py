@@ -1,0 +1,218 @@
+"""Sessions: what a picture costs once is done once, drags follow one another, and everything goes to disk and back."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from dynadrag_pipeline import DynaDragPipeline, session_file
+from dynadrag_pipeline.session import ONCE_PER_PICTURE, DragSession
+from support.tiny_models import make_motion_predictor, make_unet
+
+FIRST = ([(40, 30)], [(60, 30)])
+SECOND = ([(20, 50)], [(10, 40)])
+LORA, STEPS, ITERATIONS, SUPERVISION = 2, 4, 3, 2
+
+
+@pytest.fixture
+def passes(unet: UNet2DConditionModel) -> list[None]:
+    count: list[None] = []
+    unet.register_forward_hook(lambda *_: count.append(None))
+    return count
+
+
+@pytest.fixture
+def session(pipe, picture, quick) -> DragSession:
+    return pipe.open_session(picture, **quick)
+
+
+def dragged(session: DragSession, points: tuple, **options: object) -> torch.Tensor:
+    list(session.drag(*points, **options))
+    return session.image(session.history[-1])
+
+
+def test_two_drags_take_the_passes_of_opening_once_and_give_the_pictures_of_two_calls(pipe, picture, quick, passes):
+    calls = [pipe(picture, *points, output_type="pt", **quick).images for points in (FIRST, SECOND)]
+    in_calls = len(passes)
+    pipe.identity_loras.fitted.clear()
+    passes.clear()
+    session = pipe.open_session(picture, **quick)
+    assert len(passes) == LORA + 2 * STEPS
+    drags = [dragged(session, points) for points in (FIRST, SECOND)]
+    drag = ITERATIONS * SUPERVISION + STEPS + 1
+    assert len(passes) == LORA + 2 * STEPS + 2 * drag
+    assert in_calls == LORA + 2 * (2 * STEPS + drag), "the calls shared the LoRA; a new pipeline would fit it twice"
+    assert all(torch.equal(*pair) for pair in zip(drags, calls, strict=True))
+
+
+def test_models_are_their_owner_s_between_drags(session, unet):
+    before = [parameter.detach().clone() for parameter in unet.parameters()], dict(unet.attn_processors)
+    drag = session.drag(*FIRST)
+    next(drag)
+    assert any(not torch.equal(*pair) for pair in zip(before[0], unet.parameters(), strict=True)), "the LoRA is on"
+    drag.close()
+    assert all(torch.equal(*pair) for pair in zip(before[0], unet.parameters(), strict=True))
+    assert unet.attn_processors == before[1]
+
+
+def test_a_drag_goes_on_from_the_state_before(session):
+    apart = dragged(session, SECOND)
+    session.undo()
+    first = dragged(session, FIRST)
+    both = dragged(session, SECOND, continue_from=session.state)
+    assert not torch.equal(both, apart)
+    assert torch.equal(session.history[0].state.image, session.history[0].state.image)
+    step = next(session.drag(*SECOND, continue_from=session.history[0], is_watched=True))
+    assert (step.noise - session.history[0].state.noise).abs().max() <= SUPERVISION * 0.0101, "from its latent"
+    assert not torch.equal(first, both)
+
+
+def test_the_predictor_of_a_drag_that_goes_on_sees_the_picture_before(pipe, picture, quick):
+    pipe.register_modules(motion_predictor=make_motion_predictor())
+    seen = []
+    predict = pipe.motion_predictor.predict_flow
+    pipe.motion_predictor.predict_flow = lambda image, *points: seen.append(image) or predict(image, *points)
+    session = pipe.open_session(picture, **quick)
+    list(session.drag(*FIRST))
+    seen.clear()
+    list(session.drag(*SECOND, continue_from=session.state))
+    assert torch.equal(seen[0], session.history[0].state.image)
+
+
+def test_undo_goes_back_one_drag_at_a_time_to_the_original(session):
+    dragged(session, FIRST)
+    dragged(session, SECOND, continue_from=session.state)
+    assert session.undo() is session.history[0].state
+    assert torch.equal(session.undo().noise, session.noise)
+    with pytest.raises(ValueError, match="nothing to undo"):
+        session.undo()
+
+
+def test_a_drag_that_was_left_is_no_part_of_the_history(session):
+    drag = session.drag(*FIRST)
+    next(drag)
+    drag.close()
+    assert session.history == []
+    dragged(session, FIRST)
+    assert len(session.history) == 1
+
+
+def test_a_drag_may_have_settings_of_its_own(session):
+    list(session.drag(*FIRST, max_iterations=1, dynamic_selection=None))
+    assert len(session.history[-1].iterations) == 1
+    list(session.drag(*FIRST))
+    assert len(session.history[-1].iterations) == ITERATIONS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_inference_steps": 9}, "`num_inference_steps` must be given when a session is opened, got 9"),
+        ({"max_iterations": 0}, "`max_iterations` must be"),
+        ({"feature_block": 7}, "`feature_block` must index"),
+        ({"motion": "predicted"}, "`motion` must be"),
+        ({"targets": None}, "`targets` is missing"),
+        ({"mask": "here"}, "`mask` must"),
+        ({"colour": 1}, "`colour` is no option"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_the_call_itself(session, passes, options, message):
+    passes.clear()
+    with pytest.raises(ValueError, match=message):
+        session.drag(**({"handles": FIRST[0], "targets": FIRST[1]} | options))
+    assert not passes
+
+
+def test_settings_of_the_picture_are_settings():
+    assert set(ONCE_PER_PICTURE) <= set(DynaDragPipeline.__call__.__signature__.parameters)
+
+
+# --- on disk ---
+
+
+def test_a_saved_session_goes_on_where_it_was(pipe, picture, quick, passes, session, tmp_path):
+    first = dragged(session, FIRST)
+    session_path = tmp_path / "new" / "session"
+    pipe.save_session(session, session_path)
+    expected = dragged(session, SECOND, continue_from=session.state)
+    passes.clear()
+    loaded = pipe.load_session(session_path)
+    assert len(passes) == STEPS, "neither fitted nor inverted: the reference alone is denoised"
+    assert torch.equal(loaded.image(loaded.history[0]), first)
+    assert torch.equal(dragged(loaded, SECOND, continue_from=loaded.state), expected)
+    record, before = loaded.history[0].iterations[0], session.history[0].iterations[0]
+    assert torch.equal(record.handles, before.handles)
+    assert (record.loss_before, record.loss_after) == (before.loss_before, before.loss_after)
+    assert loaded.in_force == session.in_force
+    assert sorted(path.name for path in session_path.iterdir()) == ["session.json", "session.safetensors"]
+
+
+def test_a_session_of_other_models_is_refused(pipe, session, tmp_path):
+    pipe.save_session(session, tmp_path)
+    other = DynaDragPipeline(**(pipe.components | {"unet": make_unet(seed=1)}))
+    with pytest.raises(ValueError, match="with the models that it was saved with"):
+        other.load_session(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no record", "no tensors", "garbage", "cut", "flipped", "other format", "no seed"])
+def test_damaged_sessions_are_named(pipe, session, tmp_path, damage):
+    pipe.save_session(session, tmp_path)
+    record, tensors = tmp_path / session_file.RECORD_FILE, tmp_path / session_file.TENSORS_FILE
+    content = json.loads(record.read_text())
+    if damage == "no record":
+        record.unlink()
+    elif damage == "no tensors":
+        tensors.unlink()
+    elif damage == "garbage":
+        record.write_text("[" * 100_000)
+    elif damage == "cut":
+        tensors.write_bytes(tensors.read_bytes()[:100])
+    elif damage == "flipped":
+        packed = bytearray(tensors.read_bytes())
+        packed[-3] ^= 1
+        tensors.write_bytes(packed)
+    elif damage == "other format":
+        record.write_text(json.dumps(content | {"format": 9}))
+    else:
+        del content["seed"]
+        record.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="must"):
+        pipe.load_session(tmp_path)
+
+
+# --- one edit at a time ---
+
+
+def test_a_unet_that_is_being_edited_with_is_refused_until_the_edit_ends(pipe, picture, quick, session):
+    drag = session.drag(*FIRST)
+    next(drag)
+    with pytest.raises(RuntimeError, match="`unet` is being edited with already"):
+        pipe(picture, *FIRST, **quick)
+    drag.close()
+    assert pipe(picture, *FIRST, **quick).stop_reason == "reached"
+
+
+def test_pipelines_of_two_threads_give_the_pictures_that_they_give_alone(pipe, picture, quick):
+    pipes = [pipe, DynaDragPipeline(**(pipe.components | {"unet": make_unet(seed=1)}))]
+    pipes[1].set_progress_bar_config(disable=True)
+    options = {**quick, "identity_lora_steps": 6, "output_type": "pt"}
+    alone = [each(picture, *FIRST, **options).images for each in pipes]
+    together: dict[int, torch.Tensor] = {}
+    for each in pipes:
+        each.identity_loras.fitted.clear()
+    start = threading.Barrier(2)
+
+    def edit(index: int) -> None:
+        start.wait()
+        together[index] = pipes[index](picture, *FIRST, **options).images
+
+    threads = [threading.Thread(target=edit, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(together[index], alone[index]) for index in range(2))
