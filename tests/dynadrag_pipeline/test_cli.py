@@ -16,10 +16,13 @@ from transformers.utils import logging as transformers_logging
 
 import dynadrag_pipeline
 from dynadrag_pipeline import cli
-from dynadrag_pipeline.cli import SETTINGS, main
+from dynadrag_pipeline.cli import main
+from dynadrag_pipeline.commands import edit as edit_command
 from dynadrag_pipeline.drag_instruction import DragInstruction, load_instruction
 from dynadrag_pipeline.pipeline_dynadrag import DynaDragPipeline
 from dynadrag_pipeline.pipeline_output import DragIteration, DynaDragPipelineOutput
+from dynadrag_pipeline.settings import DragSettings, settings_in_force
+from motion_predictor.common.options import options_of
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 EDIT = ["--handle", "20,30", "--target", "40,30"]
@@ -69,14 +72,8 @@ class FakePipeline:
     def load_identity_lora(self, directory: Path) -> None:
         self.identity_lora.append(("load", directory))
 
-    def __call__(
-        self, image, handles, targets, prompt="", max_iterations=25, supervision_lr=0.01, stop_distance=None, **options
-    ) -> DynaDragPipelineOutput:
-        given = {"max_iterations": max_iterations, "supervision_lr": supervision_lr, "stop_distance": stop_distance}
-        changed = {name: value for name, value in given.items() if value not in (25, 0.01, None)}
-        self.calls.append(
-            {"image": image, "handles": handles, "targets": targets, "prompt": prompt, **changed, **options}
-        )
+    def __call__(self, image, handles, targets, prompt="", **options) -> DynaDragPipelineOutput:
+        self.calls.append({"image": image, "handles": handles, "targets": targets, "prompt": prompt, **options})
         if self.call_error:
             raise self.call_error
         start, end = torch.tensor(handles, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32)
@@ -86,7 +83,12 @@ class FakePipeline:
             trajectories=way,
             iterations=[self._iteration(way[step], way[step + 1]) for step in range(2)],
             stop_reason="stalled",
-            motion_source="motion_predictor",
+            motion_source="predicted",
+            settings=settings_in_force(
+                {name: value for name, value in options.items() if name in options_of(DragSettings)},
+                options.get("settings"),
+                options.get("preset"),
+            ),
         )
 
     def _iteration(self, before: torch.Tensor, after: torch.Tensor) -> DragIteration:
@@ -103,7 +105,7 @@ def pipeline(monkeypatch, tmp_path) -> FakePipeline:
     embedded = tmp_path / "embedded"
     embedded.mkdir()
     monkeypatch.setattr(dynadrag_pipeline, "EMBEDDED_CHECKPOINT", embedded)
-    monkeypatch.setattr("dynadrag_pipeline.cli.EMBEDDED_SETTINGS", {})
+    monkeypatch.setattr("dynadrag_pipeline.commands.edit.EMBEDDED_CHECKPOINT", embedded)
     monkeypatch.setattr(dynadrag_pipeline.DynaDragPipeline, "from_pretrained", fake.from_pretrained)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -152,9 +154,9 @@ def test_edit_writes_picture_sheet_and_record(pipeline, portrait, out, capsys):
     assert record["targets"] == [[40, 30], [50, 26]]
     assert record["trajectories"] == [[[20, 30], [50, 10]], [[25, 30], [50, 14]], [[30, 30], [50, 18]]]
     assert record["mean_remaining_distance"] == 9
-    assert (record["stop_reason"], record["motion_source"]) == ("stalled", "motion_predictor")
+    assert (record["stop_reason"], record["motion_source"]) == ("stalled", "predicted")
     assert record["size"] == {"width": 96, "height": 80}
-    assert record["dynadrag_version"] == dynadrag_pipeline.__version__
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert record["iterations"][1] == {
         "handles": [[25, 30], [50, 14]],
         "predicted_step": [[5, 0], [0, 4]],
@@ -164,6 +166,7 @@ def test_edit_writes_picture_sheet_and_record(pipeline, portrait, out, capsys):
         "loss_before": 0.25,
         "loss_after": 0.125,
         "wrong_way_count": 1,
+        "gradient_retries": 0,
     }
     assert len(record["iterations"]) == 2
     assert 0 <= record["seconds"] < 60
@@ -173,15 +176,28 @@ def test_edit_writes_picture_sheet_and_record(pipeline, portrait, out, capsys):
     assert "2 iterations by the motion predictor, ended: stalled; mean remaining distance 9.0 px" in printed
 
 
-def test_the_embedded_model_has_settings_of_its_own_which_give_way_to_what_is_given(
-    pipeline, portrait, out, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("dynadrag_pipeline.cli.EMBEDDED_SETTINGS", {"supervision_radius": 4, "supervision_lr": 0.5})
-    assert edit(portrait, out, *EDIT, "--supervision-lr", "0.25") == 0
-    assert edit(portrait, out, *EDIT, "--force", "--model", str(tmp_path / "embedded")) == 0
-    with_its_own, of_another_model = pipeline.calls
-    assert (with_its_own["supervision_radius"], with_its_own["supervision_lr"]) == (4, 0.25)
-    assert not {"supervision_radius", "supervision_lr"} & set(of_another_model)
+def test_help_shows_the_defaults_that_are_in_force(capsys, tmp_path):
+    """Those of the embedded model, of a model in a folder, and of a preset."""
+    (tmp_path / "model_index.json").write_text('{"recommended_settings": {"supervision_radius": 77}}')
+
+    def help_of(*options: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["edit", "--help", *options])
+        return " ".join(capsys.readouterr().out.split())
+
+    radius = "on a grid of half the picture's size (Sec. 4.2) (default: {})"
+    assert radius.format(8) in help_of()
+    assert radius.format(77) in help_of("--model", str(tmp_path))
+    assert radius.format(1) in help_of("--model", str(tmp_path), "--preset", "paper")
+
+
+def test_options_may_come_from_a_file_such_as_the_record_of_an_edit(pipeline, portrait, out, tmp_path):
+    assert edit(portrait, out, *EDIT, "--supervision-radius", "5", "--dynamic-selection", "none") == 0
+    again = tmp_path / "again"
+    assert edit(portrait, again, *EDIT, "--settings", str(out / "result.json"), "--supervision-radius", "6") == 0
+    settings = json.loads((again / "result.json").read_text())["settings"]
+    assert settings["supervision_radius"]["value"] == 6
+    assert settings["dynamic_selection"]["value"] is None
 
 
 def test_what_is_not_given_is_left_to_the_pipeline(pipeline, portrait, out):
@@ -196,7 +212,9 @@ def test_what_is_not_given_is_left_to_the_pipeline(pipeline, portrait, out):
     assert pipeline.loaded == [(str(dynadrag_pipeline.EMBEDDED_CHECKPOINT), torch.float32)]
     assert pipeline.moved_to == ["cpu"]
     record = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    assert record["settings"] == {"max_iterations": 25, "supervision_lr": 0.01, "stop_distance": None}
+    assert set(record["settings"]) == set(options_of(DragSettings))
+    assert record["settings"]["max_iterations"] == {"value": 25, "from": "paper"}
+    assert record["settings"]["return_intermediates"] == {"value": True, "from": "given"}
     assert record["model"] == "embedded"
 
 
@@ -234,6 +252,20 @@ def test_low_memory_recomputes_activations_and_keeps_models_off_the_gpu(
         ("--processing-resolution", "384", "processing_resolution", 384),
         ("--stop-distance", "1.5", "stop_distance", 1.5),
         ("--prompt", "a portrait", "prompt", "a portrait"),
+        ("--num-inference-steps", "20", "num_inference_steps", 20),
+        ("--channel-reduction", "sum", "channel_reduction", "sum"),
+        ("--source-patches", "original", "source_patches", "original"),
+        ("--optimizer-scope", "iteration", "optimizer_scope", "iteration"),
+        ("--supervision-reach", "none", "supervision_reach", None),
+        ("--preview-steps", "none", "preview_steps", None),
+        ("--stop-distance", "none", "stop_distance", None),
+        ("--kv-start-layer", "none", "kv_start_layer", None),
+        ("--processing-resolution", "none", "processing_resolution", None),
+        ("--motion", "straight", "motion", "straight"),
+        ("--path", "20,10;40,10", "motion", [[(20.0, 10.0), (40.0, 10.0)]]),
+        ("--path", "straight", "motion", [None]),
+        ("--preset", "paper", "preset", "paper"),
+        ("--cross-attention-kwargs", '{"scale": 0.5}', "cross_attention_kwargs", {"scale": 0.5}),
     ],
 )
 def test_options_reach_the_pipeline_by_its_own_names(pipeline, portrait, out, flag, text, keyword, value):
@@ -243,25 +275,10 @@ def test_options_reach_the_pipeline_by_its_own_names(pipeline, portrait, out, fl
     assert type(given) is type(value)
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--restore-source", True), ("--no-restore-source", False)])
+@pytest.mark.parametrize(("flag", "value"), [("--restore-source", True), ("--no-restore-source", False), ("--hold-unselected", True)])
 def test_what_is_true_or_not_is_said_by_the_flag_alone(pipeline, portrait, out, flag, value):
     assert edit(portrait, out, *EDIT, flag) == 0
-    assert pipeline.calls[0]["restore_source"] is value
-
-
-def test_every_setting_is_an_argument_of_the_pipeline_and_its_help_states_the_default():
-    parameters = inspect.signature(DynaDragPipeline.__call__).parameters
-    for setting in (setting for group in SETTINGS.values() for setting in group):
-        default = parameters[setting.name].default
-        if default is None:
-            assert not setting.default[0].isdigit() or setting.name == "stop_distance"
-        elif isinstance(setting.kind, tuple):
-            assert setting.default == default
-            assert setting.default in setting.kind
-        elif setting.kind is bool:
-            assert setting.default == ("yes" if default else "no")
-        else:
-            assert setting.kind(setting.default) == default
+    assert pipeline.calls[0][flag.removeprefix("--").removeprefix("no-").replace("-", "_")] is value
 
 
 def test_seed_model_and_dtype(pipeline, portrait, out, tmp_path):
@@ -476,14 +493,14 @@ def test_help_teaches(capsys):
         main(["edit", "--help"])
     assert leave.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for setting in (setting for group in SETTINGS.values() for setting in group):
-        assert setting.flag in text
-        assert " ".join(f"{setting.help} (default: {setting.default})".split()) in text.replace("- ", "-")
+    for each in options_of(DragSettings).values():
+        assert each.flag in text
+        assert " ".join(each.sentence.split()) in text.replace("- ", "-"), each.name
     assert text.count("dynadrag edit p") == 2
 
 
 def test_examples_of_the_help_are_valid():
-    examples = cli.EDIT_EXAMPLES.replace("\\\n", " ").splitlines()
+    examples = edit_command.EDIT_EXAMPLES.replace("\\\n", " ").splitlines()
     commands = [line.split()[1:] for line in examples if line.strip().startswith("dynadrag ")]
     assert len(commands) == 2
     for command in commands:
