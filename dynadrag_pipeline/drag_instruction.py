@@ -130,7 +130,7 @@ def _as_points(name: str, points: Points, size: tuple[int, int]) -> torch.Tensor
 def _as_mask(mask: Mask, size: tuple[int, int]) -> torch.Tensor | None:
     """Convert to `[height, width]` float32 of zeros and ones; the border is half of the range of the mask's type."""
     if isinstance(mask, Image.Image):
-        channels = to_unit_range(pil_to_array(mask))
+        channels = to_unit_range("mask", pil_to_array("mask", mask))
         opaque = channels[..., 3] if channels.shape[-1] == 4 else 1
         array = channels[..., :3].mean(axis=-1) * opaque  # what is transparent is not painted
     elif isinstance(mask, (np.ndarray, torch.Tensor)):
