@@ -359,39 +359,32 @@ def test_float16_arrays_are_accepted():
     assert (to_picture_tensor(np.full((HEIGHT, WIDTH), 0.25, dtype=np.float16)) == 0.25).all()
 
 
-def no_pictures() -> dict[str, object]:
-    """What has the shape of a picture, and is none."""
-    ones = torch.ones(3, 64, 64)
-    return {
-        "meta": ones.to("meta"),
-        "complex": ones.to(torch.complex64),
-        "conjugated": ones.to(torch.complex64).conj(),
-        "nested": torch.nested.nested_tensor([ones, ones]),
-        "jagged": torch.nested.nested_tensor([ones[0], ones[0, :5]], layout=torch.jagged),
-        "sparse": ones.to_sparse(),
-        "compressed": ones[0].to_sparse_csr(),
-        "quantised": torch.quantize_per_tensor(ones, 0.1, 0, torch.quint8),
-        "masked": np.ma.masked_array(np.ones((64, 64)), mask=np.eye(64)),
-        "dates": np.zeros((64, 64), "M8[s]"),
-        "spans of time": np.zeros((64, 64), "m8[s]"),
-        "objects": np.ones((64, 64), object),
-        "strings": np.full((64, 64), "1"),
-        "records": np.zeros((64, 64), [("grey", "f4")]),
-        "complex array": np.ones((64, 64), complex),
-    }
+ONES = torch.ones(3, 64, 64)
+# What has the shape of a picture and is none, made when it is asked for: torch warns of prototypes.
+NO_PICTURES: dict[str, Callable[[], object]] = {
+    "meta": lambda: ONES.to("meta"),
+    "complex": lambda: ONES.to(torch.complex64),
+    "conjugated": lambda: ONES.to(torch.complex64).conj(),
+    "nested": lambda: torch.nested.nested_tensor([ONES, ONES]),
+    "jagged": lambda: torch.nested.nested_tensor([ONES[0], ONES[0, :5]], layout=torch.jagged),
+    "sparse": lambda: ONES.to_sparse(),
+    "compressed": lambda: ONES[0].to_sparse_csr(),
+    "quantised": lambda: torch.quantize_per_tensor(ONES, 0.1, 0, torch.quint8),
+    "masked": lambda: np.ma.masked_array(np.ones((64, 64)), mask=np.eye(64)),
+    "dates": lambda: np.zeros((64, 64), "M8[s]"),
+    "spans of time": lambda: np.zeros((64, 64), "m8[s]"),
+    "objects": lambda: np.ones((64, 64), object),
+    "strings": lambda: np.full((64, 64), "1"),
+    "records": lambda: np.zeros((64, 64), [("grey", "f4")]),
+    "complex array": lambda: np.ones((64, 64), complex),
+}
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch, about prototypes
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("meta", "complex", "conjugated", "nested", "jagged", "sparse", "compressed", "quantised", "masked"),
-        *("dates", "spans of time", "objects", "strings", "records", "complex array"),
-    ],
-)
+@pytest.mark.parametrize("kind", NO_PICTURES)
 def test_what_holds_no_real_numbers_is_named(kind):
     with pytest.raises(ValueError, match="`image` must be an array or a dense tensor of real numbers, got") as error:
-        to_picture_tensor(no_pictures()[kind])
+        to_picture_tensor(NO_PICTURES[kind]())
     assert len(str(error.value)) < 250
 
 
