@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -17,7 +19,7 @@ from diffusers.utils import logging
 from PIL import Image
 
 from motion_predictor.common.checks import got
-from motion_predictor.common.picture_files import check_pixel_count
+from motion_predictor.common.picture_files import check_pixel_count, check_regular_file
 from motion_predictor.points import Points, scale_points
 
 from .picture import ROUNDING, pil_to_array, plain_numbers
@@ -25,6 +27,7 @@ from .picture import ROUNDING, pil_to_array, plain_numbers
 logger = logging.get_logger(__name__)
 
 Mask = Image.Image | np.ndarray | torch.Tensor
+MOST_INSTRUCTION_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -102,29 +105,78 @@ class DragInstruction:
 def load_instruction(path: str | Path) -> dict[str, Any]:
     """Read an instruction file in DragBench's layout.
 
-    The file is a JSON object with `points`, a list of [x, y] that alternates handle, target, handle, target, ..., and
-    optionally a `prompt`.
+    Args:
+        path (`str` or `Path`): a JSON object in UTF-8, of at most `MOST_INSTRUCTION_BYTES`, with `"points"`, a list
+            of [x, y] that alternates handle, target, handle, target, ...; optionally a `"prompt"`; and optionally
+            `"paths"`, a list that has for each handle either null or a list of the [x, y] that it passes on its way.
 
     Returns:
-        `{"handles": [...], "targets": [...], "prompt": "..."}`, ready to be passed to the pipeline as keywords.
+        `{"handles": [...], "targets": [...], "prompt": "..."}`, ready to be passed to the pipeline as keywords, and
+        `"paths": [...]` only where the file has it.
 
     Raises:
         ValueError: if the file is not such an object.
+        OSError: if there is no file, or it may not be read.
+
+    Example:
+        >>> load_instruction("turn.json")  # doctest: +SKIP
+        {'handles': [[127, 160]], 'targets': [[151, 160]], 'prompt': 'a portrait'}
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"`{path}` is not a JSON file: {error}.") from error
-    points = content.get("points") if isinstance(content, dict) else None
+    content, where = _read_object(path), f" in {got(os.fspath(path))}"
+    points, prompt = content.get("points"), content.get("prompt", "")
     if not isinstance(points, list) or not points or len(points) % 2:
         raise ValueError(
-            f"`{path}` must hold an object with `points`, an even number of [x, y] in the order handle, target, "
-            f"handle, target, ...; got {points!r}."
+            f"`points`{where} must be an even number of [x, y] in the order handle, target, handle, target, ...; "
+            f"got {got(points)}."
         )
-    prompt = content.get("prompt", "")
+    _as_pairs("points", points, where)
     if not isinstance(prompt, str):
-        raise ValueError(f"`prompt` in `{path}` must be a string, got {prompt!r}.")
-    return {"handles": points[0::2], "targets": points[1::2], "prompt": prompt}
+        raise ValueError(f"`prompt`{where} must be a string, got {got(prompt)}.")
+    instruction = {"handles": points[0::2], "targets": points[1::2], "prompt": prompt}
+    if "paths" in content:
+        instruction["paths"] = _checked_paths(content["paths"], len(points) // 2, where)
+    return instruction
+
+
+def _read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file, if it has each key once, and no number but those of JSON."""
+    check_regular_file(path)
+    shown = got(os.fspath(path))
+    with open(path, "rb") as file:
+        data = file.read(MOST_INSTRUCTION_BYTES + 1)
+    if len(data) > MOST_INSTRUCTION_BYTES:
+        raise ValueError(f"`path` must be a file of at most {MOST_INSTRUCTION_BYTES:,} bytes, got {shown}.")
+    try:
+        text = data.decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_as_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`path` must be a JSON file in UTF-8, got {shown} ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`path` must be a file of a JSON object with `points`, got {shown} with {got(content)}.")
+    return content
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+    if repeated:
+        raise ValueError(f"more than one {got(repeated[0])}")
+    return dict(pairs)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _checked_paths(paths: Any, count: int, where: str) -> list[list[list[float]] | None]:
+    """What was given, if it is a path or nothing for each handle."""
+    if not isinstance(paths, list) or len(paths) != count:
+        raise ValueError(
+            f"`paths`{where} must be a list with null or a list of [x, y] for each handle, got {got(paths)}."
+        )
+    for path in paths:
+        if path is not None and path != []:
+            _as_pairs("paths", path, where)
+    return paths
 
 
 def _as_points(name: str, points: Points, size: tuple[int, int]) -> torch.Tensor:

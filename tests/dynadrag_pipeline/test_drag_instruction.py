@@ -4,6 +4,7 @@ import doctest
 import io
 import json
 import logging
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from dynadrag_pipeline import drag_instruction
-from dynadrag_pipeline.drag_instruction import DragInstruction, load_instruction
+from dynadrag_pipeline.drag_instruction import MOST_INSTRUCTION_BYTES, DragInstruction, load_instruction
 
 SIZE = (48, 64)  # height, width
 HANDLES, TARGETS = [(10, 20), (0, 47)], [(30.5, 20), (63, 0)]
@@ -555,23 +556,90 @@ def test_prompt_of_an_instruction_file_is_optional(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not a JSON file"),
-        ("[]", "must hold an object with `points`"),
+        ("{", "`path` must be a JSON file in UTF-8, got '.*a.json'"),
+        ("", "`path` must be a JSON file"),
+        ("[]", r"`path` must be a file of a JSON object with `points`, got '.*a.json' with \[\]"),
+        ("null", "with None"),
+        ("[" * 100_000, "`path` must be a JSON file"),
+        ('{"points": ' * 90_000, "`path` must be a JSON file"),
+        ("1" * 5000, "`path` must be a JSON file"),
+        ('{"points": [[1, 2], [3, NaN]]}', "must be a JSON file.*NaN is no number of JSON"),
+        ('{"points": [[1, 2], [3, -Infinity]]}', "-Infinity is no number of JSON"),
+        ('{"points": [[1, 2], [3, 4]], "points": [[1, 2], [3, 4]]}', "must be a JSON file.*more than one 'points'"),
+        ('{"points": [[1, 2], [3, 4]], "more": {"a": 1, "a": 2}}', "more than one 'a'"),
+        ('{"points": [[1, 2], [3, 1e400]]}', r"`points` in '.*a.json' must be finite, got \(3, inf\)"),
+        ('{"points": [[1, 2], [3, 1' + "0" * 400 + "]]}", "`points` in '.*a.json' must be a list of"),
+        ({"points": ["12", "34"]}, "`points` in '.*a.json' must be a list of"),
+        ({"points": [["1", "2"], ["3", "4"]]}, "`points` in '.*a.json' must be a list of"),
+        ({"points": [[True, False], [3, 4]]}, "must be a list of"),
+        ({"points": [[1, None], [3, 4]]}, "must be a list of"),
+        ({"points": [[1, 2], [3, 4, 5]]}, "must be a list of"),
+        ({"points": [[1], [3]]}, r"`points` in '.*a.json' must be at least one \(x, y\) pair.*got shape \(2, 1\)"),
+        ({"points": [1, 2]}, "must be a list of"),
+        ({"points": [{"x": 1, "y": 2}, {"x": 1, "y": 2}]}, "must be a list of"),
+        ({"points": {"0": [1, 2]}}, "an even number"),
         ({}, "got None"),
         ({"points": []}, r"got \[\]"),
         ({"points": [[1, 2]]}, "an even number"),
         ({"points": "abcd"}, "got 'abcd'"),
         ({"points": [[1, 2], [3, 4]], "prompt": None}, "`prompt` in .* must be a string, got None"),
+        ({"points": [[1, 2], [3, 4]], "prompt": ["a"] * 9999}, r"must be a string, got \['a', 'a', .*\.\.\.\.$"),
     ],
 )
-def test_instruction_files_that_are_none_are_named(tmp_path, content, message):
-    with pytest.raises(ValueError, match=message):
-        load_instruction(write(tmp_path / "a.json", content))
+def test_instruction_files_that_are_none_are_named(tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        load_instruction(write(Path("a.json"), content))
+    assert len(str(error.value)) < 300
+
+
+def test_a_mark_of_the_byte_order_is_skipped(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"points": [[1, 2], [3, 4]]}')
+    assert load_instruction(tmp_path / "a.json") == {"handles": [[1, 2]], "targets": [[3, 4]], "prompt": ""}
+
+
+def test_an_instruction_file_may_say_by_which_ways(tmp_path):
+    points = [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12]]
+    paths = [None, [[5.5, 7], [6, 7.5]], []]
+    loaded = load_instruction(write(tmp_path / "a.json", {"points": points, "paths": paths}))
+    assert loaded["paths"] == paths
+    assert "paths" not in load_instruction(write(tmp_path / "a.json", {"points": points}))
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        *(None, [], [None], [None, None, None], {"0": None}, "ab", [1, 2], ["ab", None], [[5, 6], None]),
+        *([[[5]], None], [[[5, 6, 7]], None], [[["5", "6"]], None], [[[5, True]], None], [[[5, 1e999]], None]),
+        *([[[5, 6], [7]], None], [{"x": 5}, None], [[None], None], [[[[5, 6]]], None]),
+    ],
+)
+def test_ways_that_are_none_are_named(tmp_path, monkeypatch, paths):
+    monkeypatch.chdir(tmp_path)
+    content = json.dumps({"points": [[1, 2], [3, 4], [5, 6], [7, 8]], "paths": paths}).replace("Infinity", "1e999")
+    with pytest.raises(ValueError, match=r"`paths` in 'a\.json' must be"):
+        load_instruction(write(Path("a.json"), content))
+
+
+def test_a_file_that_is_too_long_to_be_an_instruction_is_refused(tmp_path):
+    content = '{"points": [[1, 2], [3, 4]]}'
+    write(tmp_path / "a.json", content.ljust(MOST_INSTRUCTION_BYTES))
+    assert load_instruction(tmp_path / "a.json")["handles"] == [[1, 2]]
+    write(tmp_path / "a.json", content.ljust(MOST_INSTRUCTION_BYTES + 1))
+    with pytest.raises(ValueError, match=r"`path` must be a file of at most 1,048,576 bytes, got '.*a\.json'"):
+        load_instruction(tmp_path / "a.json")
+
+
+def test_folders_pipes_and_devices_are_no_instruction(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match="`path` must be the path of a regular file"):
+            load_instruction(path)
 
 
 def test_a_binary_file_is_no_instruction(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ValueError, match=r"a\.json` is not a JSON file"):
+    with pytest.raises(ValueError, match=r"`path` must be a JSON file in UTF-8, got '.*a\.json'"):
         load_instruction(tmp_path / "a.json")
 
 
