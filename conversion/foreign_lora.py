@@ -24,7 +24,6 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft.utils.other import get_pattern_key
-from PIL import Image
 
 from dynadrag_pipeline.identity_lora import (
     FINGERPRINT_KEY,
@@ -35,6 +34,7 @@ from dynadrag_pipeline.identity_lora import (
 )
 from dynadrag_pipeline.picture import edit_size, to_picture_tensor
 from motion_predictor.common.output_folder import check_output_folder, output_folder
+from motion_predictor.common.picture_files import open_picture
 
 from .checkpoint_file import Checkpoint, check_finite, read_checkpoint
 
@@ -295,10 +295,10 @@ def _as_identity_lora(layers: dict[str, _Layer], shapes: dict[str, tuple[int, in
 
 def _fingerprint(image: Path, base: str | Path | None, processing_resolution: int | None) -> str:
     try:
-        with Image.open(image) as opened:
-            picture = to_picture_tensor(opened)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"`image` is `{image}`, which is not a readable picture: {error}.") from error
+        opened = open_picture(image)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"`image` is `{image}`, which is not a readable picture: {error}") from error
+    picture = to_picture_tensor(opened)
     short_side, factor = STABLE_DIFFUSION_1 if base is None else _edit_grid(base)
     if processing_resolution is not None:
         short_side = processing_resolution

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,16 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from PIL import Image
 
+from motion_predictor.common.checks import got
+from motion_predictor.common.picture_files import check_pixel_count, check_regular_file
 from motion_predictor.points import Points, scale_points
 
-from .picture import pil_to_array, to_unit_range
+from .picture import ROUNDING, pil_to_array, plain_numbers
 
 logger = logging.get_logger(__name__)
 
 Mask = Image.Image | np.ndarray | torch.Tensor
+MOST_INSTRUCTION_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class DragInstruction:
         targets (`torch.Tensor` of shape `(points, 2)`, float32): where to move it.
         size (`tuple[int, int]`): (height, width) of the grid that the points are on.
         mask (`torch.Tensor` of shape `(height, width)`, float32, *optional*):
-            1 where the picture may change, 0 where it must not (M in Eq. 2); `None` lets everything change.
+            1 where the picture may change, 0 where it must not (M in Eq. 2); `None` lets everything change. Masks of
+            users select something, or are refused.
 
     Example:
         >>> instruction = DragInstruction.from_user([(10, 20)], [(30, 20)], mask=None, size=(64, 64))
@@ -49,14 +57,27 @@ class DragInstruction:
 
     @classmethod
     def from_user(cls, handles: Points, targets: Points, mask: Mask | None, size: tuple[int, int]) -> DragInstruction:
-        """Validate points and mask against a picture of `size` = (height, width).
+        """Validate points and mask against a picture.
 
-        A mask of another size is resized by nearest neighbour, and a mask without any editable pixel means that
-        everything may change; both are said in a warning.
+        Args:
+            handles (sequence of `(x, y)`, `np.ndarray` or `torch.Tensor` of shape `(points, 2)`): in pixels.
+            targets (the same): where each handle is to go.
+            mask (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
+                where the picture may change. Selected is what is painted by at least half:
+
+                - in a PIL picture with transparency, what is opaque, whatever its colour;
+                - in any other PIL picture what is bright, in white or in another colour: the brightest of red, green
+                  and blue counts. It is turned by its EXIF data, as the picture itself is;
+                - in arrays and tensors of `(height, width)`, with or without a channel and a batch of one, `True` and
+                  high values.
+
+                Floats are painted by 1. Whole numbers are by the least of 1, 255 and 65535 that none of them exceeds.
+                A mask of another size than the picture is resized, with a warning. `None` lets everything change.
+            size (`tuple[int, int]`): (height, width) of the picture.
 
         Raises:
             ValueError: if there are no points or different numbers of them, if a point is not a finite (x, y) inside
-                the picture, or if the mask is not a picture of one channel.
+                the picture, or if the mask is not a picture of one channel, or selects nothing.
         """
         handle_points = _as_points("handles", handles, size)
         target_points = _as_points("targets", targets, size)
@@ -68,10 +89,14 @@ class DragInstruction:
         return cls(handle_points, target_points, size, None if mask is None else _as_mask(mask, size))
 
     def scaled_to(self, size: tuple[int, int]) -> DragInstruction:
-        """The same instruction on a grid of another (height, width)."""
+        """The same instruction on a grid of another (height, width).
+
+        A cell of a coarser grid may change if its centre may. Of what is narrower than a cell, and would be lost
+        between two centres, it is every cell that is touched: lines stay lines, and dots dots.
+        """
         mask = self.mask
         if mask is not None and size != self.size:
-            mask = F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
+            mask = _scaled_mask(mask, size)
         return DragInstruction(
             scale_points(self.handles, self.size, size), scale_points(self.targets, self.size, size), size, mask
         )
@@ -80,81 +105,225 @@ class DragInstruction:
 def load_instruction(path: str | Path) -> dict[str, Any]:
     """Read an instruction file in DragBench's layout.
 
-    The file is a JSON object with `points`, a list of [x, y] that alternates handle, target, handle, target, ..., and
-    optionally a `prompt`.
+    Args:
+        path (`str` or `Path`): a JSON object in UTF-8, of at most `MOST_INSTRUCTION_BYTES`, with `"points"`, a list
+            of [x, y] that alternates handle, target, handle, target, ...; optionally a `"prompt"`; and optionally
+            `"paths"`, a list that has for each handle either null or a list of the [x, y] that it passes on its way.
 
     Returns:
-        `{"handles": [...], "targets": [...], "prompt": "..."}`, ready to be passed to the pipeline as keywords.
+        `{"handles": [...], "targets": [...], "prompt": "..."}`, ready to be passed to the pipeline as keywords, and
+        `"paths": [...]` only where the file has it.
 
     Raises:
         ValueError: if the file is not such an object.
+        OSError: if there is no file, or it may not be read.
+
+    Example:
+        >>> load_instruction("turn.json")  # doctest: +SKIP
+        {'handles': [[127, 160]], 'targets': [[151, 160]], 'prompt': 'a portrait'}
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"`{path}` is not a JSON file: {error}.") from error
-    points = content.get("points") if isinstance(content, dict) else None
+    content, where = _read_object(path), f" in {got(os.fspath(path))}"
+    points, prompt = content.get("points"), content.get("prompt", "")
     if not isinstance(points, list) or not points or len(points) % 2:
         raise ValueError(
-            f"`{path}` must hold an object with `points`, an even number of [x, y] in the order handle, target, "
-            f"handle, target, ...; got {points!r}."
+            f"`points`{where} must be an even number of [x, y] in the order handle, target, handle, target, ...; "
+            f"got {got(points)}."
         )
-    prompt = content.get("prompt", "")
+    _as_pairs("points", points, where)
     if not isinstance(prompt, str):
-        raise ValueError(f"`prompt` in `{path}` must be a string, got {prompt!r}.")
-    return {"handles": points[0::2], "targets": points[1::2], "prompt": prompt}
+        raise ValueError(f"`prompt`{where} must be a string, got {got(prompt)}.")
+    instruction = {"handles": points[0::2], "targets": points[1::2], "prompt": prompt}
+    if "paths" in content:
+        instruction["paths"] = _checked_paths(content["paths"], len(points) // 2, where)
+    return instruction
+
+
+def _read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file, if it has each key once, and no number but those of JSON."""
+    check_regular_file(path)
+    shown = got(os.fspath(path))
+    with open(path, "rb") as file:
+        data = file.read(MOST_INSTRUCTION_BYTES + 1)
+    if len(data) > MOST_INSTRUCTION_BYTES:
+        raise ValueError(f"`path` must be a file of at most {MOST_INSTRUCTION_BYTES:,} bytes, got {shown}.")
+    try:
+        text = data.decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_as_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`path` must be a JSON file in UTF-8, got {shown} ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`path` must be a file of a JSON object with `points`, got {shown} with {got(content)}.")
+    return content
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+    if repeated:
+        raise ValueError(f"more than one {got(repeated[0])}")
+    return dict(pairs)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _checked_paths(paths: Any, count: int, where: str) -> list[list[list[float]] | None]:
+    """What was given, if it is a path or nothing for each handle."""
+    if not isinstance(paths, list) or len(paths) != count:
+        raise ValueError(
+            f"`paths`{where} must be a list with null or a list of [x, y] for each handle, got {got(paths)}."
+        )
+    for path in paths:
+        if path is not None and path != []:
+            _as_pairs("paths", path, where)
+    return paths
 
 
 def _as_points(name: str, points: Points, size: tuple[int, int]) -> torch.Tensor:
     """Convert to `[points, 2]` float32 and check that each is a finite (x, y) inside a picture of `size`."""
-    if isinstance(points, torch.Tensor):
-        points = points.detach().cpu().float().numpy()
-    try:
-        array = np.asarray(points, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"`{name}` must be a list of (x, y) pairs of numbers, got {points!r}.") from error
-    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
-        raise ValueError(f"`{name}` must be at least one (x, y) pair, of shape (points, 2); got shape {array.shape}.")
+    pairs = _as_pairs(name, points)
+    with np.errstate(over="ignore"):  # to infinity, which is outside
+        array = pairs.astype(np.float32)
     height, width = size
-    for x, y in array.tolist():
-        if not (math.isfinite(x) and math.isfinite(y)):
-            raise ValueError(f"`{name}` must be finite, got ({x}, {y}).")
-        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
-            raise ValueError(
-                f"`{name}` must lie inside the picture, x in [0, {width - 1}] and y in [0, {height - 1}]; "
-                f"got ({x:g}, {y:g})."
-            )
-    return torch.from_numpy(array.copy())
+    inside = (array >= 0) & (array <= (width - 1, height - 1))
+    if not inside.all():
+        x, y = pairs[~inside.all(axis=1)][0]
+        raise ValueError(
+            f"`{name}` must lie inside the picture, x in [0, {width - 1}] and y in [0, {height - 1}]; "
+            f"got ({x:g}, {y:g})."
+        )
+    return torch.from_numpy(array)
 
 
-def _as_mask(mask: Mask, size: tuple[int, int]) -> torch.Tensor | None:
-    """Convert to `[height, width]` float32 of zeros and ones; the border is half of the range of the mask's type."""
-    if isinstance(mask, Image.Image):
-        channels = to_unit_range(pil_to_array(mask))
-        opaque = channels[..., 3] if channels.shape[-1] == 4 else 1
-        array = channels[..., :3].mean(axis=-1) * opaque  # what is transparent is not painted
-    elif isinstance(mask, (np.ndarray, torch.Tensor)):
-        if isinstance(mask, torch.Tensor):
-            mask = mask.detach().cpu()
-            array = (mask.float() if mask.is_floating_point() else mask).numpy()
-        else:
-            array = mask
-        array = array.astype(np.float32) / (255 if array.dtype == np.uint8 and array.max(initial=0) > 1 else 1)
+def _as_pairs(name: str, points: Any, where: str = "") -> np.ndarray:
+    """Convert to `[points, 2]`, and check that there are points, all finite; messages say `where`, after the name."""
+    if isinstance(points, (np.ndarray, torch.Tensor)):
+        array = plain_numbers(name, points)
     else:
-        raise ValueError(f"`mask` must be a PIL image, a numpy array or a tensor, got {type(mask).__name__}.")
+        rows = [_numbers(name, point) for point in points] if _is_list(points) else [None]
+        if None in rows or len({len(row) for row in rows if row is not None}) > 1:
+            raise ValueError(f"`{name}`{where} must be a list of (x, y) pairs of numbers, got {got(points)}.")
+        array = np.array(rows, dtype=np.float64)
+    if array.dtype == bool:
+        raise ValueError(f"`{name}`{where} must be a list of (x, y) pairs of numbers, got {got(points)} of booleans.")
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
+        raise ValueError(
+            f"`{name}`{where} must be at least one (x, y) pair, of shape (points, 2); got shape {array.shape}."
+        )
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        x, y = array[~finite][0]
+        raise ValueError(f"`{name}`{where} must be finite, got ({x:g}, {y:g}).")
+    return array
+
+
+def _numbers(name: str, point: Any) -> list[float] | None:
+    """The coordinates of a point, however many; `None` if it has other things than numbers."""
+    if isinstance(point, (np.ndarray, torch.Tensor)):
+        array = plain_numbers(name, point)
+        return array.tolist() if array.ndim == 1 and array.dtype != bool else None
+    if not _is_list(point):
+        return None
+    numbers = []
+    for value in point:
+        if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim == 0:
+            value = plain_numbers(name, value).item()
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return None
+        try:
+            numbers.append(float(value))
+        except OverflowError:  # a whole number with hundreds of digits
+            return None
+    return numbers
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview))
+
+
+def _as_mask(mask: Mask, size: tuple[int, int]) -> torch.Tensor:
+    """Convert to `[height, width]` float32 of zeros and ones, for the rules see [`DragInstruction.from_user`]."""
+    if isinstance(mask, Image.Image):
+        painted = _painted(pil_to_array("mask", mask))
+    elif isinstance(mask, (np.ndarray, torch.Tensor)):
+        painted = _at_least_half(_single_channel(plain_numbers("mask", mask)))
+    else:
+        raise ValueError(f"`mask` must be a PIL image, a numpy array or a tensor, got {got(mask)}.")
+    if not painted.any():
+        raise ValueError(
+            f"`mask` must select something, by values of at least half of what is white: got {got(mask)}, where "
+            "nothing may change. Pass None if everything may."
+        )
+    binary = torch.from_numpy(painted.astype(np.float32))
+    if binary.shape != size:
+        logger.warning(f"`mask` has size {tuple(binary.shape)}, the picture {size}: it is resized.")
+        binary = _scaled_mask(binary, size)
+    return binary
+
+
+def _single_channel(array: np.ndarray) -> np.ndarray:
+    """`[height, width]` of an array that may have a channel and a batch of one."""
+    shape = array.shape
     while array.ndim > 2 and 1 in (array.shape[0], array.shape[-1]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"`mask` must have one channel, of shape (height, width); got shape {array.shape}.")
-    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+    if array.ndim != 2 or 0 in shape:
+        raise ValueError(f"`mask` must have one channel, of shape (height, width); got shape {shape}.")
+    check_pixel_count("mask", array.size, f"shape {shape}")
+    return array
+
+
+def _painted(channels: np.ndarray) -> np.ndarray:
+    """What is painted of a picture `[height, width, channels]`: what is opaque if not all is, else what is bright."""
+    if 0 in channels.shape:
+        raise ValueError(f"`mask` must have pixels, got {channels.shape[1]}x{channels.shape[0]}.")
+    if channels.shape[-1] == 4:
+        opaque = _at_least_half(channels[..., 3])
+        if not opaque.all():
+            return opaque
+    return _at_least_half(channels[..., :3].max(axis=-1))
+
+
+def _at_least_half(values: np.ndarray) -> np.ndarray:
+    """Where values reach half of what is white, which is 1, or for whole numbers what their highest value suggests."""
+    if values.dtype == bool:
+        return values
+    if values.dtype.kind == "f":
+        values = values.astype(np.float32)
+    lowest, highest = values.min(), values.max()
+    if values.dtype.kind != "f":
+        white = next((white for white in (1, 255, 65535) if highest <= white), None)
+    else:
+        white = 1 if highest <= 1 + ROUNDING else None
+    if white is None or not lowest >= -ROUNDING:
         raise ValueError(
-            f"`mask` must be in [0, 1] (or uint8 in 0..255), got values in [{array.min():g}, {array.max():g}]."
+            f"`mask` must be in [0, 1], or whole numbers from 0 to 255 or 65535, got values in [{lowest:g}, "
+            f"{highest:g}]."
         )
-    binary = torch.from_numpy((array >= 0.5).astype(np.float32))
-    if binary.shape != size:
-        logger.warning(f"`mask` has size {tuple(binary.shape)}, the picture {size}: resizing it by nearest neighbour.")
-        binary = F.interpolate(binary[None, None], size=size, mode="nearest-exact")[0, 0]
-    if not binary.any():
-        logger.warning("`mask` has no editable pixel: it is ignored, and everything may change.")
-        return None
-    return binary
+    return values >= white / 2
+
+
+def _scaled_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A mask `[height, width]` on another grid: see [`DragInstruction.scaled_to`]."""
+    centres = F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
+    cell = (math.ceil(mask.shape[0] / size[0]), math.ceil(mask.shape[1] / size[1]))
+    thin = mask.masked_fill(_near_whole_cells(mask > 0, cell), 0)
+    return torch.maximum(centres, F.adaptive_max_pool2d(thin[None], size)[0])
+
+
+def _near_whole_cells(painted: torch.Tensor, cell: tuple[int, int]) -> torch.Tensor:
+    """Whether pixels are at most half a cell away from a painted block of a cell's size.
+
+    Wherever such a block lies, the centre of some cell is in it. So what is here belongs to a region that is seen.
+    """
+    height, width = cell
+    rows, columns = height - 1 + height // 2, width - 1 + width // 2
+    whole = F.pad(_all_in_windows(painted, cell), (columns, columns, rows, rows))
+    return ~_all_in_windows(~whole, (height + 2 * (height // 2), width + 2 * (width // 2)))
+
+
+def _all_in_windows(mask: torch.Tensor, window: tuple[int, int]) -> torch.Tensor:
+    """Whether all are true in each window of (height, width) that lies inside, `[h - height + 1, w - width + 1]`."""
+    for length in reversed(window):
+        sums = F.pad(mask, (1, 0)).cumsum(-1, dtype=torch.int32)
+        mask = (sums[:, length:] - sums[:, :-length] == length).T.contiguous()
+    return mask

@@ -2,50 +2,78 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.utils import logging
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+
+from motion_predictor.common.checks import got
+from motion_predictor.common.picture_files import check_pixel_count
 
 logger = logging.get_logger(__name__)
 
 Picture = Image.Image | np.ndarray | torch.Tensor
 MIN_SIDE = 64
+ROUNDING = 1e-4
+"""How far floats may lie outside [0, 1], and count as 0 or 1: resizing and low precision leave less than that."""
+
+RINGING = 0.25
+"""By what share of white Pillow's filters may carry pixels past black or white, in modes without an end."""
+
+# What undoes an orientation of EXIF. Pillow's `exif_transpose` does too, but also writes the EXIF data anew, and fails
+# where it can't write what it could read.
+TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def to_picture_tensor(picture: Picture) -> torch.Tensor:
     """Convert one picture to RGB, `[1, 3, height, width]`, float32 in [0, 1].
 
-    PIL pictures may have any mode and an EXIF rotation, which is applied; transparency is laid over white.
-    Arrays are `(height, width)` or `(height, width, 1, 3 or 4)`, tensors `(1, 3 or 4, height, width)`, with or
-    without a batch of one; uint8 and uint16 count from 0 to the end of their type, floats from 0 to 1.
+    Args:
+        picture (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+            PIL pictures may have any mode and an EXIF rotation, which is applied. Arrays are `(height, width)` or
+            `(height, width, 1, 3 or 4)`, tensors `(1, 3 or 4, height, width)`, with or without a batch of one; uint8
+            and uint16 count from 0 to the end of their type, floats from 0 to 1. Transparency is laid over white.
 
     Raises:
-        ValueError: if it is none of these, smaller than 64 pixels on a side, not finite, or out of range.
+        ValueError: if it is none of these, smaller than 64 pixels on a side, larger than 8192 x 8192 pixels, damaged,
+            not finite, or out of range.
+
+    Example:
+        >>> to_picture_tensor(Image.new("CMYK", (80, 64)))[0, :, 0, 0]
+        tensor([1., 1., 1.])
     """
     if isinstance(picture, Image.Image):
-        channels_last = pil_to_array(ImageOps.exif_transpose(picture))
-    elif isinstance(picture, np.ndarray):
-        channels_last = picture[0] if picture.ndim == 4 and len(picture) == 1 else picture
-    elif isinstance(picture, torch.Tensor):
-        values = picture.detach().cpu()
-        array = (values.float() if values.is_floating_point() else values).numpy()
+        channels_last = pil_to_array("image", picture)
+    elif isinstance(picture, (np.ndarray, torch.Tensor)):
+        array = plain_numbers("image", picture)
         array = array[0] if array.ndim == 4 and len(array) == 1 else array
-        channels_last = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+        channels_last = np.moveaxis(array, 0, -1) if isinstance(picture, torch.Tensor) and array.ndim == 3 else array
     else:
-        raise ValueError(f"`image` must be a PIL image, a numpy array or a tensor, got {type(picture).__name__}.")
+        raise ValueError(f"`image` must be a PIL image, a numpy array or a tensor, got {got(picture)}.")
     if channels_last.ndim == 2:
         channels_last = channels_last[..., None]
     if channels_last.ndim != 3 or channels_last.shape[-1] not in (1, 3, 4):
         raise ValueError(
             "`image` must have 1, 3 or 4 channels: arrays (height, width, channels), tensors (channels, height, "
-            f"width); got shape {picture.shape if not isinstance(picture, Image.Image) else channels_last.shape}."
+            f"width); got {got(picture)}."
         )
-    if min(channels_last.shape[:2]) < MIN_SIDE:
-        height, width = channels_last.shape[:2]
+    height, width = channels_last.shape[:2]
+    if min(height, width) < MIN_SIDE:
         raise ValueError(f"`image` must be at least {MIN_SIDE} pixels on each side, got {width}x{height}.")
-    return torch.from_numpy(_to_rgb(to_unit_range(channels_last))).permute(2, 0, 1)[None].contiguous()
+    check_pixel_count("image", height * width, f"{width}x{height}")
+    return torch.from_numpy(_to_rgb(to_unit_range("image", channels_last))).permute(2, 0, 1)[None].contiguous()
 
 
 def edit_size(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
@@ -69,36 +97,89 @@ def resize_picture(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     return F.interpolate(picture, size=size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def pil_to_array(picture: Image.Image) -> np.ndarray:
-    """`[height, width, channels]`, in the picture's own depth."""
-    if picture.mode.startswith("I;16"):
-        return np.asarray(picture).astype(np.uint16)[..., None]
-    if picture.mode in ("I", "F"):
-        values = np.asarray(picture, dtype=np.float32)[..., None]
-        top = 1.0 if values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
-        return values / top
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        return np.asarray(picture.convert("RGBA"))
-    return np.asarray(picture.convert("RGB"))
+def pil_to_array(name: str, picture: Image.Image) -> np.ndarray:
+    """`[height, width, channels]`, upright, in the picture's own depth, and in grey, RGB or RGBA.
+
+    Raises:
+        ValueError: if it has too many pixels, is damaged, or can't be converted.
+    """
+    check_pixel_count(name, picture.width * picture.height, got(picture))
+    try:
+        picture.load()
+        return _in_own_depth(_upright(name, picture))
+    except Exception as error:  # decoders raise whatever they trip over
+        raise ValueError(f"`{name}` must be a whole picture, got {got(picture)} ({error}).") from error
 
 
-def to_unit_range(array: np.ndarray) -> np.ndarray:
-    """Whole numbers by the range of their type, floats checked to be in [0, 1]."""
-    if array.dtype == bool:
-        return array.astype(np.float32)
+def plain_numbers(name: str, values: np.ndarray | torch.Tensor) -> np.ndarray:
+    """The booleans, whole numbers or floats of any array or tensor that has a value everywhere; maybe not a copy.
+
+    Raises:
+        ValueError: if it is of another kind, or so large that it can't be a picture.
+    """
+    accepted = f"`{name}` must be an array or a dense tensor of real numbers"
+    if isinstance(values, torch.Tensor) and (values.is_nested or values.layout != torch.strided):
+        raise ValueError(f"{accepted}, got a {'nested' if values.is_nested else values.layout} tensor.")
+    check_pixel_count(name, math.prod(values.shape) // 4, got(values))  # four channels at most
+    array: Any = values
+    if isinstance(values, torch.Tensor):
+        try:
+            dense = values.detach().resolve_conj().resolve_neg().cpu()
+            array = (dense.float() if dense.is_floating_point() else dense).numpy()
+        except Exception as error:  # no values, as on the device "meta", or none that numpy has a type for
+            raise ValueError(f"{accepted}, got {got(values)}, {values.dtype} on {values.device}.") from error
+    if isinstance(array, np.ma.MaskedArray) or array.dtype.kind not in "biuf":
+        kind = "masked" if isinstance(array, np.ma.MaskedArray) else array.dtype.name
+        raise ValueError(f"{accepted}, got {got(values)}, {kind}.")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def to_unit_range(name: str, array: np.ndarray) -> np.ndarray:
+    """A copy in float32: whole numbers by the range of their type, floats checked to be in [0, 1]."""
     if np.issubdtype(array.dtype, np.integer):
         if array.dtype not in (np.uint8, np.uint16):
             raise ValueError(
-                f"`image` in whole numbers must be uint8 or uint16, which say their range; got {array.dtype}."
+                f"`{name}` in whole numbers must be uint8 or uint16, which say their range; got {array.dtype}."
             )
         array = array / np.iinfo(array.dtype).max
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all() or array.min() < -ROUNDING or array.max() > 1 + ROUNDING:
         raise ValueError(
-            f"`image` must have finite values in [0, 1] (or whole numbers from 0 to the end of their type), got "
+            f"`{name}` must have finite values in [0, 1] (or whole numbers from 0 to the end of their type), got "
             f"values in [{array.min():g}, {array.max():g}]."
         )
-    return array
+    return array.clip(0, 1, out=array)
+
+
+def _upright(name: str, picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say, if they can be read."""
+    try:
+        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except Exception as error:  # a reader that trips over what a camera wrote
+        logger.warning(f"`{name}` has EXIF data that can't be read ({error}): it is taken as it is, not turned.")
+        return picture
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _in_own_depth(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I;16"):
+        return np.asarray(picture).astype(np.uint16)[..., None]
+    if picture.mode in ("I", "F"):
+        return _in_guessed_range(np.asarray(picture, dtype=np.float32)[..., None])
+    if picture.mode == "La":  # has no way to RGBA but this
+        picture = picture.convert("LA")
+    has_alpha = picture.mode != "LAB" and {"A", "a"} & set(picture.getbands())  # in LAB, A is a colour
+    return np.asarray(picture.convert("RGBA" if has_alpha or "transparency" in picture.info else "RGB"))
+
+
+def _in_guessed_range(values: np.ndarray) -> np.ndarray:
+    """Of modes that don't say what is white: the least of 1, 255 and 65535 that nothing lies far above."""
+    highest, lowest = values.max(initial=0), values.min(initial=0)
+    for white in (1, 255, 65535):
+        if highest <= white * (1 + RINGING):
+            return (values / white).clip(0, 1) if lowest >= -white * RINGING else values
+    return values
 
 
 def _to_rgb(array: np.ndarray) -> np.ndarray:

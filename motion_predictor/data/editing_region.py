@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..common.picture_files import open_picture
 from .build_settings import BuildSettings
 from .video import UnusableVideo
 
@@ -151,8 +152,8 @@ class GivenMasks:
         for path in (video / f"{start.index:06d}.png", video.with_name(f"{video.name}.png")):
             if path.exists():
                 try:
-                    mask = Image.open(path).convert("L").resize((width, height), Image.Resampling.NEAREST)
-                except OSError as error:
+                    mask = open_picture(path).convert("L").resize((width, height), Image.Resampling.NEAREST)
+                except (OSError, ValueError) as error:
                     raise UnusableVideo("mask cannot be read", f"{path}: {error}") from error
                 return np.asarray(mask) > 127
         return np.zeros((height, width), dtype=bool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from ..common.picture_files import decode_picture, open_picture
 
 HELD_OUT_FACES = 60
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -95,10 +96,12 @@ class Pictures:
             ValueError: if it is not square, or cannot be read as a picture.
         """
         member = self._members[name]
-        data = self._archive.read(member) if self._archive else (self._source / member).read_bytes()
         try:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+            if self._archive is None:
+                image = open_picture(self._source / member).convert("RGB")
+            else:
+                image = decode_picture(self._archive.read(member), member).convert("RGB")
+        except (OSError, ValueError) as error:
             raise ValueError(f"`{name}` in {self._source} cannot be read as a picture ({error}).") from error
         if image.width != image.height:
             raise ValueError(
