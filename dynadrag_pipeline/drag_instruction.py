@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -19,7 +17,8 @@ from diffusers.utils import logging
 from PIL import Image
 
 from motion_predictor.common.checks import got
-from motion_predictor.common.picture_files import check_pixel_count, check_regular_file
+from motion_predictor.common.json_file import read_json_object
+from motion_predictor.common.picture_files import check_pixel_count
 from motion_predictor.points import Points, scale_points
 
 from .picture import ROUNDING, pil_to_array, plain_numbers
@@ -27,7 +26,6 @@ from .picture import ROUNDING, pil_to_array, plain_numbers
 logger = logging.get_logger(__name__)
 
 Mask = Image.Image | np.ndarray | torch.Tensor
-MOST_INSTRUCTION_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def load_instruction(path: str | Path) -> dict[str, Any]:
     """Read an instruction file in DragBench's layout.
 
     Args:
-        path (`str` or `Path`): a JSON object in UTF-8, of at most `MOST_INSTRUCTION_BYTES`, with `"points"`, a list
+        path (`str` or `Path`): a JSON object in UTF-8, of at most `MOST_JSON_BYTES`, with `"points"`, a list
             of [x, y] that alternates handle, target, handle, target, ...; optionally a `"prompt"`; and optionally
             `"paths"`, a list that has for each handle either null or a list of the [x, y] that it passes on its way.
 
@@ -122,7 +120,7 @@ def load_instruction(path: str | Path) -> dict[str, Any]:
         >>> load_instruction("turn.json")  # doctest: +SKIP
         {'handles': [[127, 160]], 'targets': [[151, 160]], 'prompt': 'a portrait'}
     """
-    content, where = _read_object(path), f" in {got(os.fspath(path))}"
+    content, where = read_json_object(path), f" in {got(os.fspath(path))}"
     points, prompt = content.get("points"), content.get("prompt", "")
     if not isinstance(points, list) or not points or len(points) % 2:
         raise ValueError(
@@ -136,35 +134,6 @@ def load_instruction(path: str | Path) -> dict[str, Any]:
     if "paths" in content:
         instruction["paths"] = _checked_paths(content["paths"], len(points) // 2, where)
     return instruction
-
-
-def _read_object(path: str | Path) -> dict[str, Any]:
-    """The JSON object in a file, if it has each key once, and no number but those of JSON."""
-    check_regular_file(path)
-    shown = got(os.fspath(path))
-    with open(path, "rb") as file:
-        data = file.read(MOST_INSTRUCTION_BYTES + 1)
-    if len(data) > MOST_INSTRUCTION_BYTES:
-        raise ValueError(f"`path` must be a file of at most {MOST_INSTRUCTION_BYTES:,} bytes, got {shown}.")
-    try:
-        text = data.decode("utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_as_object, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"`path` must be a JSON file in UTF-8, got {shown} ({error}).") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"`path` must be a file of a JSON object with `points`, got {shown} with {got(content)}.")
-    return content
-
-
-def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
-    if repeated:
-        raise ValueError(f"more than one {got(repeated[0])}")
-    return dict(pairs)
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _checked_paths(paths: Any, count: int, where: str) -> list[list[list[float]] | None]:

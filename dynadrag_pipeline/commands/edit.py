@@ -307,10 +307,10 @@ def _instruction_file(args: argparse.Namespace) -> dict[str, Any]:
 
 def _settings_file(path: Path) -> dict[str, Any]:
     """Options of a JSON file: an object of names and values, or a record of an edit that holds one."""
-    from ..drag_instruction import read_json_file
+    from motion_predictor.common.json_file import read_json_object
 
-    content = read_json_file(path)
-    content = content.get("settings", content) if isinstance(content, dict) else content
+    content = read_json_object(path)
+    content = content.get("settings", content)
     if not isinstance(content, dict):
         raise ValueError(f"--settings: `{path}` must hold an object of options and their values, got {got(content)}.")
     return {

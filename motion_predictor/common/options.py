@@ -169,7 +169,9 @@ class Option:
         value = self.default if default is SAME else default
         if value is None and self.default_text:
             return self.default_text
-        return {True: "yes", False: "no", None: "none", "": "none"}.get(value, str(value)) if _hashable(value) else ""
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return "none" if value in (None, "") else str(value)
 
 
 def option(default: Any, kind: Kind, help: str, **more: Any) -> Any:
@@ -318,7 +320,3 @@ class _Reader:
 
 def _listed(values: tuple[Any, ...]) -> str:
     return ", ".join(f"`{each!r}`" for each in values)
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, (str, bool, int, float, tuple))

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from dynadrag_pipeline import drag_instruction
-from dynadrag_pipeline.drag_instruction import MOST_INSTRUCTION_BYTES, DragInstruction, load_instruction
+from dynadrag_pipeline.drag_instruction import DragInstruction, load_instruction
+from motion_predictor.common.json_file import MOST_JSON_BYTES
 
 SIZE = (48, 64)  # height, width
 HANDLES, TARGETS = [(10, 20), (0, 47)], [(30.5, 20), (63, 0)]
@@ -558,7 +559,7 @@ def test_prompt_of_an_instruction_file_is_optional(tmp_path):
     [
         ("{", "`path` must be a JSON file in UTF-8, got '.*a.json'"),
         ("", "`path` must be a JSON file"),
-        ("[]", r"`path` must be a file of a JSON object with `points`, got '.*a.json' with \[\]"),
+        ("[]", r"`path` must be a file of a JSON object, got '.*a.json' with \[\]"),
         ("null", "with None"),
         ("[" * 100_000, "`path` must be a JSON file"),
         ('{"points": ' * 90_000, "`path` must be a JSON file"),
@@ -623,9 +624,9 @@ def test_ways_that_are_none_are_named(tmp_path, monkeypatch, paths):
 
 def test_a_file_that_is_too_long_to_be_an_instruction_is_refused(tmp_path):
     content = '{"points": [[1, 2], [3, 4]]}'
-    write(tmp_path / "a.json", content.ljust(MOST_INSTRUCTION_BYTES))
+    write(tmp_path / "a.json", content.ljust(MOST_JSON_BYTES))
     assert load_instruction(tmp_path / "a.json")["handles"] == [[1, 2]]
-    write(tmp_path / "a.json", content.ljust(MOST_INSTRUCTION_BYTES + 1))
+    write(tmp_path / "a.json", content.ljust(MOST_JSON_BYTES + 1))
     with pytest.raises(ValueError, match=r"`path` must be a file of at most 1,048,576 bytes, got '.*a\.json'"):
         load_instruction(tmp_path / "a.json")
 

@@ -1,0 +1,52 @@
+"""JSON files of users, read strictly, whatever is in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .checks import got
+from .picture_files import check_regular_file
+
+MOST_JSON_BYTES = 2**20
+
+
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file, if it has each key once, and no number but those of JSON.
+
+    Args:
+        path (`str` or `Path`): a regular file in UTF-8, with or without a mark at its start, of at most
+            `MOST_JSON_BYTES`.
+
+    Raises:
+        ValueError: if it is no such file.
+        OSError: if there is no file, or it may not be read.
+    """
+    check_regular_file(path)
+    shown = got(os.fspath(path))
+    with open(path, "rb") as file:
+        data = file.read(MOST_JSON_BYTES + 1)
+    if len(data) > MOST_JSON_BYTES:
+        raise ValueError(f"`path` must be a file of at most {MOST_JSON_BYTES:,} bytes, got {shown}.")
+    try:
+        text = data.decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_as_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`path` must be a JSON file in UTF-8, got {shown} ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`path` must be a file of a JSON object, got {shown} with {got(content)}.")
+    return content
+
+
+def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+    if repeated:
+        raise ValueError(f"more than one {got(repeated[0])}")
+    return dict(pairs)
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
