@@ -1,5 +1,6 @@
 """How the package is built: what is installed with it, and what it needs."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -18,11 +19,19 @@ TRAINING = [
 ]
 DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "scipy>=1.11", "setuptools>=69"]
 
+
+def long_description() -> str:
+    """The README for a package index, which has no files beside it: pictures are left out, links to files are text."""
+    readme = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    without_pictures = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n+(?:\*[^*]+\*\n+)?", "", readme)  # nor captions
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
+
+
 setup(
     name="dynadrag",
     version="0.1.0",
     description="Drag-style image editing by motion prediction (DynaDrag), as a plugin for Hugging Face diffusers",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
