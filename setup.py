@@ -11,13 +11,13 @@ TRAINING = [
     "av>=12",
     "filelock>=3.12",
     "matplotlib>=3.8",
-    "opencv-python-headless>=4.8",
+    "opencv-python-headless>=4.8.0.76",
     "omegaconf>=2.3",
     "PyYAML>=6",
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
 ]
-DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "scipy>=1.11", "setuptools>=69"]
+DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "scipy>=1.11.1", "setuptools>=69"]
 
 
 def long_description() -> str:
@@ -54,13 +54,13 @@ setup(
         "motion_predictor": ["py.typed"],
     },
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.5",
         "diffusers>=0.40,<0.43",
         "transformers>=5",
-        "peft>=0.17",
-        "accelerate>=1.0",
+        "peft>=0.18",
+        "accelerate>=1.2",
         "huggingface_hub>=1.31",
-        "safetensors>=0.4.5",
+        "safetensors>=0.8",
         "numpy>=1.26",
         "Pillow>=10",
         "tqdm>=4.60",

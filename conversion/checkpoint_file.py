@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return _read_safetensors(path, start)
     if not _is_torch(start):
         raise ValueError(_no_weights(path, start))
+    if _is_program(path):
+        raise ValueError(f"`{path}` must hold weights alone, got a program of TorchScript.")
     if path.suffix == ".safetensors":
         raise ValueError(
             f"`{path}` is called safetensors, but is a file of torch.save: rename it to .ckpt to have its tensors "
@@ -107,6 +110,15 @@ def check_finite(tensors: dict[str, torch.Tensor], path: str | Path) -> None:
 
 def _is_torch(start: bytes) -> bool:
     return start.startswith((_ZIP, _PICKLE))
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is a module with its code, which torch before 2.6 would load."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False  # not a zip archive, or a damaged one: torch says so
 
 
 def _no_weights(path: Path, start: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import setuptools
+from safetensors import safe_open
 from setuptools import build_meta
 
 import dynadrag_pipeline
@@ -85,6 +86,12 @@ def test_installs_all_files_of_the_embedded_checkpoint(declared: dict[str, Any])
     files = {path for path in EMBEDDED_CHECKPOINT.rglob("*") if path.is_file()}
     assert EMBEDDED_CHECKPOINT / "model_index.json" in files
     assert files <= _packaged_files(declared)
+
+
+def test_the_text_encoder_has_the_names_that_all_versions_of_transformers_read() -> None:
+    """They take weights of this form since there is CLIP; those without the first level, only since 5.6."""
+    with safe_open(EMBEDDED_CHECKPOINT / "text_encoder" / "model.safetensors", framework="pt") as weights:
+        assert [name for name in weights.keys() if not name.startswith("text_model.")] == []  # noqa: SIM118
 
 
 def test_installs_the_markers_of_type_hints(declared: dict[str, Any]) -> None:
