@@ -8,9 +8,12 @@ PACKAGING := setup.py pyproject.toml constraints.txt
 DEMO_INSTALLED := $(VENV)/.demo-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 DEMO_ARGS ?=
+EDITING := pipeline_dynadrag hub embedded_checkpoint identity_lora kv_replacement ddim_inversion
+FLOOR_TESTS := tests/conversion tests/motion_predictor/test_modeling_motion_predictor.py \
+	$(EDITING:%=tests/dynadrag_pipeline/test_%.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint floors floors-in-venv clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -25,6 +28,15 @@ lint: $(DEV_INSTALLED) ## check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+floors: ## run the main tests with the oldest versions that setup.py allows
+	@$(MAKE) --no-print-directory VENV=build/floors-venv floors-in-venv
+
+# What setup.py asks for as "name>=version" is installed as name==version, and the rest as pip likes.
+floors-in-venv: $(BIN)/activate
+	@grep -oE '"[A-Za-z_-]+>=[0-9.]+' setup.py | sed 's/"//; s/>=/==/' > $(VENV)/floors.txt
+	@$(BIN)/python -m pip install -qq --constraint $(VENV)/floors.txt --editable '.[dev]'
+	@$(BIN)/python -m pytest $(FLOOR_TESTS)
 
 clean: ## remove the virtual environment, caches and build leftovers; results stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

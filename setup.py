@@ -1,5 +1,6 @@
 """How the package is built: what is installed with it, and what it needs."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -10,19 +11,27 @@ TRAINING = [
     "av>=12",
     "filelock>=3.12",
     "matplotlib>=3.8",
-    "opencv-python-headless>=4.8",
+    "opencv-python-headless>=4.8.0.76",
     "omegaconf>=2.3",
     "PyYAML>=6",
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
 ]
-DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "scipy>=1.11", "setuptools>=69"]
+DEV = ["mypy>=1.11", "pytest>=8", "ruff>=0.9", "scipy>=1.11.1", "setuptools>=69"]
+
+
+def long_description() -> str:
+    """The README for a package index, which has no files beside it: pictures are left out, links to files are text."""
+    readme = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    without_pictures = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n+(?:\*[^*]+\*\n+)?", "", readme)  # nor captions
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", without_pictures)
+
 
 setup(
     name="dynadrag",
     version="0.1.0",
     description="Drag-style image editing by motion prediction (DynaDrag), as a plugin for Hugging Face diffusers",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
@@ -45,13 +54,13 @@ setup(
         "motion_predictor": ["py.typed"],
     },
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.5",
         "diffusers>=0.40,<0.43",
         "transformers>=5",
-        "peft>=0.17",
-        "accelerate>=1.0",
+        "peft>=0.18",
+        "accelerate>=1.2",
         "huggingface_hub>=1.31",
-        "safetensors>=0.4.5",
+        "safetensors>=0.8",
         "numpy>=1.26",
         "Pillow>=10",
         "tqdm>=4.60",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from motion_predictor.common.checks import got
+
 NESTS = ("state_dict", "model_state_dict", "model")
 """Entries that programs for training put the weights in, beside the state of the run."""
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _NOT_WEIGHTS = {
-    b"version https://git-lfs": "a pointer of Git LFS, not the weights it stands for: fetch them by `git lfs pull`",
-    b"<": "a web page, not weights: download the file itself",
-    b"GGUF": "in the quantised format GGUF: use the safetensors file of the same model",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the weights it stands for by `git lfs pull`",
+    b"<": "a web page: download the file itself",
+    b"GGUF": "the quantised format GGUF: use the safetensors file of the same model",
     b"PK": "a broken or empty zip archive: download it again",
 }
 
@@ -44,6 +47,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     What a file is, is told by its content. Weights in an entry `state_dict` (Lightning), `model_state_dict` or
     `model` are taken out of it; what is not a tensor is left out.
 
+    Args:
+        path (`str` or `Path`): of the file.
+
+    Returns:
+        [`Checkpoint`]: its tensors and remarks.
+
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not weights, is damaged, says it is safetensors and isn't, or needs more than tensors.
@@ -57,7 +66,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise ValueError(f"`{path}` is a folder: a file of weights is accepted.")
+        raise ValueError(f"`{path}` must be a file of weights, got a folder.")
     if not path.is_file():
         raise FileNotFoundError(f"There is no file `{path}`.")
     with open(path, "rb") as file:
@@ -67,7 +76,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if start[8:9] == b"{" or (path.suffix == ".safetensors" and not _is_torch(start)):
         return _read_safetensors(path, start)
     if not _is_torch(start):
-        raise ValueError(f"`{path}` is {_what_it_is(start)}.")
+        raise ValueError(_no_weights(path, start))
+    if _is_program(path):
+        raise ValueError(f"`{path}` must hold weights alone, got a program of TorchScript.")
     if path.suffix == ".safetensors":
         raise ValueError(
             f"`{path}` is called safetensors, but is a file of torch.save: rename it to .ckpt to have its tensors "
@@ -77,7 +88,21 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def check_finite(tensors: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Raise a ValueError that names the first weight with a NaN or an infinity, such as float16 makes of 1e5."""
+    """Refuse weights with a NaN or an infinity, such as float16 makes of 1e5.
+
+    Args:
+        tensors (`dict[str, torch.Tensor]`): the weights by name.
+        path (`str` or `Path`): where they come from, for the message.
+
+    Raises:
+        ValueError: if there is one; the message names the first.
+
+    Example:
+        >>> check_finite({"weight": torch.tensor([1e5]).half()}, "model.ckpt")
+        Traceback (most recent call last):
+        ...
+        ValueError: `model.ckpt`: the weight `weight` is not finite in float16.
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"`{path}`: the weight `{name}` is not finite in {str(tensor.dtype).split('.')[1]}.")
@@ -87,11 +112,19 @@ def _is_torch(start: bytes) -> bool:
     return start.startswith((_ZIP, _PICKLE))
 
 
-def _what_it_is(start: bytes) -> str:
-    for mark, answer in _NOT_WEIGHTS.items():
-        if start.lstrip().startswith(mark):
-            return answer
-    return "no file of weights: a safetensors file or one of torch.save is accepted"
+def _is_program(path: Path) -> bool:
+    """Whether a file is a module with its code, which torch before 2.6 would load."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False  # not a zip archive, or a damaged one: torch says so
+
+
+def _no_weights(path: Path, start: bytes) -> str:
+    found = [what for mark, what in _NOT_WEIGHTS.items() if start.lstrip().startswith(mark)]
+    what = found[0] if found else f"one that begins with {got(start)}"
+    return f"`{path}` must be a file of safetensors or of torch.save, got {what}."
 
 
 def _read_safetensors(path: Path, start: bytes) -> Checkpoint:
@@ -100,8 +133,9 @@ def _read_safetensors(path: Path, start: bytes) -> Checkpoint:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
             return Checkpoint(path, tensors, opened.metadata() or {})
     except SafetensorError as error:
-        problem = f"damaged or cut short ({error}): download it again"
-        raise ValueError(f"`{path}` is {problem if start[8:9] == b'{' else _what_it_is(start)}.") from error
+        if start[8:9] != b"{":
+            raise ValueError(_no_weights(path, start)) from error
+        raise ValueError(f"`{path}` is damaged or cut short ({error}): download it again.") from error
 
 
 def _load_torch(path: Path, start: bytes) -> Any:
@@ -127,8 +161,8 @@ def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
             break
         content = nested[0]
     if not isinstance(content, dict):
-        raise ValueError(f"`{path}` holds a {type(content).__name__}: a dictionary of tensors is accepted.")
+        raise ValueError(f"`{path}` must hold a dictionary of tensors, got a {type(content).__name__}.")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise ValueError(f"`{path}` has no tensors: its entries are {sorted(map(str, content))[:8]}.")
+        raise ValueError(f"`{path}` must hold tensors, got the entries {sorted(map(str, content))[:8]} alone.")
     return tensors

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from motion_predictor.common.command_errors import CommandError, one_line
+from motion_predictor.choices import DELTA_CONVENTIONS, DELTA_PAINTS
+from motion_predictor.common.command_errors import CommandError, errors_as_one_line
+
+from .choices import DTYPE_NAMES, PREDICTION_TYPES
 
 PIPELINE_EXAMPLES = """\
 examples:
@@ -58,25 +61,19 @@ examples:
 CONDITIONING = {
     "sample_size": ("N", int, "short side in pixels of the pictures it was trained on; 0: the picture's own", "256"),
     "heatmap_radius": ("R", float, "radius of the discs round handles, in pixels", "4"),
-    "delta_paint": (
-        ("pixel", "disc"),
-        str,
-        "whether a delta is painted on the handle's pixel or on its disc",
-        "pixel",
-    ),
-    "delta_convention": (
-        ("handle_minus_target", "target_minus_handle"),
-        str,
-        "the sign of the deltas",
-        "handle_minus_target",
-    ),
+    "delta_paint": (DELTA_PAINTS, str, "whether a delta is painted on the handle's pixel or on its disc", "pixel"),
+    "delta_convention": (DELTA_CONVENTIONS, str, "the sign of the deltas", "handle_minus_target"),
     "delta_scale": ("X", float, "factor on the deltas at the input", "1"),
     "flow_scale": ("X", float, "factor on the output that gives pixels", "1"),
 }
 
 
 def add_convert_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `convert`, with a command for each kind of weights, to the parser of `dynadrag`."""
+    """Add `convert`, with a command for each kind of weights.
+
+    Args:
+        commands (`argparse._SubParsersAction`): the commands of `dynadrag`.
+    """
     parser = commands.add_parser(
         "convert",
         help="turn other people's weights into a pipeline, a motion predictor or an identity LoRA",
@@ -125,7 +122,7 @@ def _add_pipeline_command(kinds: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument("--variant", metavar="NAME", help="which weights of the base to read, such as fp16")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16"),
+        choices=DTYPE_NAMES,
         help="number format to save weights in (default: that of the base's text encoder, or of the file's UNet)",
     )
     group = parser.add_argument_group("for a base of one file")
@@ -136,7 +133,7 @@ def _add_pipeline_command(kinds: argparse._SubParsersAction[argparse.ArgumentPar
     )
     group.add_argument(
         "--prediction-type",
-        choices=("epsilon", "v_prediction"),
+        choices=PREDICTION_TYPES,
         help="what the UNet predicts: for 2.x epsilon at 512 pixels, v_prediction at 768 (default: what the file "
         "says, or epsilon for 1.x)",
     )
@@ -213,7 +210,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def _convert_pipeline(args: argparse.Namespace, written: list[Path]) -> None:
     if args.private and args.push_to_hub is None:
         raise CommandError("--private is for the repository of --push-to-hub.")
-    with _errors_as_one_line():
+    with _errors_that_name_options(args):
         import torch
 
         from .stable_diffusion import check_signed_in, convert_pipeline, push_to_hub
@@ -241,7 +238,7 @@ def _convert_motion_predictor(args: argparse.Namespace, written: list[Path]) -> 
     conditioning = {name: value for name, value in vars(args).items() if name in CONDITIONING}
     if conditioning.get("sample_size") == 0:
         conditioning["sample_size"] = None
-    with _errors_as_one_line():
+    with _errors_that_name_options(args):
         from .simvp import convert_motion_predictor
 
         converted = convert_motion_predictor(
@@ -261,7 +258,7 @@ def _convert_motion_predictor(args: argparse.Namespace, written: list[Path]) -> 
 
 
 def _convert_identity_lora(args: argparse.Namespace, written: list[Path]) -> None:
-    with _errors_as_one_line():
+    with _errors_that_name_options(args):
         from .foreign_lora import convert_identity_lora
 
         lora = convert_identity_lora(
@@ -282,31 +279,15 @@ def _say_written(out: Path, notes: list[str], written: list[Path]) -> None:
 
 
 @contextmanager
-def _errors_as_one_line() -> Iterator[None]:
-    """Show what the user can put right without a traceback, and arguments of functions as options."""
+def _errors_that_name_options(args: argparse.Namespace) -> Iterator[None]:
+    """Show what the user can put right as one line, and arguments of functions as options of the command."""
+    options = {*vars(args), *CONDITIONING}  # those of the conditioning are not in `args` unless they are given
     try:
-        yield
-    except (OSError, ValueError) as error:
-        raise CommandError(re.sub(r"`([a-z_]+)`", _as_option, one_line(error))) from error
-
-
-def _as_option(quoted: re.Match[str]) -> str:
-    options = {
-        *(
-            "base",
-            "motion_predictor",
-            "variant",
-            "dtype",
-            "tokenizer",
-            "prediction_type",
-            "ema",
-            "force",
-            "warm_start",
-            "push_to_hub",
-        ),
-        *("image", "processing_resolution", *CONDITIONING),
-    }
-    return _flag(quoted[1]) if quoted[1] in options else quoted[0]
+        with errors_as_one_line():
+            yield
+    except CommandError as error:
+        named = re.sub(r"`(\w+)`", lambda quoted: _flag(quoted[1]) if quoted[1] in options else quoted[0], str(error))
+        raise CommandError(named) from error.__cause__
 
 
 def _flag(name: str) -> str:

@@ -33,6 +33,7 @@ from dynadrag_pipeline.identity_lora import (
     picture_fingerprint,
 )
 from dynadrag_pipeline.picture import edit_size, to_picture_tensor
+from motion_predictor.common.checks import got
 from motion_predictor.common.output_folder import check_output_folder, output_folder
 from motion_predictor.common.picture_files import open_picture
 
@@ -103,12 +104,23 @@ def convert_identity_lora(
             anything; the LoRA is bound to the picture at that size. Defaults to the base's own, or to 512.
         force (`bool`, defaults to `False`): replace the folder of an earlier conversion.
 
+    Returns:
+        [`IdentityLora`]: what was saved.
+
     Raises:
-        OSError, ValueError: see [`load_foreign_lora`]; or if `image` is no picture; then nothing is written.
+        OSError: if there is no such file, or no configuration at `base`.
+        ValueError: see [`load_foreign_lora`], or if `image` is no picture; then nothing is written.
 
     Example:
-        >>> convert_identity_lora("lora_tmp/pytorch_lora_weights.bin", "lora", image="cat.png").rank  # doctest: +SKIP
-        16
+        >>> import tempfile
+        >>> block, weights = "up_blocks.3.attentions.0.transformer_blocks.0", {}
+        >>> for layer in [f"attn{number}.{part}" for number in (1, 2) for part in TARGET_MODULES]:
+        ...     weights[f"{block}.{layer}.lora_A.weight"] = torch.rand(4, 320)
+        ...     weights[f"{block}.{layer}.lora_B.weight"] = torch.zeros(320, 4)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(weights, f"{folder}/pytorch_lora_weights.bin")
+        ...     convert_identity_lora(folder, f"{folder}/lora").rank
+        4
     """
     check_output_folder(out, RESULT_NAMES, force)
     converted = load_foreign_lora(lora, base)
@@ -116,8 +128,8 @@ def convert_identity_lora(
         converted = replace(converted, picture=_fingerprint(Path(image), base, processing_resolution))
     elif processing_resolution is not None:
         raise ValueError(
-            f"`processing_resolution` is {processing_resolution}, but there is no `image`: it says at which size the "
-            "LoRA is bound to one."
+            f"`processing_resolution` must be left out without an `image`, got {got(processing_resolution)}: it says "
+            "at which size the LoRA is bound to one."
         )
     with output_folder(out, RESULT_NAMES, force) as folder:
         converted.save(folder)
@@ -132,6 +144,9 @@ def load_foreign_lora(lora: str | Path, base: str | Path | None = None) -> Ident
         base (`str` or `Path`, *optional*): folder or Hub id of the diffusers model that it is for, of which only the
             configuration is read. With it the LoRA is checked to fit, and layers that it leaves alone are filled with
             zeros. Without it, it must have all layers of each attention that it has one of.
+
+    Returns:
+        [`IdentityLora`]: float32; bound to a picture only if our own file says so.
 
     Raises:
         OSError: if there is no such file, or no configuration at `base`.
@@ -155,8 +170,8 @@ def _file(path: Path) -> Path:
         return path
     found = [path / name for name in FILE_NAMES if (path / name).is_file()]
     if len(found) != 1:
-        what = " and ".join(file.name for file in found) if found else "none of " + ", ".join(FILE_NAMES)
-        raise ValueError(f"`{path}` has {what}: pass the file that is meant.")
+        what = " and ".join(file.name for file in found) if found else "none"
+        raise ValueError(f"`{path}` must hold one of {', '.join(FILE_NAMES)}, got {what}: pass the file itself.")
     return found[0]
 
 
@@ -169,15 +184,17 @@ def _layers(checkpoint: Checkpoint) -> dict[str, _Layer]:
     beside = [module for module in modules if not _ATTENTION.fullmatch(module)]
     if beside:
         raise ValueError(
-            f"`{path}` changes {len(beside)} layers besides the UNet's attention, such as {', '.join(beside[:3])}: "
-            "identity LoRAs don't. Load it by `load_lora_weights`, beside an identity LoRA."
+            f"`{path}` must change the UNet's attention alone, got {len(beside)} other layers, such as "
+            f"{', '.join(beside[:3])}. Load it by `load_lora_weights`, beside an identity LoRA."
         )
     layers = {}
     for module in modules:
         down, up = matrices.get((module, "A")), matrices.get((module, "B"))
         if down is None or up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
             shapes = [None if matrix is None else list(matrix.shape) for matrix in (down, up)]
-            raise ValueError(f"`{path}` has matrices of the shapes {shapes} for `{module}`: [r, in], [out, r] belong.")
+            raise ValueError(
+                f"`{path}` must have matrices of the shapes [r, in] and [out, r] for `{module}`, got {shapes}."
+            )
         layers[module] = _Layer(down, up, alphas.get(module, _configured_alpha(config, module, down.shape[0])))
     return layers
 
@@ -188,13 +205,14 @@ def _check_kind(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
     kinds = [kind for mark, kind in _OTHER_ADAPTERS.items() if any(mark in name for name in names)]
     if kinds or config.get("use_dora"):
         raise ValueError(
-            f"`{path}` is an adapter of the kind {(kinds or ['DoRA'])[0]}: LoRAs of two matrices are accepted."
+            f"`{path}` must be a LoRA of two matrices for each layer, got an adapter of the kind "
+            f"{(kinds or ['DoRA'])[0]}."
         )
     texts = [name for name in names if name.startswith(_TEXT_ENCODER)]
     if texts:
         raise ValueError(
-            f"`{path}` also changes the text encoder ({len(texts)} weights, such as {texts[0]}): identity LoRAs "
-            "don't. Load it by `load_lora_weights`, beside an identity LoRA."
+            f"`{path}` must change the UNet's attention alone, got {len(texts)} weights of the text encoder, such as "
+            f"{texts[0]}. Load it by `load_lora_weights`, beside an identity LoRA."
         )
 
 
@@ -215,7 +233,7 @@ def _by_module(checkpoint: Checkpoint) -> tuple[dict[tuple[str, str], torch.Tens
     unread = [name for name, match in matched.items() if match is None]
     if unread or len({match[3] for match in matched.values() if match}) != 1:
         raise ValueError(
-            f"`{checkpoint.path}` is no LoRA of a UNet in a layout that is known, or more than one: it has "
+            f"`{checkpoint.path}` must be one LoRA of a UNet, in a layout that is known, got weights such as "
             f"{', '.join((unread or sorted(tensors))[:4])}."
         )
     matrices = {(match[1], match[2]): weights[name] for name, match in matched.items() if match}
@@ -262,8 +280,10 @@ def _check_whole(layers: dict[str, _Layer], path: Path) -> None:
 def _check_fit(layers: dict[str, _Layer], shapes: dict[str, tuple[int, int]], path: Path, base: str | Path) -> None:
     for name, layer in layers.items():
         if shapes.get(name) != layer.shape:
-            there = f"{list(shapes[name])} there" if name in shapes else "not there"
-            raise ValueError(f"`{path}` does not fit the UNet of `{base}`: `{name}` is {list(layer.shape)}, {there}.")
+            there = f"be {list(shapes[name])}" if name in shapes else "not be there"
+            raise ValueError(
+                f"`{path}` must fit the UNet of `{base}`: `{name}` must {there}, got {list(layer.shape)}."
+            )
 
 
 def _attention_of(base: str | Path) -> dict[str, tuple[int, int]]:
@@ -297,7 +317,7 @@ def _fingerprint(image: Path, base: str | Path | None, processing_resolution: in
     try:
         opened = open_picture(image)
     except (OSError, ValueError) as error:
-        raise ValueError(f"`image` is `{image}`, which is not a readable picture: {error}") from error
+        raise ValueError(f"`image` must be a readable picture, got {got(str(image))}: {error}") from error
     picture = to_picture_tensor(opened)
     short_side, factor = STABLE_DIFFUSION_1 if base is None else _edit_grid(base)
     if processing_resolution is not None:

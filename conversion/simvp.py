@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from motion_predictor import MotionPredictorModel
+from motion_predictor.common.checks import check_choice
 from motion_predictor.common.output_folder import check_output_folder, output_folder
 
 from .checkpoint_file import Checkpoint, check_finite, read_checkpoint
@@ -122,10 +123,14 @@ def convert_motion_predictor(
         out (`str` or `Path`): the new folder.
         warm_start (`bool`, defaults to `False`): accept a model that has to be trained on.
         force (`bool`, defaults to `False`): replace the folder of an earlier conversion.
-        conditioning: see [`load_simvp`].
+        conditioning (`Any`): see [`load_simvp`].
+
+    Returns:
+        [`SimVPConversion`]: what was saved.
 
     Raises:
-        FileNotFoundError, ValueError: see [`load_simvp`] and [`output_folder`]; then nothing is written.
+        FileNotFoundError: if there is no such file.
+        ValueError: see [`load_simvp`] and [`output_folder`]; then nothing is written.
 
     Example:
         >>> convert_motion_predictor("checkpoint.pth", "predictor", sample_size=256).exact  # doctest: +SKIP
@@ -153,16 +158,19 @@ def load_simvp(checkpoint: str | Path, *, warm_start: bool = False, **conditioni
         checkpoint (`str` or `Path`): a file of weights, also inside a `state_dict` (Lightning) or with a prefix such
             as `model.` or `module.` (DDP).
         warm_start (`bool`, defaults to `False`): accept a model that has to be trained on.
-        conditioning: how the network was trained to be asked, which no shape tells: `sample_size`, `heatmap_radius`,
-            `delta_paint`, `delta_convention`, `delta_scale`, `flow_scale`, as of [`MotionPredictorModel`].
+        conditioning (`Any`): how the network was trained to be asked, which no shape tells: `sample_size`,
+            `heatmap_radius`, `delta_paint`, `delta_convention`, `delta_scale`, `flow_scale`, as of
+            [`MotionPredictorModel`].
+
+    Returns:
+        [`SimVPConversion`]: the model, and what of it begins anew.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no SimVP, one that this network has no place for, or a warm start that was not asked for.
     """
-    unknown = sorted(set(conditioning) - set(CONDITIONING))
-    if unknown:
-        raise ValueError(f"`{unknown[0]}` is not part of the conditioning: {', '.join(CONDITIONING)} are accepted.")
+    for name in conditioning:
+        check_choice("conditioning", name, CONDITIONING)
     read = read_checkpoint(checkpoint)
     weights = _network(read)
     shape = infer_shape(weights, read.path)
@@ -176,7 +184,18 @@ def load_simvp(checkpoint: str | Path, *, warm_start: bool = False, **conditioni
 
 
 def infer_shape(weights: dict[str, torch.Tensor], path: Path) -> SimVPShape:
-    """Read the configuration of a SimVP off its shapes. `weights` have the names that SimVP's own code gives them."""
+    """Read the configuration of a SimVP off its shapes.
+
+    Args:
+        weights (`dict[str, torch.Tensor]`): under the names that SimVP's own code gives them.
+        path (`Path`): where they come from, for the messages.
+
+    Returns:
+        [`SimVPShape`]: the configuration.
+
+    Raises:
+        ValueError: if they are not those of a whole SimVP with the translator IncepU.
+    """
     _check_translator(weights, path)
     spatial_blocks, translator_blocks = _count(weights, "enc.enc"), _count(weights, "hid.enc")
     try:
@@ -189,7 +208,7 @@ def infer_shape(weights: dict[str, torch.Tensor], path: Path) -> SimVPShape:
         raise ValueError(f"`{path}` is not a whole SimVP: it has no weight {error}.") from error
     if first.shape[-1] != 3:
         raise ValueError(
-            f"`{path}` has an encoder of {first.shape[-1]}x{first.shape[-1]} kernels: 3x3, SimVP's, are accepted."
+            f"`{path}` must have an encoder of 3x3 kernels, as SimVP's are, got {first.shape[-1]}x{first.shape[-1]}."
         )
     spatial, frames = first.shape[0], bottleneck.shape[1] // first.shape[0]
     shape = SimVPShape(
@@ -212,13 +231,11 @@ def _network(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The weights of the one SimVP in a checkpoint, without the prefix that they share."""
     prefixes = [name.removesuffix(ANCHOR) for name in checkpoint.tensors if name.endswith(ANCHOR)]
     if len(prefixes) > 1:
-        raise ValueError(
-            f"`{checkpoint.path}` holds {len(prefixes)} networks, under {', '.join(map(repr, prefixes))}: a file with "
-            "one is accepted."
-        )
+        named = ", ".join(map(repr, prefixes[:4]))
+        raise ValueError(f"`{checkpoint.path}` must hold one network, got {len(prefixes)}, under {named}.")
     if not prefixes:
         raise ValueError(
-            f"`{checkpoint.path}` is no SimVP: it has no weight `{ANCHOR}`. Its first are "
+            f"`{checkpoint.path}` must be a SimVP, got weights without `{ANCHOR}`, such as "
             f"{', '.join(list(checkpoint.tensors)[:4])}."
         )
     prefix = prefixes[0]
@@ -236,11 +253,11 @@ def _check_translator(weights: dict[str, torch.Tensor], path: Path) -> None:
         if name == "gSTA" and attention is not None and attention.shape[0] == attention.shape[1]:
             name = "VAN"
         raise ValueError(
-            f"`{path}` is a SimVP of OpenSTL with the translator {name}: that is another network. IncepU, the one of "
-            "SimVP (CVPR 2022), is accepted (`model_type='IncepU'`)."
+            f"`{path}` must be a SimVP with the translator IncepU, that of SimVP (CVPR 2022), got OpenSTL's with the "
+            f"translator {name}: that is another network."
         )
     if blocks or "hid.enc.0.conv1.weight" not in weights:
-        raise ValueError(f"`{path}` has the encoder of a SimVP, but not its translator of Inception blocks (IncepU).")
+        raise ValueError(f"`{path}` must have SimVP's translator of Inception blocks (IncepU), got another one.")
 
 
 def _count(weights: dict[str, torch.Tensor], stem: str) -> int:
@@ -330,5 +347,9 @@ def _warm_start_only(shape: SimVPShape, reinitialised: list[str], path: Path) ->
         differences.append("{} to {} channels, not {} to {}".format(*shape.channels, IN_CHANNELS, OUT_CHANNELS))
     return (
         f"`{path}` has {'; '.join(differences)}. It can begin a training, but not edit: pass `warm_start` to accept "
-        f"that {len(reinitialised)} weights begin anew: {', '.join(reinitialised)}."
+        f"that {len(reinitialised)} weights begin anew{_such_as(reinitialised)}."
     )
+
+
+def _such_as(names: list[str]) -> str:
+    return f", such as {', '.join(names[:4])}" if names else ""

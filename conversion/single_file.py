@@ -23,7 +23,10 @@ from diffusers.loaders.single_file_utils import (
 from huggingface_hub import hf_hub_download
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from motion_predictor.common.checks import check_choice, got
+
 from .checkpoint_file import Checkpoint, check_finite, read_checkpoint
+from .choices import DTYPE_NAMES, PREDICTION_TYPES
 
 Weights = dict[str, torch.Tensor]
 
@@ -32,7 +35,7 @@ VAES = ("first_stage_model.", "vae.")
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
 TOKENIZER_ON_HUB = "openai/clip-vit-large-patch14"
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in DTYPE_NAMES)
 
 # What else comes as one file, by a part of its names.
 OTHERS = {
@@ -56,10 +59,14 @@ UNET_INPUTS = {
 
 @dataclass(frozen=True)
 class SingleFileModel:
-    """The components of a diffusers pipeline that one file gave.
+    """The components of a diffusers pipeline that one file gave, with weights on the CPU.
 
     Attributes:
-        unet, vae, text_encoder, tokenizer, scheduler: the components; weights on the CPU.
+        unet (`UNet2DConditionModel`): the denoiser.
+        vae (`AutoencoderKL`): between pictures and latents.
+        text_encoder (`CLIPTextModel`): for the prompt.
+        tokenizer (`CLIPTokenizer`): goes with `text_encoder`.
+        scheduler (`DDIMScheduler`): with Stable Diffusion's noise schedule.
         notes (`list[str]`): what was taken for granted.
     """
 
@@ -89,6 +96,9 @@ def load_single_file(
             that of CLIP is taken from the Hub or its cache.
         ema (`bool`, defaults to `False`): take the averaged weights of the UNet, of a file with both.
         dtype (`torch.dtype`, *optional*): float32, float16 or bfloat16; without it, that of the UNet's weights.
+
+    Returns:
+        [`SingleFileModel`]: the components.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -138,6 +148,16 @@ def unet_config(weights: Weights, sample_size: int) -> dict[str, Any]:
 
     The number of heads leaves no trace in them: it is 8 in 1.x, and one for 64 channels in 2.x, whose projections
     round the attention are linear layers.
+
+    Args:
+        weights (`dict[str, torch.Tensor]`): of the UNet; only their shapes are looked at.
+        sample_size (`int`): side of the latents that it was trained at.
+
+    Returns:
+        `dict[str, Any]`: for `UNet2DConditionModel.from_config`.
+
+    Raises:
+        KeyError, IndexError: if a weight is missing.
     """
     weights = {name.removeprefix(UNET): value for name, value in weights.items()}
     halvings = sorted(int(name.split(".")[1]) for name in weights if name.endswith(".0.op.weight"))
@@ -162,7 +182,17 @@ def unet_config(weights: Weights, sample_size: int) -> dict[str, Any]:
 
 
 def vae_config(weights: Weights) -> dict[str, Any]:
-    """Settings of `AutoencoderKL`, by the shapes of its weights in the file's names."""
+    """Settings of `AutoencoderKL`, by the shapes of its weights in the file's names.
+
+    Args:
+        weights (`dict[str, torch.Tensor]`): of the file; only their shapes are looked at.
+
+    Returns:
+        `dict[str, Any]`: for `AutoencoderKL.from_config`.
+
+    Raises:
+        KeyError: if a weight is missing.
+    """
     prefix = _vae_prefix(weights)
     levels = _count(weights, f"{prefix}encoder.down")
     channels = [weights[f"{prefix}encoder.down.{level}.block.0.conv2.weight"].shape[0] for level in range(levels)]
@@ -183,6 +213,16 @@ def text_config(weights: Weights, generation: int) -> dict[str, Any]:
     """Settings of `CLIPTextModel`: CLIP's text encoder for 1.x; OpenCLIP's, without its last layer, for 2.x.
 
     Heads of 64 channels, and the last two entries of the vocabulary to begin and end a prompt, are all of theirs.
+
+    Args:
+        weights (`dict[str, torch.Tensor]`): of the file; only their shapes are looked at.
+        generation (`int`): 1 or 2.
+
+    Returns:
+        `dict[str, Any]`: for `CLIPTextConfig`.
+
+    Raises:
+        KeyError: if a weight is missing.
     """
     if generation == 1:
         stem = f"{CLIP}text_model."
@@ -208,11 +248,29 @@ def text_config(weights: Weights, generation: int) -> dict[str, Any]:
     }
 
 
-def check_unet_inputs(in_channels: int, name: str | Path) -> None:
-    """Refuse UNets that are given more than noisy latents, by what they are for."""
-    if in_channels != 4:
+def check_unet_inputs(in_channels: int, name: str | Path, latent_channels: int = 4) -> None:
+    """Refuse UNets that are given more than noisy latents, by what they are for.
+
+    Args:
+        in_channels (`int`): of the UNet.
+        name (`str` or `Path`): of the model, for the message.
+        latent_channels (`int`, defaults to 4): of its autoencoder.
+
+    Raises:
+        ValueError: if these are not as many.
+
+    Example:
+        >>> check_unet_inputs(9, "model.ckpt")
+        Traceback (most recent call last):
+        ...
+        ValueError: `model.ckpt` must have a UNet of 4 input channels, for latents alone, got an inpainting UNet of 9.
+    """
+    if in_channels != latent_channels:
         what = UNET_INPUTS.get(in_channels, "a UNet of another kind")
-        raise ValueError(f"`{name}` has {what}, with {in_channels} input channels: 4 are accepted, latents alone.")
+        raise ValueError(
+            f"`{name}` must have a UNet of {latent_channels} input channels, for latents alone, got {what} of "
+            f"{in_channels}."
+        )
 
 
 def _with_text_model(tensors: Weights) -> Weights:
@@ -225,13 +283,13 @@ def _with_text_model(tensors: Weights) -> Weights:
 def _check_kind(tensors: Weights, path: Path) -> None:
     for mark, what in OTHERS.items():
         if any(mark in name for name in tensors):
-            raise ValueError(f"`{path}` is {what}. Stable Diffusion 1.x and 2.x are accepted.")
+            raise ValueError(f"`{path}` must be Stable Diffusion 1.x or 2.x, got {what}.")
     parts = {"UNet": (UNET,), "autoencoder (VAE)": VAES, "text encoder": (CLIP, OPEN_CLIP)}
     missing = [part for part, stems in parts.items() if not any(name.startswith(stems) for name in tensors)]
     if missing:
         raise ValueError(
-            f"`{path}` has no {' and no '.join(missing)} under the names of Stable Diffusion; its first weights are "
-            f"{', '.join(list(tensors)[:3])}. A file of the whole model is accepted."
+            f"`{path}` must hold a whole Stable Diffusion, got no {' and no '.join(missing)} under its names. The "
+            f"first weights are {', '.join(list(tensors)[:3])}."
         )
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
     if first is not None:
@@ -240,18 +298,16 @@ def _check_kind(tensors: Weights, path: Path) -> None:
 
 def _prediction_type(checkpoint: Checkpoint, generation: int, asked: str | None) -> tuple[str, str]:
     """What the UNet predicts, and how that is known."""
-    if asked not in (None, "epsilon", "v_prediction"):
-        raise ValueError(f"`prediction_type` is {asked!r}: 'epsilon' or 'v_prediction' is accepted.")
     if asked is not None:
-        return asked, "as was said"
+        return check_choice("prediction_type", asked, PREDICTION_TYPES), "as was said"
     said = checkpoint.metadata.get("modelspec.prediction_type", "v" if "v_pred" in checkpoint.tensors else None)
     if said is not None:
         return ("v_prediction" if said.startswith("v") else "epsilon"), "as the file says"
     if generation == 1:
         return "epsilon", "as Stable Diffusion 1.x does"
     raise ValueError(
-        f"`{checkpoint.path}` is Stable Diffusion 2.x, whose kinds have the same shapes: pass `prediction_type`, "
-        "'epsilon' for those of 512 pixels (2-base, 2.1-base) or 'v_prediction' for those of 768 (2.0, 2.1)."
+        "`prediction_type` must be 'epsilon' for Stable Diffusion 2.x of 512 pixels (2-base, 2.1-base), or "
+        f"'v_prediction' for that of 768 (2.0, 2.1), got None: no shape in `{checkpoint.path}` tells them apart."
     )
 
 
@@ -262,7 +318,7 @@ def _unet_weights(tensors: Weights, ema: bool, path: Path) -> Weights:
     averaged = {name: "model_ema." + "".join(name.split(".")[1:]) for name in names}
     missing = [name for name, average in averaged.items() if average not in tensors]
     if missing:
-        raise ValueError(f"`{path}` has no averaged weights for {len(missing)} of the UNet's: leave `ema` out.")
+        raise ValueError(f"`ema` must be left out for `{path}`: it has no averages for {len(missing)} weights.")
     return {name: tensors[average] for name, average in averaged.items()}
 
 
@@ -271,7 +327,7 @@ def _tokenizer(source: str | Path | None, text: dict[str, Any], generation: int)
     if folder is not None and (folder / "tokenizer").is_dir():
         folder = folder / "tokenizer"
     if folder is not None and not folder.is_dir():
-        raise ValueError(f"`tokenizer` is `{source}`: the folder of a CLIP tokenizer is accepted.")
+        raise ValueError(f"`tokenizer` must be the folder of a CLIP tokenizer, got {got(str(source))}.")
     try:
         if folder is not None:
             words = CLIPTokenizer.from_pretrained(str(folder))
@@ -280,15 +336,15 @@ def _tokenizer(source: str | Path | None, text: dict[str, Any], generation: int)
             padding = {"pad_token": "!"} if generation == 2 else {}
             words = CLIPTokenizer.from_pretrained(TOKENIZER_ON_HUB, **padding)
     except (OSError, ValueError, TypeError) as error:
-        where = f"`{folder}` holds none" if folder else f"`{TOKENIZER_ON_HUB}` is not to be had from the Hub here"
+        where = f", and `{TOKENIZER_ON_HUB}` is not to be had from the Hub here" if folder is None else ""
         raise ValueError(
-            f"The tokenizer's vocabulary is not in a single file, and {where}: pass `tokenizer`, the folder "
-            f"of that name in any Stable Diffusion model in diffusers' layout ({str(error).splitlines()[0]})."
+            "`tokenizer` must be the folder of that name in a Stable Diffusion model in diffusers' layout, got "
+            f"{got(source and str(source))}: a single file has no vocabulary{where} ({str(error).splitlines()[0]})."
         ) from error
     if len(words) != text["vocab_size"]:  # the library makes one of two tokens of an empty folder
         raise ValueError(
-            f"`tokenizer` has {len(words)} tokens, but the file's text encoder {text['vocab_size']}: they don't "
-            "belong together."
+            f"`tokenizer` must be of {text['vocab_size']} tokens, as the file's text encoder is, got one of "
+            f"{len(words)}."
         )
     words.model_max_length = min(words.model_max_length, text["max_position_embeddings"])
     return words

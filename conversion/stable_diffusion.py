@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.ddim_inversion import make_ddim_schedulers
 from motion_predictor import MotionPredictorModel
+from motion_predictor.common.checks import check_choice, got
 from motion_predictor.common.output_folder import check_output_folder, output_folder
 
 from .checkpoint_file import check_finite
+from .choices import PREDICTION_TYPES
 from .single_file import DTYPES, check_unet_inputs, load_single_file
 
 RESULT_NAMES = {
@@ -68,7 +71,9 @@ def convert_pipeline(
         variant (`str`, *optional*): of the base's weights, such as `"fp16"`. Not for a single file.
         dtype (`torch.dtype`, *optional*): of the saved weights: float32, float16 or bfloat16. Without it, that of the
             base: of the UNet of a single file, of the text encoder of a diffusers model.
-        prediction_type, tokenizer, ema: for a single file, see [`load_single_file`].
+        prediction_type (`str`, *optional*): for a single file, see [`load_single_file`].
+        tokenizer (`str` or `Path`, *optional*): for a single file, see [`load_single_file`].
+        ema (`bool`, defaults to `False`): for a single file, see [`load_single_file`].
         repository (`str`, *optional*): of the Hub, that the folder's card shows how to load. Without it, the folder.
         force (`bool`, defaults to `False`): replace the folder of an earlier conversion.
 
@@ -80,22 +85,29 @@ def convert_pipeline(
             written.
 
     Example:
-        >>> convert_pipeline("model.safetensors", "model-drag", motion_predictor="predictor")  # doctest: +SKIP
+        >>> import tempfile
+        >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     notes = convert_pipeline(EMBEDDED_CHECKPOINT, f"{folder}/half", dtype=torch.float16)
+        >>> notes[-2:]
+        ['Weights are saved in float16.', 'Handles will move as the motion predictor says.']
     """
-    if dtype not in (None, *DTYPES):
-        raise ValueError(f"`dtype` is {dtype}: one of {', '.join(map(str, DTYPES))} is accepted.")
+    if dtype is not None:
+        check_choice("dtype", dtype, DTYPES)
     check_output_folder(out, RESULT_NAMES, force)
     base = Path(base).expanduser() if _is_path(str(base)) else str(base)
     if isinstance(base, Path) and not base.exists():
-        raise FileNotFoundError(f"`base` is `{base}`: there is no such file or folder.")
+        raise FileNotFoundError(
+            f"`base` must be a file, a folder or a Hub id, got {got(str(base))}, which is not there."
+        )
     predictor = None if motion_predictor is None else _load_predictor(motion_predictor)
     if isinstance(base, Path) and not base.is_dir():
         components, notes = _of_one_file(base, variant, dtype, prediction_type, tokenizer, ema)
     else:
         one_file = {"prediction_type": prediction_type, "tokenizer": tokenizer, "ema": ema or None}
-        given = [name for name, value in one_file.items() if value is not None]
-        if given:
-            raise ValueError(f"`{given[0]}` is for a base of one file: `{base}` says it itself.")
+        for name, value in one_file.items():
+            if value is not None:
+                raise ValueError(f"`{name}` must be left out unless `base` is one file, got {got(value)}.")
         components, notes = _of_diffusers(base, variant, dtype)
     components["scheduler"], changes = ddim_scheduler(components["scheduler"])
     components["motion_predictor"] = predictor = predictor or components.get("motion_predictor")
@@ -113,13 +125,22 @@ def convert_pipeline(
 
 
 def check_signed_in() -> None:
-    """Raise an OSError unless the Hub knows the user: better now than after the work."""
+    """Ask the Hub whether it knows the user: better now than after the work.
+
+    Raises:
+        OSError: if it doesn't, or is not there.
+    """
     with _hub_errors("Sign in by `hf auth login`, or leave `push_to_hub` out"):
         HfApi().whoami()
 
 
 def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
     """Upload a converted folder as it is to a repository of models on the Hub, which is made if it is not there.
+
+    Args:
+        folder (`str` or `Path`): what to upload.
+        repository (`str`): its id, such as `"my-name/drag"`.
+        private (`bool`, defaults to `False`): make that repository a private one, if it is new.
 
     Returns:
         `str`: its address.
@@ -144,26 +165,36 @@ def _hub_errors(remedy: str) -> Iterator[None]:
 
 
 def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]:
-    """The DDIM scheduler that edits make of a scheduler's settings, and what of them it does not follow.
+    """The DDIM scheduler that edits make of a scheduler's settings.
+
+    Args:
+        config (`Mapping[str, Any]`): of a scheduler of diffusers, as it is in its file.
+
+    Returns:
+        `tuple[DDIMScheduler, list[str]]`: the scheduler, and in sentences what of the settings it does not follow.
 
     Raises:
         ValueError: if DDIM can't follow the noise schedule there and back.
+
+    Example:
+        >>> scheduler, notes = ddim_scheduler(DDIMScheduler(beta_end=0.012, timestep_spacing="trailing").config)
+        >>> scheduler.config.beta_end, len(notes)
+        (0.012, 1)
     """
     name = config.get("_class_name", "the scheduler")
     prediction = config.get("prediction_type", "epsilon")
     if config.get("beta_schedule") is None or not isinstance(config.get("num_train_timesteps"), int):
-        raise ValueError(f"{name} of the base has no noise schedule of betas: one of Stable Diffusion is accepted.")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ValueError(f"The base's scheduler predicts {prediction!r}: 'epsilon' and 'v_prediction' are accepted.")
+        raise ValueError(f"The scheduler of `base` must have a noise schedule of betas, got {name} without.")
+    if prediction not in PREDICTION_TYPES:
+        accepted = " or ".join(map(repr, PREDICTION_TYPES))
+        raise ValueError(f"The scheduler of `base` must predict {accepted}, got {got(prediction)}.")
     if config.get("thresholding"):
-        raise ValueError(
-            "The base's scheduler uses `thresholding`, which can't be inverted: bases without are accepted."
-        )
+        raise ValueError("The scheduler of `base` must be without `thresholding`, which can't be inverted, got it on.")
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     if zero_snr and prediction == "epsilon":
         raise ValueError(
-            "The base's scheduler has `rescale_betas_zero_snr` and predicts 'epsilon', which says nothing where there "
-            "is only noise: one of them is wrong in its scheduler_config.json."
+            "The scheduler of `base` must predict 'v_prediction' with `rescale_betas_zero_snr`, got 'epsilon', which "
+            "says nothing where there is only noise: one of them is wrong in its scheduler_config.json."
         )
     sampler, _ = make_ddim_schedulers(config, num_inference_steps=1)
     scheduler = DDIMScheduler.from_config(sampler.config)  # without the state of the one step
@@ -188,7 +219,9 @@ def ddim_scheduler(config: Mapping[str, Any]) -> tuple[DDIMScheduler, list[str]]
 def _is_path(base: str, name: str = "base") -> bool:
     """Whether a base can only be a path, or is there: a Hub id is `name` or `owner/name`."""
     if "://" in base:
-        raise ValueError(f"`{name}` is {base!r}: download it, or pass the id of its repository on the Hub.")
+        raise ValueError(
+            f"`{name}` must be a path or the id of a repository on the Hub, got {got(base)}: download it."
+        )
     file = base.endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin"))
     return file or Path(base).expanduser().exists() or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) is None
 
@@ -197,8 +230,9 @@ def _load_predictor(source: str | Path) -> MotionPredictorModel:
     folder = Path(source).expanduser()
     if not folder.is_dir() and _is_path(str(source), "motion_predictor"):
         raise ValueError(
-            f"`motion_predictor` is `{source}`, which is no folder: the folder or Hub id of a MotionPredictorModel is "
-            "accepted. A checkpoint of SimVP becomes one by `dynadrag convert motion-predictor`."
+            "`motion_predictor` must be the folder or Hub id of a MotionPredictorModel, got "
+            f"{got(str(source))}, where there is none. A checkpoint of SimVP becomes one by `dynadrag convert "
+            "motion-predictor`."
         )
     part = "motion_predictor" if (folder / "motion_predictor").is_dir() else None
     return _load(MotionPredictorModel, folder if folder.is_dir() else str(source), part)
@@ -213,7 +247,7 @@ def _of_one_file(
     ema: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     if variant is not None:
-        raise ValueError(f"`variant` is {variant!r}, but `{path}` is a single file, which has none: pass `dtype`.")
+        raise ValueError(f"`variant` must be left out where `base` is one file, got {got(variant)}: pass `dtype`.")
     model = load_single_file(path, prediction_type=prediction_type, tokenizer=tokenizer, ema=ema, dtype=dtype)
     components = {name: getattr(model, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
     return {**components, "scheduler": model.scheduler.config}, model.notes
@@ -225,7 +259,8 @@ def _of_diffusers(
     """Components of a diffusers model. The small files are looked at before weights are fetched or read."""
     index = _index(base)
     kind = _check_kind(index, base)
-    check_unet_inputs(UNet2DConditionModel.load_config(base, subfolder="unet").get("in_channels", 4), base)
+    latents = AutoencoderKL.load_config(base, subfolder="vae").get("latent_channels", 4)
+    check_unet_inputs(UNet2DConditionModel.load_config(base, subfolder="unet").get("in_channels", 4), base, latents)
     scheduler = DDIMScheduler.load_config(base, subfolder="scheduler")
     ddim_scheduler(scheduler)
 
@@ -249,7 +284,7 @@ def _of_diffusers(
 def _load_tokenizer(base: str | Path, vocabulary: int) -> CLIPTokenizer:
     words = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     if not 2 < len(words) <= vocabulary:  # the library makes one of two tokens of a folder without a vocabulary
-        raise ValueError(f"`{base}` has a tokenizer of {len(words)} tokens for a text encoder of {vocabulary}.")
+        raise ValueError(f"`{base}/tokenizer` must be of 3 to {vocabulary} tokens, got {len(words)}.")
     return words
 
 
@@ -259,7 +294,8 @@ def _load(model_class: Any, base: str | Path, part: str | None, **options: Any) 
     try:
         model, found = model_class.from_pretrained(base, subfolder=part or "", output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ValueError(f"`{name}` can't be loaded as a {model_class.__name__}: {error}") from error
+        reason = textwrap.shorten(str(error), 400)
+        raise ValueError(f"`{name}` can't be loaded as a {model_class.__name__}: {reason}") from error
     missing = sorted(map(str, found["missing_keys"]))
     if missing:
         raise ValueError(f"`{name}` lacks {len(missing)} weights, such as {', '.join(missing[:3])}.")
@@ -269,8 +305,8 @@ def _load(model_class: Any, base: str | Path, part: str | None, **options: Any) 
 def _index(base: str | Path) -> dict[str, Any]:
     if isinstance(base, Path) and not (base / "model_index.json").is_file():
         raise ValueError(
-            f"`base` is the folder `{base}`, which has no model_index.json: a folder in diffusers' layout, or one "
-            "file of weights, is accepted."
+            f"`base` must be a folder in diffusers' layout, or one file of weights, got {got(str(base))}, a folder "
+            "without model_index.json."
         )
     return DiffusionPipeline.load_config(base)
 
@@ -279,11 +315,11 @@ def _check_kind(index: dict[str, Any], base: str | Path) -> str:
     """Refuse pipelines that are not of Stable Diffusion 1.x or 2.x, by what their index names."""
     kind = index.get("_class_name", "pipeline")
     kind = kind[-1] if isinstance(kind, list) else kind
-    accepted = "Stable Diffusion 1.x and 2.x are accepted."
+    found = f"`base` must be Stable Diffusion 1.x or 2.x, got {got(str(base))}, a {kind}"
     if "text_encoder_2" in index or "transformer" in index or "unet" not in index:
-        raise ValueError(f"`base` is `{base}`, a {kind}: {accepted}")
+        raise ValueError(f"{found}.")
     for name, classes in COMPONENTS.items():
-        found = (index.get(name) or [None, None])[1]
-        if found not in classes:
-            raise ValueError(f"`base` is `{base}`, a {kind} whose `{name}` is {found}, not {classes[0]}: {accepted}")
+        component = (index.get(name) or [None, None])[1]
+        if component not in classes:
+            raise ValueError(f"{found} whose `{name}` is {component}, not {classes[0]}.")
     return kind

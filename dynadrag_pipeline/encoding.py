@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 
 def encode_prompt(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt: str, device: torch.device | str = "cpu"
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    prompt: str,
+    device: torch.device | str = "cpu",
+    unet: UNet2DConditionModel | None = None,
 ) -> torch.Tensor:
-    """Embed a prompt: `(1, tokens, width)`, in the text encoder's precision."""
+    """Embed a prompt.
+
+    Args:
+        tokenizer (`CLIPTokenizer`): goes with `text_encoder`.
+        text_encoder (`CLIPTextModel`): on `device`.
+        prompt (`str`): a description of the picture; what is longer than the tokenizer's limit is left out.
+        device (`torch.device` or `str`, defaults to `"cpu"`): where to compute.
+        unet (`UNet2DConditionModel`, *optional*): that the embedding is for, in whose precision it is then given.
+
+    Returns:
+        `torch.Tensor` of shape `(1, tokens, width)`: in the text encoder's precision if there is no `unet`.
+    """
     ids = tokenizer(
         prompt,
         padding="max_length",
@@ -20,17 +35,22 @@ def encode_prompt(
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    return text_encoder(ids.to(device)).last_hidden_state
+    embedding = text_encoder(ids.to(device)).last_hidden_state
+    return embedding if unet is None else embedding.to(unet.dtype)
 
 
 def encode_picture(
     vae: AutoencoderKL | AutoencoderTiny, picture: torch.Tensor
 ) -> tuple[torch.Tensor, Callable[[torch.Generator], torch.Tensor]]:
-    """Encode a picture `(1, 3, height, width)` in [0, 1].
+    """Encode a picture.
+
+    Args:
+        vae (`AutoencoderKL` or `AutoencoderTiny`): the pipeline's.
+        picture (`torch.Tensor` of shape `(1, 3, height, width)`): in [0, 1].
 
     Returns:
-        z_0 `(1, channels, h, w)`, float32: the posterior's mean times the VAE's scaling factor; and a function that
-        draws a sample of the posterior, for fitting the identity LoRA.
+        `tuple[torch.Tensor, Callable]`: z_0 of shape `(1, channels, h, w)`, float32, the posterior's mean times the
+        VAE's scaling factor; and a function that draws a sample of the posterior, for fitting the identity LoRA.
     """
     encoded = vae.encode((2 * picture - 1).to(vae.dtype))
     scale = vae.config.scaling_factor
@@ -42,7 +62,15 @@ def encode_picture(
 
 
 def decode_latents(vae: AutoencoderKL | AutoencoderTiny, latents: torch.Tensor) -> torch.Tensor:
-    """Decode z_0 `(1, channels, h, w)` to a picture `(1, 3, height, width)` in [0, 1], float32."""
+    """Decode latents to a picture.
+
+    Args:
+        vae (`AutoencoderKL` or `AutoencoderTiny`): the pipeline's, or a small one for previews.
+        latents (`torch.Tensor` of shape `(1, channels, h, w)`): z_0.
+
+    Returns:
+        `torch.Tensor` of shape `(1, 3, height, width)`: in [0, 1], float32.
+    """
     # In this layout, convolutions of large pictures are somewhat faster.
     scaled = (latents / vae.config.scaling_factor).to(vae.dtype, memory_format=torch.channels_last)
     return (vae.decode(scaled, return_dict=False)[0].float() / 2 + 0.5).clamp(0, 1)

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 from huggingface_hub import ModelCard
+from transformers import PreTrainedModel
 
 from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.common.travelling import CARD_FILE, REMOTE_CODE, TravellingMixin
 
 PIPELINE = ("pipeline", "DynaDragPipeline")
 PREDICTOR = ("modeling_motion_predictor", "MotionPredictorModel")
+NETWORKS = ("text_encoder", "vae", "unet", "motion_predictor")
 INSTALLED_PREDICTOR = ("motion_predictor.modeling_motion_predictor", "MotionPredictorModel")
 
 # Not in the text below, where diffusers would take it for an import of the file that travels.
@@ -65,6 +67,30 @@ The code is licensed under Apache-2.0. {licence}
 
 class HubMixin(TravellingMixin):
     """Saves and loads [`DynaDragPipeline`] with such an index."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load a pipeline from a folder or from the Hub, and refuse networks with gaps.
+
+        The libraries would fill these at random, and say so in their log alone.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): a folder, or the id of a repository on the Hub.
+            kwargs (`Any`): components that are passed, and options, as of diffusers' `DiffusionPipeline`.
+
+        Returns:
+            The pipeline.
+
+        Raises:
+            OSError: if something is not there.
+            ValueError: if the weights of a network are not all there, or are not its own.
+        """
+        pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name in NETWORKS:
+            network = pipe.components.get(name)
+            if name not in kwargs and isinstance(network, (ModelMixin, PreTrainedModel)):
+                check_loaded_weights(name, network, kwargs.get("variant"), kwargs.get("use_safetensors"))
+        return pipe
 
     def save_config(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save the index, the code and, if the folder has none, a card."""
@@ -132,6 +158,34 @@ class HubMixin(TravellingMixin):
             parts="\n".join(_parts(self.components)),
             licence=f"Licence of the weights: {license}." if license else "The weights have licences of their own.",
         )
+
+
+def check_loaded_weights(
+    name: str, network: ModelMixin | PreTrainedModel, variant: str | None, use_safetensors: bool | None
+) -> None:
+    """Raise unless a network was given all weights of its folder, and no other.
+
+    Its library is asked once more, for a network without memory: it alone knows how names of older versions are read,
+    and what may be missing. Nothing but the names of safetensors is read for that.
+    """
+    folder = Path(network.config._name_or_path)
+    if not folder.is_dir() or getattr(network, "hf_quantizer", None) is not None:
+        return
+    _, found = type(network).from_pretrained(
+        folder,
+        variant=variant if variant and any(folder.glob(f"*.{variant}*")) else None,  # as diffusers: else the plain one
+        use_safetensors=use_safetensors,
+        dtype=network.dtype,
+        device_map="meta",
+        output_loading_info=True,
+    )
+    differences = {"lacks": found["missing_keys"], "has others,": found["unexpected_keys"]}
+    listed = [
+        f"{verb} {len(keys)}, such as {', '.join(sorted(keys)[:3])}" for verb, keys in differences.items() if keys
+    ]
+    if listed:
+        whose = type(network).__name__
+        raise ValueError(f"`{name}` must be all weights of a {whose}, got `{folder}`, which {' and '.join(listed)}.")
 
 
 def is_predictor(index: Mapping[str, Any]) -> bool:

@@ -7,11 +7,16 @@ import inspect
 import re
 import runpy
 import shlex
+import shutil
+import tarfile
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
 import pytest
 import setuptools
+from safetensors import safe_open
+from setuptools import build_meta
 
 import dynadrag_pipeline
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
@@ -31,17 +36,37 @@ DOCUMENTS = (
 )
 OUR_PACKAGES = {"conversion", "dynadrag_pipeline", "motion_predictor"}
 OUR_PATH = re.compile(r"(?<![\w/.-])(?:\.ci|docs|examples|tests|dynadrag_pipeline|motion_predictor)/[\w./-]*\w")
+BESIDE_THE_PACKAGES = ("benchmarks", "docs", "examples", "tests")
+AT_THE_TOP = ("setup.py", "pyproject.toml", "Makefile", "constraints.txt", "LICENSE", "CITATION.cff", ".ci/run")
 LINK = re.compile(r"\]\(([^)]+)\)|src=\"([^\"]+)\"")
 
 
-@pytest.fixture
-def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def declared() -> dict[str, Any]:
     """What setup.py passes to setuptools."""
     arguments: dict[str, Any] = {}
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
-    runpy.run_path("setup.py")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+        runpy.run_path("setup.py")
     return arguments
+
+
+@pytest.fixture(scope="module")
+def source_distribution(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What setuptools puts into a source distribution: from path to content, without the folder at its top.
+
+    It is built in a copy, since setuptools leaves its notes beside the sources.
+    """
+    folder: Path = tmp_path_factory.mktemp("source")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".venv", ".git", ".*_cache", "build", "dist", "runs")
+    shutil.copytree(ROOT, folder / "clone", ignore=ignored)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder / "clone")
+        name = build_meta.build_sdist(str(folder))
+    with tarfile.open(folder / name) as archive:
+        members = [member for member in archive if member.isfile()]
+        return {member.name.partition("/")[2]: archive.extractfile(member).read() for member in members}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +88,33 @@ def test_installs_all_files_of_the_embedded_checkpoint(declared: dict[str, Any])
     assert files <= _packaged_files(declared)
 
 
+def test_the_text_encoder_has_the_names_that_all_versions_of_transformers_read() -> None:
+    """They take weights of this form since there is CLIP; those without the first level, only since 5.6."""
+    with safe_open(EMBEDDED_CHECKPOINT / "text_encoder" / "model.safetensors", framework="pt") as weights:
+        assert [name for name in weights.keys() if not name.startswith("text_model.")] == []  # noqa: SIM118
+
+
 def test_installs_the_markers_of_type_hints(declared: dict[str, Any]) -> None:
     markers = {ROOT / package / "py.typed" for package in ("dynadrag_pipeline", "motion_predictor")}
     assert markers <= _packaged_files(declared)
+
+
+def test_a_source_distribution_has_what_a_clone_has(source_distribution: dict[str, bytes]) -> None:
+    beside = [path for folder in BESIDE_THE_PACKAGES for path in (ROOT / folder).rglob("*") if path.is_file()]
+    named = {str(path.relative_to(ROOT)) for path in beside if path.suffix != ".pyc"}
+    weights = {str(path.relative_to(ROOT)) for path in EMBEDDED_CHECKPOINT.rglob("*") if path.is_file()}
+    assert {"tests/conftest.py", "docs/images/demo.png"} <= named
+    assert named | weights | {*AT_THE_TOP, *DOCUMENTS} <= source_distribution.keys()
+    assert [name for name in source_distribution if name.endswith(".pyc")] == []
+
+
+def test_the_description_for_a_package_index_has_no_links_to_files(source_distribution: dict[str, bytes]) -> None:
+    described = message_from_bytes(source_distribution["PKG-INFO"]).get_payload()
+    assert "docs/architecture.md tells the whole way" in described
+    assert "[DynaDrag](https://arxiv.org/abs/2601.00542)" in described
+    assert "What `make demo` writes" not in described  # the caption of a picture
+    assert [link for link, _ in LINK.findall(described) if "://" not in link] == []
+    assert "![" not in described
 
 
 def test_command_line_is_a_function_that_exists(declared: dict[str, Any]) -> None:

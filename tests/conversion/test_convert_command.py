@@ -168,12 +168,18 @@ def test_an_identity_lora(base, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("pipeline --base nothing.ckpt --out out", r"^--base is `nothing.ckpt`: there is no such file or folder\.$"),
-        ("pipeline --base here --out out", "^--base is the folder `here`, which has no model_index.json"),
+        (
+            "pipeline --base nothing.ckpt --out out",
+            r"^--base must be a file, a folder or a Hub id, got 'nothing.ckpt', which is not there\.$",
+        ),
+        (
+            "pipeline --base here --out out",
+            r"^--base must be a folder in diffusers' layout, .*got 'here', a folder without model_index.json",
+        ),
         ("pipeline --base here --out full", "already there: pass --force to replace it"),
         ("motion-predictor nothing.pth --out out", r"^There is no file `nothing.pth`\.$"),
-        ("identity-lora here --out out", "has none of pytorch_lora_weights.safetensors"),
-        ("identity-lora x.bin --out out", r"^`x.bin` is a web page, not weights"),
+        ("identity-lora here --out out", "^`here` must hold one of pytorch_lora_weights.safetensors, .*, got none"),
+        ("identity-lora x.bin --out out", r"^`x.bin` must be .*, got a web page"),
     ],
 )
 def test_errors_are_one_line_and_name_options(tmp_path, monkeypatch, command, message):

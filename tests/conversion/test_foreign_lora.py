@@ -158,10 +158,10 @@ def test_it_is_checked_to_fit_its_model(tmp_path, base):
     matrices = random_matrices(make_unet())
     assert load_foreign_lora(saved(tmp_path, in_layout("kohya", matrices)), base).rank == 4
     wide = {name: (torch.rand(4, 48), torch.rand(48, 4)) for name in matrices}
-    with pytest.raises(ValueError, match=r"does not fit the UNet of .*base`: `\S+` is \[48, 48\], \[16, 16\] there"):
+    with pytest.raises(ValueError, match=r"must fit the UNet of .*base`: `\S+` must be \[16, 16\], got \[48, 48\]"):
         load_foreign_lora(saved(tmp_path, in_layout("kohya", wide)), base)
     deeper = {name.replace("down_blocks.0", "down_blocks.2"): value for name, value in matrices.items()}
-    with pytest.raises(ValueError, match=r"`down_blocks\.2\S+` is \[16, 16\], not there"):
+    with pytest.raises(ValueError, match=r"`down_blocks\.2\S+` must not be there, got \[16, 16\]"):
         load_foreign_lora(saved(tmp_path, in_layout("kohya", deeper)), base)
 
 
@@ -231,7 +231,7 @@ def test_with_a_picture_it_is_used_for_that_picture_alone(
 
 def test_a_resolution_without_a_picture_is_refused(tmp_path):
     path = saved(tmp_path, in_layout("kohya", random_matrices(make_unet())))
-    with pytest.raises(ValueError, match="`processing_resolution` is 768, but there is no `image`"):
+    with pytest.raises(ValueError, match="`processing_resolution` must be left out without an `image`, got 768"):
         convert_identity_lora(path, tmp_path / "out", processing_resolution=768)
 
 
@@ -239,7 +239,7 @@ def test_a_resolution_without_a_picture_is_refused(tmp_path):
 def test_an_image_that_is_none_is_refused_and_nothing_is_left(tmp_path, content):
     path = saved(tmp_path, in_layout("kohya", random_matrices(make_unet())))
     (tmp_path / "picture.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"`image` is `.*picture.png`, which is not a readable picture"):
+    with pytest.raises(ValueError, match=r"`image` must be a readable picture, got '.*picture.png': "):
         convert_identity_lora(path, tmp_path / "out", image=tmp_path / "picture.png")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["picture.png", "pytorch_lora_weights.bin"]
 
@@ -252,7 +252,7 @@ def test_layers_besides_the_attention_are_refused(tmp_path):
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj"
     weights |= {f"{name}.lora_down.weight": torch.ones(4, 16), f"{name}.lora_up.weight": torch.ones(128, 4)}
     with pytest.raises(
-        ValueError, match=r"changes 1 layers besides the UNet's attention, such as down_blocks\.0\S+ff"
+        ValueError, match=r"change the UNet's attention alone, got 1 other layers, such as down_blocks\.0\S+ff"
     ):
         load_foreign_lora(saved(tmp_path, weights))
 
@@ -266,7 +266,7 @@ def test_layers_besides_the_attention_are_refused(tmp_path):
 )
 def test_a_text_encoders_lora_is_refused(tmp_path, name):
     weights = in_layout("kohya" if name.startswith("lora") else "peft", random_matrices(make_unet()))
-    with pytest.raises(ValueError, match=r"also changes the text encoder \(1 weights"):
+    with pytest.raises(ValueError, match=r"attention alone, got 1 weights of the text encoder, such as "):
         load_foreign_lora(saved(tmp_path, {**weights, name: torch.ones(4, 4)}))
 
 
@@ -283,7 +283,9 @@ def test_a_text_encoders_lora_is_refused(tmp_path, name):
 def test_adapters_of_other_formulas_are_refused_by_name(tmp_path, suffix, kind):
     weights = in_layout("kohya", random_matrices(make_unet()))
     stem = next(iter(weights)).split(".")[0]
-    with pytest.raises(ValueError, match=f"is an adapter of the kind {kind}"):
+    with pytest.raises(
+        ValueError, match=f"must be a LoRA of two matrices for each layer, got an adapter of the kind {kind}"
+    ):
         load_foreign_lora(saved(tmp_path, {**weights, f"{stem}.{suffix}": torch.ones(4)}))
 
 
@@ -297,13 +299,16 @@ def test_pefts_dora_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w, n: w.pop(f"unet.{n}.lora_B.weight"), r"matrices of the shapes \[\[4, 16\], None\] for"),
+        (lambda w, n: w.pop(f"unet.{n}.lora_B.weight"), r"matrices of the shapes .*, got \[\[4, 16\], None\]"),
         (lambda w, n: w.update({f"unet.{n}.lora_B.weight": torch.ones(16, 5)}), r"\[\[4, 16\], \[16, 5\]\]"),
-        (lambda w, n: w.update({f"unet.{n}.weight": torch.ones(16, 5)}), "no LoRA of a UNet in a layout"),
-        (lambda w, n: w.update({f"unet.{n}.lora_A.other.weight": torch.ones(4, 16)}), "or more than one"),
+        (
+            lambda w, n: w.update({f"unet.{n}.weight": torch.ones(16, 5)}),
+            "must be one LoRA of a UNet, in a layout that is known, got ",
+        ),
+        (lambda w, n: w.update({f"unet.{n}.lora_A.other.weight": torch.ones(4, 16)}), "must be one LoRA"),
         (lambda w, n: w.update({f"unet.{n}.lora_A.weight": torch.full((4, 16), torch.inf)}), "is not finite"),
         (lambda w, n: w.update({f"unet.{n}_lora.alpha": torch.tensor(4.0)}), "has an alpha for `.*, but no matrices"),
-        (lambda w, n: w.clear() or w.update({"betas": torch.ones(3)}), "no LoRA of a UNet .* betas"),
+        (lambda w, n: w.clear() or w.update({"betas": torch.ones(3)}), "must be one LoRA of a UNet.* betas"),
     ],
 )
 def test_a_file_that_is_no_whole_lora_is_refused_and_leaves_nothing(tmp_path, change, message):
@@ -332,13 +337,13 @@ def test_settings_that_are_not_json_are_refused(tmp_path):
 
 
 def test_a_folder_must_leave_no_doubt(tmp_path):
-    with pytest.raises(ValueError, match=r"has none of pytorch_lora_weights.safetensors"):
+    with pytest.raises(ValueError, match=r"must hold one of pytorch_lora_weights.safetensors, .*, got none"):
         load_foreign_lora(tmp_path)
     weights = in_layout("kohya", random_matrices(make_unet()))
     saved(tmp_path, weights, "pytorch_lora_weights.bin")
     assert load_foreign_lora(tmp_path).rank == 4
     saved(tmp_path, weights, "pytorch_lora_weights.safetensors")
-    with pytest.raises(ValueError, match=r"has pytorch_lora_weights.safetensors and pytorch_lora_weights.bin"):
+    with pytest.raises(ValueError, match=r"got pytorch_lora_weights.safetensors and pytorch_lora_weights.bin"):
         load_foreign_lora(tmp_path)
 
 

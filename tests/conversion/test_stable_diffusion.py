@@ -260,10 +260,10 @@ def test_a_single_file_as_half_precision(tmp_path, words):
 
 
 def test_options_of_one_kind_of_base_are_refused_with_the_other(base, tmp_path, words):
-    with pytest.raises(ValueError, match=r"`variant` is 'fp16', but .* is a single file"):
+    with pytest.raises(ValueError, match=r"`variant` must be left out where `base` is one file, got 'fp16'"):
         convert_pipeline(single_file(tmp_path / "model.safetensors"), tmp_path / "out", variant="fp16")
     for name, value in {"tokenizer": words, "prediction_type": "epsilon", "ema": True}.items():
-        with pytest.raises(ValueError, match=f"`{name}` is for a base of one file"):
+        with pytest.raises(ValueError, match=f"`{name}` must be left out unless `base` is one file, got "):
             convert_pipeline(base, tmp_path / "out", **{name: value})
 
 
@@ -334,13 +334,16 @@ def test_v_prediction_with_zero_terminal_snr_is_inverted_better_the_more_steps()
     [
         (
             as_saved(FlowMatchEulerDiscreteScheduler()),
-            "FlowMatchEulerDiscreteScheduler of the base has no noise schedule",
+            "must have a noise schedule of betas, got FlowMatchEulerDiscreteScheduler without",
         ),
-        (as_saved(make_scheduler(prediction_type="sample")), "scheduler predicts 'sample'"),
-        (as_saved(make_scheduler(thresholding=True)), "uses `thresholding`"),
+        (
+            as_saved(make_scheduler(prediction_type="sample")),
+            "must predict 'epsilon' or 'v_prediction', got 'sample'",
+        ),
+        (as_saved(make_scheduler(thresholding=True)), "must be without `thresholding`"),
         (
             make_scheduler(rescale_betas_zero_snr=True).config,
-            "`rescale_betas_zero_snr` and predicts 'epsilon'",
+            "must predict 'v_prediction' with `rescale_betas_zero_snr`, got 'epsilon'",
         ),
     ],
 )
@@ -360,19 +363,25 @@ def test_schedules_that_ddim_can_not_follow_are_refused(config, message):
                 "_class_name": "StableDiffusionXLPipeline",
                 "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
             },
-            "a StableDiffusionXLPipeline: Stable Diffusion 1.x and 2.x",
+            "a StableDiffusionXLPipeline",
         ),
         ({"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}, "a FluxPipeline"),
-        ({"_class_name": "StableDiffusion3Pipeline", "unet": None}, "StableDiffusion3Pipeline whose `unet` is None"),
-        ({"text_encoder": ["transformers", "T5EncoderModel"]}, "whose `text_encoder` is T5EncoderModel, not CLIPText"),
-        ({"vae": ["diffusers", "AutoencoderKLQwenImage"]}, "whose `vae` is AutoencoderKLQwenImage"),
+        ({"_class_name": "StableDiffusion3Pipeline", "unet": None}, "a StableDiffusion3Pipeline whose `unet` is None"),
+        (
+            {"text_encoder": ["transformers", "T5EncoderModel"]},
+            "a StableDiffusionPipeline whose `text_encoder` is T5EncoderModel, not CLIPText",
+        ),
+        (
+            {"vae": ["diffusers", "AutoencoderKLQwenImage"]},
+            "a StableDiffusionPipeline whose `vae` is AutoencoderKLQwenImage",
+        ),
         ({"_class_name": ["pipeline", "Mine"], "tokenizer": [None, None]}, "a Mine whose `tokenizer` is None"),
     ],
 )
 def test_other_pipelines_are_refused_before_weights_are_read(base, tmp_path, changes, message):
     edit_json(base / "model_index.json", **changes)
     spoil_weights(base)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"`base` must be Stable Diffusion 1.x or 2.x, got '.*base', {message}"):
         convert_pipeline(base, tmp_path / "out")
 
 
@@ -380,8 +389,21 @@ def test_other_pipelines_are_refused_before_weights_are_read(base, tmp_path, cha
 def test_unets_that_are_given_more_than_latents_are_refused_before_weights_are_read(base, tmp_path, channels, message):
     edit_json(base / "unet" / "config.json", in_channels=channels)
     (base / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"not read")
-    with pytest.raises(ValueError, match=rf"base` has {message}, with {channels} input channels"):
+    with pytest.raises(
+        ValueError, match=rf"base` must have a UNet of 4 input channels, .*got {message} of {channels}"
+    ):
         convert_pipeline(base, tmp_path / "out")
+
+
+def test_a_base_of_more_latent_channels_is_accepted_with_the_unet_for_them(base, tmp_path):
+    for name, model, changes in (
+        ("unet", make_unet(), {"in_channels": 8, "out_channels": 8}),
+        ("vae", make_vae(), {"latent_channels": 8}),
+    ):
+        settings = {key: value for key, value in model.config.items() if not key.startswith("_")}
+        type(model)(**settings | changes).save_pretrained(base / name)
+    convert_pipeline(base, tmp_path / "out")
+    assert load(tmp_path / "out").unet.config.in_channels == 8
 
 
 def spoil_weights(base: Path) -> None:
@@ -393,7 +415,7 @@ def spoil_weights(base: Path) -> None:
 def test_a_scheduler_that_can_not_be_followed_is_refused_before_weights_are_read(base, tmp_path):
     edit_json(base / "scheduler" / "scheduler_config.json", prediction_type="sample")
     spoil_weights(base)
-    with pytest.raises(ValueError, match="scheduler predicts 'sample'"):
+    with pytest.raises(ValueError, match="must predict 'epsilon' or 'v_prediction', got 'sample'"):
         convert_pipeline(base, tmp_path / "out")
 
 
@@ -453,18 +475,25 @@ def test_weights_of_another_shape_are_named(base, tmp_path):
 
 def test_bases_that_are_not_there_or_no_models_are_named(tmp_path):
     for base in (tmp_path / "nothing.safetensors", "./nothing/", "~/no/thing", "nothing.ckpt"):
-        with pytest.raises(FileNotFoundError, match=r"`base` is `.*thing\S*`: there is no such file or folder"):
+        with pytest.raises(
+            FileNotFoundError, match=r"`base` must be a file, .*, got '.*thing\S*', which is not there"
+        ):
             convert_pipeline(base, tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty`, which has no model_index.json: a folder in diffusers' layout"):
+    with pytest.raises(
+        ValueError, match=r"must be a folder in diffusers' layout, .*empty', a folder without model_index.json"
+    ):
         convert_pipeline(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(ValueError, match="download it, or pass the id"):
+    with pytest.raises(ValueError, match=r"must be a path or the id of a repository on the Hub, got .*: download it"):
         convert_pipeline("https://example.org/model.safetensors", tmp_path / "out")
 
 
 @pytest.mark.parametrize("source", ["./nowhere/at/all", "simvp.pth"])
 def test_a_motion_predictor_that_can_only_be_a_path_is_not_looked_for_on_the_hub(base, tmp_path, source):
-    with pytest.raises(ValueError, match=r"`motion_predictor` is .*no folder.*dynadrag convert motion-predictor"):
+    with pytest.raises(
+        ValueError,
+        match=r"`motion_predictor` must be the folder .*, got '.*there is none.*dynadrag convert motion-predictor",
+    ):
         convert_pipeline(base, tmp_path / "out", motion_predictor=source)
 
 
@@ -498,7 +527,7 @@ def test_a_failure_while_saving_leaves_nothing(base, tmp_path, monkeypatch, erro
 
 
 def test_a_precision_that_can_not_be_edited_in_is_refused(base, tmp_path):
-    with pytest.raises(ValueError, match=r"`dtype` is torch\.float64"):
+    with pytest.raises(ValueError, match=r"`dtype` must be one of torch\.float32, .*, got torch\.float64"):
         convert_pipeline(base, tmp_path / "out", dtype=torch.float64)
 
 

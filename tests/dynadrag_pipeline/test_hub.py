@@ -76,6 +76,8 @@ def hub(workplace, whole) -> Iterator[FakeHub]:
     StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None).save_pretrained(
         root / "org" / "stable-diffusion"
     )
+    whole.save_pretrained(root / "org" / "gaps")
+    change_weights(root / "org" / "gaps" / "vae", remove="encoder.conv_in.")
     card = root / "me" / "with-card" / "README.md"
     card.parent.mkdir(parents=True)
     card.write_text("---\nlicense: mit\n---\n\nWritten by hand.\n")
@@ -265,6 +267,104 @@ class TestAFolder:
         whole.save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="trust_remote_code"):
             DiffusionPipeline.from_pretrained(tmp_path)
+
+
+def change_weights(folder: Path, remove: str | None = None, add: str | None = None, variant: str = "") -> None:
+    """Take weights that begin with `remove` out of a network's file, or put another into it."""
+    (file,) = folder.glob(f"*model{variant}.safetensors")
+    weights = {name: value for name, value in load_file(file).items() if not remove or not name.startswith(remove)}
+    if add:
+        weights[add] = torch.ones(3)
+    save_file(weights, file, {"format": "pt"})
+
+
+class TestWeights:
+    """A network with gaps would be random where they are, and the edit only look bad."""
+
+    @pytest.fixture
+    def folder(self, whole, tmp_path) -> Path:
+        whole.save_pretrained(tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("network", "weight"),
+        [
+            ("text_encoder", "embeddings."),
+            ("vae", "encoder.conv_in."),
+            ("unet", "conv_out."),
+            ("motion_predictor", "encoder.blocks.0.conv."),
+        ],
+    )
+    def test_that_are_missing_are_refused_by_name(self, folder, network, weight):
+        change_weights(folder / network, remove=weight)
+        with pytest.raises(
+            ValueError, match=rf"^`{network}` must be all .*{network}`, which lacks 2, such as {weight}"
+        ):
+            DynaDragPipeline.from_pretrained(folder)
+
+    @pytest.mark.parametrize("network", ["text_encoder", "vae", "unet", "motion_predictor"])
+    def test_of_something_else_are_refused_by_name(self, folder, network):
+        change_weights(folder / network, add="alien.weight")
+        with pytest.raises(
+            ValueError, match=rf"^`{network}` must be all .* which has others, 1, such as alien.weight"
+        ):
+            DynaDragPipeline.from_pretrained(folder)
+
+    def test_under_names_that_are_not_read_are_missing_and_too_many(self, folder):
+        change_weights(folder / "unet", remove="conv_in.", add="conv_first.weight")
+        with pytest.raises(
+            ValueError, match=r"lacks 2, .*conv_in.bias, conv_in.weight and has others, 1, .*conv_first"
+        ):
+            DynaDragPipeline.from_pretrained(folder)
+
+    def test_of_a_network_that_is_passed_are_not_asked_for(self, whole, folder):
+        change_weights(folder / "unet", remove="conv_out.")
+        assert DynaDragPipeline.from_pretrained(folder, unet=whole.unet).unet is whole.unet
+
+    def test_of_a_variant_are_those_that_are_looked_at(self, whole, folder):
+        whole.unet.save_pretrained(folder / "unet", variant="fp16")
+        change_weights(folder / "unet", remove="conv_out.", variant=".fp16")
+        assert DynaDragPipeline.from_pretrained(folder).unet is not None
+        with pytest.raises(ValueError, match=r"`unet` must be all .*lacks 2"):
+            DynaDragPipeline.from_pretrained(folder, variant="fp16")
+
+    def test_are_looked_for_in_all_shards(self, whole, folder):
+        (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+        whole.unet.save_pretrained(folder / "unet", max_shard_size="50KB")
+        assert DynaDragPipeline.from_pretrained(folder, dtype=torch.float16).unet.dtype == torch.float16
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+        index = json.loads(file.read_text())
+        shard = file.with_name(index["weight_map"].pop("conv_in.bias"))
+        file.write_text(json.dumps(index))
+        save_file({name: value for name, value in load_file(shard).items() if name != "conv_in.bias"}, shard)
+        with pytest.raises(ValueError, match=r"`unet` must be all .*lacks 1, such as conv_in.bias"):
+            DynaDragPipeline.from_pretrained(folder)
+
+    def test_in_the_layout_of_older_versions_are_all_there(self, whole, folder):
+        """As in Stable Diffusion's own repositories: a level more, a buffer more, other names in the autoencoder."""
+        file = folder / "text_encoder" / "model.safetensors"
+        older = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in load_file(file).items()}
+        older["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        save_file(older, file, {"format": "pt"})
+        file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+        renames = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        older = {}
+        for name, value in load_file(file).items():
+            new = next(
+                (name.replace(f".{now}.", f".{then}.") for now, then in renames.items() if f".{now}." in name), name
+            )
+            older[new] = value
+        assert any(".proj_attn." in name for name in older)
+        torch.save(older, file.with_suffix(".bin"))
+        file.unlink()
+        pipe = DynaDragPipeline.from_pretrained(folder)
+        for network in ("text_encoder", "vae"):
+            expected = getattr(whole, network).state_dict()
+            assert all(torch.equal(value, expected[n]) for n, value in getattr(pipe, network).state_dict().items())
+
+    def test_on_the_hub_are_looked_at_too(self, installed):
+        assert "`vae` must be all weights of a AutoencoderKL" in installed.facts["with gaps"]
+        assert "lacks 2, such as encoder.conv_in.bias" in installed.facts["with gaps"]
 
 
 class TestACard:

@@ -190,5 +190,6 @@ def test_what_is_put_together_has_no_code_and_names_none_as_the_shipped_checkpoi
     leave_code_out(tmp_path)
     assert not list(tmp_path.rglob("*.py"))
     for file in ("model_index.json", "motion_predictor/config.json"):
-        assert json.loads((tmp_path / file).read_text()) == json.loads((EMBEDDED_CHECKPOINT / file).read_text())
+        written, shipped = (json.loads((folder / file).read_text()) for folder in (tmp_path, EMBEDDED_CHECKPOINT))
+        assert written | {"_diffusers_version": None} == shipped | {"_diffusers_version": None}
     assert DynaDragPipeline.from_pretrained(tmp_path).motion_predictor is not None

@@ -82,6 +82,10 @@ def installed() -> None:
     components = {"safety_checker": None, "motion_predictor": predictor}
     edit("from parts", DynaDragPipeline.from_pretrained("org/stable-diffusion", **components))
     facts["warnings of loading and pushing"] = list(facts.get("warnings", []))
+    try:
+        DynaDragPipeline.from_pretrained("org/gaps")
+    except ValueError as error:
+        facts["with gaps"] = str(error)
     generator = StableDiffusionPipeline.from_pretrained("org/stable-diffusion", safety_checker=None)
     edit("from a pipe", DynaDragPipeline.from_pipe(generator, motion_predictor=predictor))
     facts["remote code"] = [name for name in sys.modules if name.startswith("diffusers_modules.")]
