@@ -169,7 +169,9 @@ class Option:
         value = self.default if default is SAME else default
         if value is None and self.default_text:
             return self.default_text
-        return {True: "yes", False: "no", None: "none", "": "none"}.get(value, str(value)) if _hashable(value) else ""
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return "none" if value is None or value == "" else str(value)
 
 
 def option(default: Any, kind: Kind, help: str, **more: Any) -> Any:
@@ -284,7 +286,9 @@ def add_options(
 
 def given_options(args: argparse.Namespace, settings: type[Any]) -> dict[str, Any]:
     """The options that were given to a command of [`add_options`]."""
-    return {name: getattr(args, name) for name in options_of(settings) if hasattr(args, name)}
+    given = {name: each for name, each in options_of(settings).items() if hasattr(args, name)}
+    none = {name for name, each in given.items() if each.kind.or_none and getattr(args, name) == ["none"]}
+    return {name: None if name in none else getattr(args, name) for name in given}
 
 
 def type_shown(annotation: Any) -> str:
@@ -309,7 +313,9 @@ class _Reader:
         self.option = option
 
     def __call__(self, text: str) -> Any:
-        kind = replace(self.option.kind, many=False) if isinstance(self.option.kind, Text) else self.option.kind
+        kind = self.option.kind
+        if isinstance(kind, Text) and kind.many:
+            kind = Text()  # one of them
         try:
             return kind.check(self.option.name, kind.read(text))
         except ValueError as error:
@@ -318,7 +324,3 @@ class _Reader:
 
 def _listed(values: tuple[Any, ...]) -> str:
     return ", ".join(f"`{each!r}`" for each in values)
-
-
-def _hashable(value: Any) -> bool:
-    return value is None or isinstance(value, (str, bool, int, float, tuple))

@@ -162,8 +162,16 @@ def test_two_archives_of_one_name_are_refused(source: PortraitSource, tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("size", 30), ("records_per_motion", 0), ("frames", 50), ("val_share", 1.5), ("horizon_frames", 60)],
+    [
+        ("size", 28),
+        ("size", 33),
+        ("size", 10_000_000),
+        ("records_per_motion", 0),
+        ("frames", 50),
+        ("val_share", 1.5),
+        ("horizon_frames", 60),
+    ],
 )
 def test_settings_out_of_range_are_named(name: str, value: float):
-    with pytest.raises(ValueError, match=f"`{name}` is {value}"):
+    with pytest.raises(ValueError, match=rf"`{name}` must be .*, got {value}\."):
         PortraitSettings(**{name: value})
