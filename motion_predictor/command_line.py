@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .common.checks import got
 from .common.command_errors import CommandError, errors_as_one_line
 from .common.options import add_options, given_options
 
@@ -199,7 +200,7 @@ def _add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
 def _train(args: argparse.Namespace, written: list[Path]) -> None:
     unequal = [change for change in args.changes if "=" not in change]
     if unequal:
-        raise CommandError(f"`{unequal[0]}` is not KEY=VALUE, such as steps=200.")
+        raise CommandError(f"`KEY=VALUE` must be such as steps=200, got {got(unequal[0])}.")
     with errors_as_one_line(), _training_packages():
         from .training import train_motion_predictor
         from .training_config import load_training_config

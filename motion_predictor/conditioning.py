@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from .choices import DELTA_CONVENTIONS, DELTA_PAINTS
+from .common.checks import check_choice, check_number
 from .points import check_inside, check_point_pairs
 
 
@@ -62,12 +63,9 @@ def rasterize_points(
     """
     check_point_pairs(handles, targets, valid)
     check_inside("handles", handles, (height, width), valid)
-    if delta_paint not in DELTA_PAINTS:
-        raise ValueError(f"`delta_paint` is {delta_paint!r}: one of {DELTA_PAINTS} is accepted.")
-    if delta_convention not in DELTA_CONVENTIONS:
-        raise ValueError(f"`delta_convention` is {delta_convention!r}: one of {DELTA_CONVENTIONS} is accepted.")
-    if not radius >= 0:
-        raise ValueError(f"`radius` is {radius}: a number of pixels that is not negative is accepted.")
+    check_choice("delta_paint", delta_paint, DELTA_PAINTS)
+    check_choice("delta_convention", delta_convention, DELTA_CONVENTIONS)
+    check_number("radius", radius, least=0)
 
     handles, targets = handles.float(), targets.float()
     limits = handles.new_tensor((width - 1, height - 1))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .choices import MOTION_GUARDS
+from .common.checks import check_choice, got
 
 Points = Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 """Points as users give them: anything of shape `(points, 2)`."""
@@ -45,7 +46,7 @@ def scale_points(points: torch.Tensor, from_size: tuple[int, int], to_size: tupl
     _check_points("points", points)
     for name, size in (("from_size", from_size), ("to_size", to_size)):
         if min(size) < 1:
-            raise ValueError(f"`{name}` is {tuple(size)}: a positive (height, width) is accepted.")
+            raise ValueError(f"`{name}` must be a positive (height, width), got {got(tuple(size))}.")
     factors = points.new_tensor((to_size[1] / from_size[1], to_size[0] / from_size[0]), dtype=torch.float32)
     return (points.float() + 0.5) * factors - 0.5
 
@@ -70,9 +71,9 @@ def sample_flow(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
                  [4., 1.]]])
     """
     if flow.ndim != 4 or flow.shape[1] != 2:
-        raise ValueError(f"`flow` has shape {tuple(flow.shape)}: [B, 2, H, W] is accepted.")
+        raise ValueError(f"`flow` must be of shape (batch, 2, height, width), got {got(flow)}.")
     if points.ndim != 3 or points.shape[0] != flow.shape[0] or points.shape[2] != 2:
-        raise ValueError(f"`points` has shape {tuple(points.shape)}: [{flow.shape[0]}, N, 2] is accepted.")
+        raise ValueError(f"`points` must be of shape ({flow.shape[0]}, points, 2), got {got(points)}.")
     height, width = flow.shape[-2:]
     x = points[..., 0].float().clamp(0, width - 1)
     y = points[..., 1].float().clamp(0, height - 1)
@@ -167,13 +168,12 @@ def guard_step(
         tensor([[4., 0.],
                 [0., 1.]])
     """
-    if guard not in MOTION_GUARDS:
-        raise ValueError(f"`guard` is {guard!r}: one of {MOTION_GUARDS} is accepted.")
+    check_choice("guard", guard, MOTION_GUARDS)
     _check_same_points(step=step, handles=handles, targets=targets, straight=straight)
     step = step.float()
     if not torch.isfinite(step).all():
         bad = (~torch.isfinite(step)).any(dim=-1).nonzero().tolist()
-        raise ValueError(f"`step` is not finite at index {bad}: finite steps are accepted.")
+        raise ValueError(f"`step` must be finite, got others at {got(bad)}.")
     if guard == "none":
         return step
 
@@ -209,7 +209,7 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
     _check_same_points(handles=handles, step=step)
     height, width = image_size
     if min(height, width) < 1:
-        raise ValueError(f"`image_size` is {(height, width)}: a positive (height, width) is accepted.")
+        raise ValueError(f"`image_size` must be a positive (height, width), got {got((height, width))}.")
     moved = handles.float() + step.float()
     return torch.stack((moved[..., 0].clamp(0, width - 1), moved[..., 1].clamp(0, height - 1)), dim=-1)
 
@@ -217,15 +217,12 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
 def check_point_pairs(handles: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None) -> None:
     """Raise a ValueError unless handles and targets are alike, `[B, N, 2]`, and `valid` is `[B, N]` bool."""
     if handles.ndim != 3 or handles.shape[2] != 2:
-        raise ValueError(f"`handles` has shape {tuple(handles.shape)}: [B, N, 2] is accepted.")
+        raise ValueError(f"`handles` must be of shape (batch, points, 2), got {got(handles)}.")
     if targets.shape != handles.shape:
-        raise ValueError(
-            f"`targets` has shape {tuple(targets.shape)}: that of `handles`, {tuple(handles.shape)}, is accepted."
-        )
+        raise ValueError(f"`targets` must be of the shape of `handles`, {tuple(handles.shape)}, got {got(targets)}.")
     if valid is not None and (valid.shape != handles.shape[:2] or valid.dtype != torch.bool):
         raise ValueError(
-            f"`valid` has shape {tuple(valid.shape)} and dtype {valid.dtype}: "
-            f"{tuple(handles.shape[:2])} and torch.bool are accepted."
+            f"`valid` must be of shape {tuple(handles.shape[:2])} and torch.bool, got {got(valid)} and {valid.dtype}."
         )
 
 
@@ -239,14 +236,14 @@ def check_inside(name: str, points: torch.Tensor, size: tuple[int, int], valid: 
     if not inside.all():
         outside = points[~inside][0].tolist()
         raise ValueError(
-            f"`{name}` has a point at {tuple(outside)}: "
-            f"x in [-0.5, {width - 0.5}] and y in [-0.5, {height - 0.5}] are accepted."
+            f"`{name}` must have x in [-0.5, {width - 0.5}] and y in [-0.5, {height - 0.5}], "
+            f"got a point at {tuple(outside)}."
         )
 
 
 def _check_points(name: str, points: torch.Tensor) -> None:
     if points.ndim < 1 or points.shape[-1] != 2:
-        raise ValueError(f"`{name}` has shape {tuple(points.shape)}: [..., 2] is accepted.")
+        raise ValueError(f"`{name}` must be of shape (..., 2), got {got(points)}.")
 
 
 def _check_same_points(**named: torch.Tensor) -> None:
@@ -255,5 +252,5 @@ def _check_same_points(**named: torch.Tensor) -> None:
     for name, points in others:
         if points.shape != first.shape:
             raise ValueError(
-                f"`{name}` has shape {tuple(points.shape)}: that of `{first_name}`, {tuple(first.shape)}, is accepted."
+                f"`{name}` must be of the shape of `{first_name}`, {tuple(first.shape)}, got {got(points)}."
             )

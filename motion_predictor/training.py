@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from .common.atomic_file import atomic_file
+from .common.checks import got
 from .conditioning import rasterize_points
 from .data.samples import MotionSample, MotionSamples
 from .data.shards import MotionShards
@@ -114,7 +115,7 @@ def _first_network(config: TrainingConfig) -> MotionPredictorModel:
     except RuntimeError as error:
         sizes = [name for name, value in config.network.items() if arguments.get(name) != value]
         raise ValueError(
-            f"`network` asks for other layers than `start_from` ({config.start_from}) has: leave out those of "
+            f"`network` must have the layers of `start_from`, {config.start_from}, got others: leave out those of "
             f"{sizes} that change a layer's shape."
         ) from error
     return network
@@ -184,7 +185,7 @@ class _Run:
         network = _first_network(config)
         size = network.config["sample_size"]
         if size is None:
-            raise ValueError("`network.sample_size` is None: the side of the training pictures in pixels is accepted.")
+            raise ValueError("`network.sample_size` must be the side of the training pictures in pixels, got None.")
         self.training_data = _samples(config, "train", size)
         validates = config.validate_every and _sources(config, "val")
         self.validation_data = _samples(config, "val", size) if validates else None
@@ -301,8 +302,8 @@ class _Run:
             for name in here:
                 if name not in CHANGEABLE and there.get(name) != here[name]:
                     raise ValueError(
-                        f"`out` is `{self.out}`, which holds a run with another `{name}`: {there.get(name)}, and not "
-                        f"{here[name]}. Choose another folder, or remove it to start anew."
+                        f"`{name}` must be {got(there.get(name))}, which the run in `{self.out}` was begun with, "
+                        f"got {got(here[name])}: choose another folder, or remove it to start anew."
                     )
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:

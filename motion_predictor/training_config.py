@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from .common.checks import check_choice, check_number, check_whole_number
 from .data.samples import SampleSettings
 
 # The recipe as published is what all defaults say: motion over one frame, a delta on one pixel, plain MSE (Eq. 1).
@@ -19,6 +20,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+PRECISIONS = ("no", "fp16", "bf16")
+
+LIMITS: dict[str, tuple[int, int]] = {
+    "steps": (1, 10**9),
+    "batch_size": (1, 4096),
+    "gradient_accumulation": (1, 4096),
+    "warmup_steps": (0, 10**9),
+    "workers": (0, 256),
+    "save_every": (1, 10**9),
+    "validate_every": (0, 10**9),
+    "validation_samples": (0, 10**6),
+    "seed": (0, 2**32 - 2),  # the samples of the validation have the next one
+}
+"""The least and the most that the whole numbers of a run may be."""
+
 
 @dataclass
 class DataSource:
@@ -26,6 +42,9 @@ class DataSource:
 
     folder: str
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("weight", self.weight, above=0)
 
 
 @dataclass
@@ -42,6 +61,9 @@ class LossSettings:
     handle_weight: float = 0.0
     euclidean: bool = False
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("handle_weight", self.handle_weight, least=0)
 
 
 @dataclass
@@ -98,21 +120,17 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "gradient_accumulation", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}: a whole number from 1 is accepted.")
-        for name in ("warmup_steps", "workers", "validate_every", "validation_samples"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}: a whole number from 0 is accepted.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"`learning_rate` is {self.learning_rate}: a positive number is accepted.")
+        for name, (least, most) in LIMITS.items():
+            check_whole_number(name, getattr(self, name), least=least, most=most)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_number("max_gradient_norm", self.max_gradient_norm, above=0)
         for name in ("decay_share", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}: a number from 0 to below 1 is accepted.")
-        if self.mixed_precision not in ("no", "fp16", "bf16"):
-            raise ValueError(f'`mixed_precision` is {self.mixed_precision!r}: "no", "fp16" or "bf16" is accepted.')
+                raise ValueError(f"`{name}` must be a number from 0 to below 1, got {getattr(self, name)}.")
+        check_choice("mixed_precision", self.mixed_precision, PRECISIONS)
         if not self.data:
-            raise ValueError("`data` is empty: at least one dataset with a `folder` is accepted.")
+            raise ValueError("`data` must be at least one dataset with a `folder`, got none.")
 
 
 def load_training_config(path: str | Path, changes: Sequence[str] = ()) -> TrainingConfig:
@@ -136,8 +154,7 @@ def load_training_config(path: str | Path, changes: Sequence[str] = ()) -> Train
     try:
         given = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(changes)))
         preset = OmegaConf.select(given, "preset", default=TrainingConfig.preset)
-        if preset not in PRESETS:
-            raise ValueError(f"`preset` is {preset!r}: one of {tuple(PRESETS)} is accepted.")
+        check_choice("preset", preset, tuple(PRESETS))
         merged = OmegaConf.merge(OmegaConf.structured(TrainingConfig), PRESETS[preset], given)
         return cast(TrainingConfig, OmegaConf.to_object(merged))
     except (OmegaConfBaseException, YAMLError, AttributeError) as error:

@@ -197,8 +197,8 @@ def _open_jobs(files: Sequence[VideoFile], folder: DatasetFolder) -> list[_Job]:
             jobs.append(_Job(file, digest, owners.setdefault(digest, file.name)))
         elif outcomes[file.name]["fingerprint"] != digest:
             raise ValueError(
-                f"`videos` names `{file.path}`, but `{folder.path}` holds another video of that name, `{file.name}`. "
-                f"Delete `videos/{file.name}.json` there to build it anew, or build into another folder."
+                f"`{file.path}` must be the video that `{folder.path}` was built with, got another of the name "
+                f"`{file.name}`: delete `videos/{file.name}.json` there to build it anew, or choose another folder."
             )
     return jobs
 

@@ -125,7 +125,8 @@ def _find_portraits(sources: Sequence[PortraitSource], settings: PortraitSetting
             name = re.sub(r"[^\w-]+", "_", f"{source.pictures.stem}-{Path(file).stem}")
             if name in portraits:
                 raise ValueError(
-                    f"`sources` have two portraits of one name, {name!r}: rename an archive or a picture."
+                    f"`sources` must have a name for each portrait, got {name!r} twice: rename an archive or a "
+                    "picture."
                 )
             split = "val" if file in held_out else split_of(name, settings.val_share, settings.seed)
             portraits[name] = _Portrait(name, number, file, landmarks[file], split)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from ..common.atomic_file import atomic_file
+from ..common.checks import got
 from .shards import SPLITS
 
 SETTINGS_FILE = "dataset.json"
@@ -126,7 +127,7 @@ def build_processes() -> PartialState:
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"`name` is {name!r}: the name of a source, without dots and slashes, is accepted.")
+        raise ValueError(f"`name` must be the name of a source, without dots and slashes, got {got(name)}.")
     return name
 
 
@@ -134,8 +135,8 @@ def _check_same(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> No
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"`{name}` is {wanted.get(name)!r}, but `{file.parent}` was begun with {found.get(name)!r}: "
-                "go on with the same settings, or choose another folder."
+                f"`{name}` must be {got(found.get(name))}, which `{file.parent}` was begun with, "
+                f"got {got(wanted.get(name))}: go on with the same settings, or choose another folder."
             )
 
 

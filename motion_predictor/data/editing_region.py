@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..common.checks import got
 from .build_settings import BuildSettings
 from .video import UnusableVideo
 
@@ -53,6 +55,7 @@ ELEVEN_CLASSES, FACE_CLASSES_OF_ELEVEN = 11, range(1, 10)
 
 PERSON_LABELS = ("person",)
 LEAST_SCORE = 0.5  # of a detection
+LONGEST_LIST = 1000  # letters of a model's labels in a message
 MOST_FACES = 8  # that landmarks are looked for
 
 
@@ -142,7 +145,7 @@ class GivenMasks:
 
     def __init__(self, folder: str | None):
         if folder is None or not Path(folder).is_dir():
-            raise ValueError(f"`masks` is {folder!r}: a folder with VIDEO.png or VIDEO/000012.png is accepted.")
+            raise ValueError(f"`masks` must be a folder with VIDEO.png or VIDEO/000012.png, got {got(folder)}.")
         self.folder = Path(folder)
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -248,8 +251,8 @@ class FaceLandmarks:
             self._landmarks = self._bundled()
         else:
             raise ValueError(
-                "`region_model` is None, and this version of MediaPipe comes without a model: the path of a "
-                "face_landmarker.task file is accepted."
+                "`region_model` must be the path of a face_landmarker.task file, got None: this version of MediaPipe "
+                "comes without a model."
             )
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -273,7 +276,7 @@ class FaceLandmarks:
 
     def _task(self, model: str) -> Any:
         if not Path(model).is_file():
-            raise ValueError(f"`region_model` is {model!r}: the path of a face_landmarker.task file is accepted.")
+            raise ValueError(f"`region_model` must be the path of a face_landmarker.task file, got {got(model)}.")
         tasks = self.mediapipe.tasks
         options = tasks.vision.FaceLandmarkerOptions(
             base_options=tasks.BaseOptions(model_asset_path=model), num_faces=MOST_FACES
@@ -319,8 +322,8 @@ def _load(kind: Any, model: str, device: torch.device) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"`region_model` is {model!r}: a model of the Hugging Face Hub that can be reached, or a folder with "
-            f"config.json, preprocessor_config.json and model.safetensors, is accepted ({reason})."
+            "`region_model` must be a model of the Hugging Face Hub that can be reached, or a folder with "
+            f"config.json, preprocessor_config.json and model.safetensors, got {got(model)} ({reason})."
         ) from error
 
 
@@ -344,6 +347,7 @@ def _classes(
         known = {**numbers, **{str(number): int(number) for number in names}}
         classes = [known[label.lower()] for label in labels if label.lower() in known]
     if not classes or (labels is not None and len(classes) < len(labels)):
-        shown = None if labels is None else list(labels)
-        raise ValueError(f"`region_labels` is {shown}: classes of the model, {dict(names)}, are accepted.")
+        shown = got(None if labels is None else list(labels))
+        known_names = textwrap.shorten(", ".join(names.values()), LONGEST_LIST, placeholder=" ...")
+        raise ValueError(f"`region_labels` must be classes of the model, got {shown}: it knows {known_names}.")
     return classes

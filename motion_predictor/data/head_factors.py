@@ -69,7 +69,7 @@ def draw_factors(fields: HeadFields, random: np.random.Generator, frames: int) -
         if _smallest_determinant(fields, factors) >= LEAST_DETERMINANT:
             return fields, factors
         factors = factors.scaled(pose=0.9, others=0.95)
-    raise ValueError("`landmarks` fold the picture with the smallest motion: those of a face are accepted.")
+    raise ValueError("`landmarks` must be those of a face, got some that fold the picture with the smallest motion.")
 
 
 # Whether the head, the face and patches move, and how often.

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
+from ..common.checks import got
+
 NODES = 192  # of the fields per side of the picture: enough for a closed pair of lips
 MARGIN = 30 / NODES  # the fields reach beyond the picture, for content that comes in over its border
 
@@ -73,7 +75,7 @@ class HeadFields:
             ValueError: if the shape is another, values are not finite, or the face is no larger than a point.
         """
         if landmarks.shape != (478, 3) or not np.isfinite(landmarks).all():
-            raise ValueError(f"`landmarks` has shape {landmarks.shape}: [478, 3] finite numbers are accepted.")
+            raise ValueError(f"`landmarks` must be finite numbers of shape (478, 3), got {got(landmarks)}.")
         face = _Face(torch.from_numpy(np.ascontiguousarray(landmarks, dtype=np.float32)))
         grid = node_positions()
         at = face.coordinates(grid)
@@ -160,7 +162,7 @@ class _Face:
         self.origin = (forehead + chin) / 2
         self.height = float((chin - forehead).norm())
         if not self.height > 0.02:
-            raise ValueError(f"`landmarks` has a face {self.height:.3f} sides high: at least 0.02 is accepted.")
+            raise ValueError(f"`landmarks` must have a face at least 0.02 sides high, got {self.height:.3f}.")
         down = (chin - forehead) / self.height
         self.axes = torch.stack([torch.stack([down[1], -down[0]]), down], dim=1)
         self.marks = torch.cat([self.coordinates(landmarks[:, :2]), landmarks[:, 2:]], dim=1)  # z in sides

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..common.checks import got
+
 HORIZON_STRIDE = 4  # pixels of the frame per cell of `horizon_flows`
 JPEG_QUALITY = 95
 
@@ -56,7 +58,8 @@ class MotionRecord:
         height, width = self.frame.shape[:2]
         if height % HORIZON_STRIDE or width % HORIZON_STRIDE:
             raise ValueError(
-                f"`frame` is {width} x {height} pixels: multiples of {HORIZON_STRIDE} are accepted ({self.key})."
+                f"`frame` of {self.key} must have sides of multiples of {HORIZON_STRIDE} pixels, "
+                f"got {width} x {height}."
             )
         cells = (height // HORIZON_STRIDE, width // HORIZON_STRIDE)
         count, frames = self.tracks.shape[:2]
@@ -70,7 +73,7 @@ class MotionRecord:
         }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
-                raise ValueError(f"`{name}` has shape {getattr(self, name).shape}: {shape} is accepted ({self.key}).")
+                raise ValueError(f"`{name}` of {self.key} must be of shape {shape}, got {got(getattr(self, name))}.")
 
 
 def encode_record(record: MotionRecord) -> dict[str, Any]:

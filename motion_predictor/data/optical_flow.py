@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..common.checks import check_choice, got
 from .build_settings import FLOWS
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class UniMatchFlow:
         )
         if checkpoint is None:
             raise ValueError(
-                "`flow_checkpoint` is None: the weights of UniMatch's gmflow-scale2-regrefine6 are accepted."
+                "`flow_checkpoint` must be a file with the weights of UniMatch's gmflow-scale2-regrefine6, got None."
             )
         self.model = _with_weights(model, checkpoint, device)
         self.device = device
@@ -176,13 +177,12 @@ def make_optical_flow(name: str, checkpoint: str | None, device: torch.device) -
     Raises:
         ValueError: for an unknown name, and where what it needs is missing.
     """
+    check_choice("flow", name, FLOWS)
     if name == "dis":
         return DISFlow()
     if name == "unimatch":
         return UniMatchFlow(checkpoint, device)
-    if name == "raft":
-        return RaftFlow(checkpoint, device)
-    raise ValueError(f"`flow` is {name!r}: one of {FLOWS} is accepted.")
+    return RaftFlow(checkpoint, device)
 
 
 def _enlarged(frame: np.ndarray, multiple: int = 1) -> np.ndarray:
@@ -227,6 +227,7 @@ def _with_weights(model: Any, checkpoint: str, device: torch.device) -> Any:
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"`flow_checkpoint` is {checkpoint!r}: the weights of {type(model).__name__} are accepted ({reason})."
+            f"`flow_checkpoint` must be a file with the weights of {type(model).__name__}, got {got(checkpoint)} "
+            f"({reason})."
         ) from error
     return model.to(device).eval()

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, grid_sample, pad
 
+from ..common.checks import got
 from .head_factors import EXPRESSION, Factors, displacement_sums, draw_factors
 from .head_fields import MARGIN, NODES, HeadFields, read_fields
 
@@ -47,7 +48,7 @@ class PortraitMotion:
 
     def __init__(self, picture: np.ndarray, fields: HeadFields, factors: Factors):
         if picture.ndim != 3 or picture.shape[0] != picture.shape[1] or picture.shape[2] != 3:
-            raise ValueError(f"`picture` has shape {picture.shape}: [S, S, 3] is accepted.")
+            raise ValueError(f"`picture` must be of shape (side, side, 3), got {got(picture)}.")
         self.picture = np.array(picture)  # one that torch may share
         self.side = len(picture)
         self.fields = fields
@@ -203,7 +204,7 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
         factor = torch.where(closer, (2 * factor).clamp(max=1), factor / 2)
     origin[left] = at
     if error.norm(dim=1).max() > GREATEST_ERROR:
-        raise ValueError("`displacement` folds the picture: one whose determinant is above 0 is accepted.")
+        raise ValueError("`displacement` must have a determinant above 0, got one that folds the picture.")
     return origin
 
 

@@ -43,8 +43,8 @@ def portrait_record(
     """
     if not 0 <= start < motion.frames - track_frames:
         raise ValueError(
-            f"`start` is {start}: 0 to {motion.frames - track_frames - 1} is accepted, as {track_frames} of the "
-            f"motion's {motion.frames} frames must follow."
+            f"`start` must be from 0 to {motion.frames - track_frames - 1}, as {track_frames} of the motion's "
+            f"{motion.frames} frames must follow, got {start}."
         )
     side = motion.side
     pixels = pixel_centres(side)
@@ -132,7 +132,7 @@ def portrait_pair(
         if way.max() >= least_way * motion.side:
             break
     else:
-        raise ValueError(f"`least_way` is {least_way}: a smaller one is accepted, no motion of this face goes so far.")
+        raise ValueError(f"`least_way` must be smaller, got {least_way}: no motion of this face goes so far.")
     handles = draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
     back, _ = motion.flow_and_region(number, None)
     return PortraitPair(

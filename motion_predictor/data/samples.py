@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..common.checks import check_number, check_whole_number, got
 from .motion_record import HORIZON_STRIDE, MotionRecord
 from .shards import MotionShards
 
 MAX_HANDLES = 7
+MOST_FRAMES = 10_000  # from a start frame to an end frame
 MAX_ZOOM = 1.6
 SHORT_WAY = 1.0  # pixels of the record: below, a direction means nothing
 MAX_TRIES = 200
@@ -46,15 +48,10 @@ class SampleSettings:
     augment: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.first_end_frame <= self.last_end_frame:
-            raise ValueError(
-                f"`first_end_frame` is {self.first_end_frame}, `last_end_frame` {self.last_end_frame}: "
-                "whole numbers are accepted, the first at least 1 and not above the last."
-            )
-        if self.horizon < 0:
-            raise ValueError(f"`horizon` is {self.horizon}: a whole number from 0 is accepted.")
-        if not -1 <= self.min_cosine <= 1:
-            raise ValueError(f"`min_cosine` is {self.min_cosine}: a number from -1 to 1 is accepted.")
+        check_whole_number("last_end_frame", self.last_end_frame, least=1, most=MOST_FRAMES)
+        check_whole_number("first_end_frame", self.first_end_frame, least=1, most=self.last_end_frame)
+        check_whole_number("horizon", self.horizon, least=0, most=MOST_FRAMES)
+        check_number("min_cosine", self.min_cosine, least=-1, most=1)
 
 
 @dataclass
@@ -167,8 +164,8 @@ def draw_sample(
     step_frames = math.ceil(frames / settings.horizon) if settings.horizon else 1
     if step_frames > len(record.horizon_flows):
         raise ValueError(
-            f"`horizon` is {settings.horizon}: labels over {step_frames} frames are not in the record {record.key}, "
-            f"which has {len(record.horizon_flows)}; build the dataset anew, or use a larger horizon."
+            f"`horizon` must be larger, got {settings.horizon}: the record {record.key} has no labels over "
+            f"{step_frames} frames, but up to {len(record.horizon_flows)}. Or build the dataset anew."
         )
 
     window = _draw_window(record.frame.shape[1], record.frame.shape[0], settings, random, size)
@@ -285,7 +282,7 @@ class MotionSamples(Dataset[MotionSample]):
         seed: int = 0,
     ):
         if len(weights) != len(sources) or not all(weight > 0 for weight in weights):
-            raise ValueError(f"`weights` is {list(weights)}: {len(sources)} positive numbers are accepted.")
+            raise ValueError(f"`weights` must be {len(sources)} positive numbers, got {got(list(weights))}.")
         self.sources = list(sources)
         self.shares = np.array(weights, dtype=np.float64) / sum(weights)
         self.settings = settings

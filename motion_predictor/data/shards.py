@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.atomic_file import atomic_file
+from ..common.checks import check_choice, check_number
 from .motion_record import MotionRecord, decode_record, encode_record
 
 SPLITS = ("train", "val")
@@ -37,8 +38,7 @@ def split_of(video: str, val_share: float, seed: int) -> str:
         >>> split_of("interview-3", val_share=0.0, seed=0), split_of("interview-3", val_share=1.0, seed=0)
         ('train', 'val')
     """
-    if not 0 <= val_share <= 1:
-        raise ValueError(f"`val_share` is {val_share}: a number from 0 to 1 is accepted.")
+    check_number("val_share", val_share, least=0, most=1)
     digest = hashlib.sha256(f"{seed}/{video}".encode()).digest()
     return "val" if int.from_bytes(digest[:8], "big") / 2**64 < val_share else "train"
 
@@ -84,8 +84,7 @@ class MotionShards:
     """
 
     def __init__(self, folder: str | Path, split: str):
-        if split not in SPLITS:
-            raise ValueError(f"`split` is {split!r}: one of {SPLITS} is accepted.")
+        check_choice("split", split, SPLITS)
         self.folder = Path(folder)
         self.places = [place for shard in sorted((self.folder / split).glob("*.tar")) for place in _places(shard)]
         if not self.places:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.checks import got
 from .motion_record import HORIZON_STRIDE
 
 # Taken from folders; files that are named one by one may have any suffix. FFmpeg opens texts and pictures, too.
@@ -87,11 +88,11 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
             files.add(path)
             roots.append(path.parent)
         else:
-            raise FileNotFoundError(f"`videos` names `{path}`: files and folders that exist are accepted.")
+            raise FileNotFoundError(f"`videos` must be files and folders that exist, got `{path}`.")
     if not files:
         raise FileNotFoundError(
-            f"`videos` is {[str(path) for path in paths]}, where no file ends in one of {VIDEO_SUFFIXES}: "
-            "folders with videos, or the videos themselves, are accepted."
+            "`videos` must be folders with videos, or the videos themselves, got "
+            f"{got([str(path) for path in paths])}, where no file ends in one of {', '.join(VIDEO_SUFFIXES)}."
         )
     root = Path(os.path.commonpath(roots))
     sources = {path: path.relative_to(root).as_posix() for path in files}

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..common.atomic_file import atomic_file
+from ..common.checks import got
 from ..data.shards import MotionShards
 from ..modeling_motion_predictor import MotionPredictorModel
 from .figures import (
@@ -173,7 +174,7 @@ def short_names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return dict(zip(names, paths, strict=True))
-    raise ValueError(f"{[str(path) for path in paths]} has one path twice: different ones are accepted.")
+    raise ValueError(f"`paths` must be different, got {got([str(path) for path in paths])}.")
 
 
 def save_results(results: Mapping[str, Any], out: Path) -> None:

@@ -61,7 +61,7 @@ def test_from_a_video_to_a_measured_predictor(video: Path, tmp_path: Path, capsy
     ("arguments", "message"),
     [
         (["train-motion-predictor", "missing.yaml"], "missing.yaml"),
-        (["train-motion-predictor", "missing.yaml", "200"], "`200` is not KEY=VALUE"),
+        (["train-motion-predictor", "missing.yaml", "200"], "`KEY=VALUE` must be such as steps=200, got '200'"),
         (["evaluate-motion-predictor", "--model", "m", "--data", "nowhere", "--out", "o"], "nowhere"),
         (["build-dataset", "nowhere.mp4", "--out", "o"], "nowhere.mp4"),
         (["build-dataset", "nowhere.mp4", "--out", "o", "--max-frames", "15"], "`max_frames` must be"),

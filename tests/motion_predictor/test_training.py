@@ -220,7 +220,7 @@ def test_ctrl_c_ends_the_step_saves_and_can_be_resumed(dataset: str, tmp_path: P
 
 def test_a_folder_with_another_run_is_refused(dataset: str, tmp_path: Path):
     train_motion_predictor(make_config(dataset, tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"another `learning_rate`: 0\.001, and not 0\.01"):
+    with pytest.raises(ValueError, match=r"`learning_rate` must be 0\.001, .* got 0\.01"):
         train_motion_predictor(make_config(dataset, tmp_path / "run", learning_rate=0.01))
 
 

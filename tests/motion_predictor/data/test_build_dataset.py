@@ -321,9 +321,9 @@ def test_an_error_or_an_interrupt_keeps_what_is_finished(
 def test_other_settings_are_refused_by_name_and_both_values(tmp_path: Path, clip: Path):
     build([clip], tmp_path / "out", optical_flow=KnownFlow())
     before = contents(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"`seed` is 5, but .* was begun with 0"):
+    with pytest.raises(ValueError, match=r"`seed` must be 0, which .* was begun with, got 5"):
         build([clip], tmp_path / "out", replace(SMALL, seed=5), optical_flow=KnownFlow())
-    with pytest.raises(ValueError, match=r"`flow` is 'dis', but .* was begun with 'known'"):
+    with pytest.raises(ValueError, match=r"`flow` must be 'known', which .* got 'dis'"):
         build([clip], tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -333,7 +333,7 @@ def test_another_video_of_a_name_is_refused(
 ):
     build([clip], tmp_path / "out", optical_flow=KnownFlow())
     write_video(clip, moving_picture(18, (1, -1), 64, 80, seed=4))
-    with pytest.raises(ValueError, match=r"another video of that name, `clip`.*Delete `videos/clip\.json`"):
+    with pytest.raises(ValueError, match=r"another of the name `clip`: delete `videos/clip\.json`"):
         build([clip], tmp_path / "out", optical_flow=KnownFlow())
     (tmp_path / "out" / "videos" / "clip.json").unlink()
     assert build([clip], tmp_path / "out", optical_flow=KnownFlow()).outcomes["clip"]["frames"] == 18

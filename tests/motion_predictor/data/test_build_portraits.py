@@ -87,7 +87,7 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
 
 def test_other_settings_are_refused(source: PortraitSource, tmp_path: Path):
     build_portraits([source], tmp_path / "data", QUICK)
-    with pytest.raises(ValueError, match=r"`seed` is 1, but .* was begun with 0"):
+    with pytest.raises(ValueError, match=r"`seed` must be 0, which .* was begun with, got 1"):
         build_portraits([source], tmp_path / "data", PortraitSettings(**{**vars(QUICK), "seed": 1}))
 
 
@@ -126,16 +126,16 @@ def test_a_portrait_that_cannot_be_used_is_noted_and_the_others_are_built(tmp_pa
     np.savez(tmp_path / "faces.npz", files=np.array(["broken.png", "good.png", "wide.png"]), landmarks=landmarks)
     counts = build_portraits([PortraitSource(tmp_path / "faces", tmp_path / "faces.npz")], tmp_path / "data", QUICK)
     assert (counts["portraits"], counts["skipped"]) == (1, 2)
-    for name, reason in (("broken", "cannot be read as a picture"), ("wide", "a square is accepted")):
+    for name, reason in (("broken", "must be a picture"), ("wide", "must be square")):
         mark = json.loads((tmp_path / "data" / "videos" / f"faces-{name}.json").read_text())
         assert reason in mark["detail"]
 
 
 def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path: Path):
     np.savez(tmp_path / "points.npz", files=np.array(NAMES), landmarks=np.zeros((5, 68, 2)))
-    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz has shape \(5, 68, 2\)"):
+    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz must be of shape .* got \(5, 68, 2\)"):
         build_portraits([PortraitSource(source.pictures, tmp_path / "points.npz")], tmp_path / "data", QUICK)
-    with pytest.raises(ValueError, match=r"`landmarks` is .*faces.zip: an npz file"):
+    with pytest.raises(ValueError, match=r"`landmarks` must be an npz file .* got .*faces\.zip"):
         build_portraits([PortraitSource(source.pictures, source.pictures)], tmp_path / "data2", QUICK)
 
 
@@ -156,7 +156,7 @@ def test_processes_share_the_portraits_and_write_the_same_bytes(
 
 
 def test_two_archives_of_one_name_are_refused(source: PortraitSource, tmp_path: Path):
-    with pytest.raises(ValueError, match="`sources` have two portraits of one name"):
+    with pytest.raises(ValueError, match="`sources` must have a name for each portrait"):
         build_portraits([source, source], tmp_path / "data", QUICK)
 
 

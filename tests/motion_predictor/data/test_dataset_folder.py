@@ -25,7 +25,7 @@ def test_other_settings_are_refused_by_name_and_change_nothing(tmp_path: Path, s
     different = next(
         name for name in ("size", "seed", "rate") if settings.get(name) != {"size": 128, "seed": 0}.get(name)
     )
-    with pytest.raises(ValueError, match=f"`{different}` is .*another folder"):
+    with pytest.raises(ValueError, match=f"`{different}` must be .*another folder"):
         DatasetFolder.open(tmp_path, settings)
     assert (tmp_path / "dataset.json").read_bytes() == before
 
@@ -46,7 +46,7 @@ def test_what_a_killed_build_left_is_removed_and_nothing_else(tmp_path: Path):
 @pytest.mark.parametrize("name", ["", "a.b", "../clip", "a/b", " clip"])
 def test_names_that_shards_cannot_have_are_refused(tmp_path: Path, name: str):
     folder = DatasetFolder(tmp_path)
-    with pytest.raises(ValueError, match="`name` is"):
+    with pytest.raises(ValueError, match="`name` must be"):
         folder.shard("train", name)
-    with pytest.raises(ValueError, match="`name` is"):
+    with pytest.raises(ValueError, match="`name` must be"):
         folder.mark_finished(name, {})

@@ -71,9 +71,9 @@ def test_links_are_named_by_their_own_places(tmp_path: Path):
 
 
 def test_paths_without_videos_are_refused_by_name(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"`videos` names `.*nowhere`"):
+    with pytest.raises(FileNotFoundError, match=r"`videos` must be .* got `.*nowhere`"):
         find_videos([tmp_path / "nowhere"])
-    with pytest.raises(FileNotFoundError, match=r"`videos` is .*no file ends in"):
+    with pytest.raises(FileNotFoundError, match=r"`videos` must be .*no file ends in"):
         find_videos([tmp_path])
 
 

@@ -206,7 +206,7 @@ def test_paths_are_called_by_what_tells_them_apart():
         "b/motion_predictor",
     ]
     assert list(short_names(["runs/a", "other/b"])) == ["a", "b"]
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="`paths` must be different"):
         short_names(["a", "./a"])
 
 
