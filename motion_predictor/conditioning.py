@@ -34,19 +34,24 @@ def rasterize_points(
     points as given.
 
     Args:
-        handles: `[B, N, 2]`, in pixels, inside the grid.
-        targets: `[B, N, 2]`, in pixels; may lie outside.
-        height: of the maps, in pixels.
-        width: of the maps, in pixels.
-        radius: of the discs, in pixels; a pixel belongs to a disc if `dx^2 + dy^2 <= radius^2`.
-        delta_paint: `"pixel"` (the paper) paints a delta on the handle's own pixel, `"disc"` on its whole disc.
-        delta_convention: `"handle_minus_target"` (the paper) or `"target_minus_handle"`.
-        delta_scale: factor on the deltas.
-        valid: `[B, N]` bool, False for the padding of a batch whose pictures have different numbers of points.
+        handles (`torch.Tensor` of shape `(batch, points, 2)`): in pixels, inside the grid.
+        targets (`torch.Tensor` of shape `(batch, points, 2)`): in pixels; may lie outside.
+        height (`int`): of the maps, in pixels.
+        width (`int`): of the maps, in pixels.
+        radius (`float`, *optional*, defaults to 4.0): of the discs, in pixels; a pixel belongs to a disc if `dx^2 +
+            dy^2 <= radius^2`.
+        delta_paint (`str`, *optional*, defaults to `"pixel"`): `"pixel"` (the paper) paints a delta on the handle's
+            own pixel, `"disc"` on its whole disc.
+        delta_convention (`str`, *optional*, defaults to `"handle_minus_target"`): `"handle_minus_target"` (the paper)
+            or `"target_minus_handle"`.
+        delta_scale (`float`, *optional*, defaults to 1.0): factor on the deltas.
+        valid (`torch.Tensor` of shape `(batch, points)`, *optional*): bool, False for the padding of a batch whose
+            pictures have different numbers of points.
 
     Returns:
-        delta map `[B, 2, H, W]` (x then y) in pixels times `delta_scale`, and heatmap `[B, 1, H, W]` of 0 and 1;
-        float32, on the device of `handles`.
+        `tuple[torch.Tensor, torch.Tensor]`: the delta map of shape `(batch, 2, height, width)`, x then y, in pixels
+        times `delta_scale`, and the heatmap of shape `(batch, 1, height, width)` of 0 and 1; float32, on the device of
+        `handles`.
 
     Raises:
         ValueError: for shapes that do not fit, unknown names, a negative radius, or a valid handle outside the grid.

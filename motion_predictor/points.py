@@ -28,12 +28,12 @@ def scale_points(points: torch.Tensor, from_size: tuple[int, int], to_size: tupl
     pixels, as image resizing does without `align_corners`.
 
     Args:
-        points: `[..., 2]`, in pixels of the grid of `from_size`.
-        from_size: `(height, width)` of the grid that the points are in.
-        to_size: `(height, width)` of the grid that they are wanted in.
+        points (`torch.Tensor` of shape `(..., 2)`): in pixels of the grid of `from_size`.
+        from_size (`tuple[int, int]`): `(height, width)` of the grid that the points are in.
+        to_size (`tuple[int, int]`): `(height, width)` of the grid that they are wanted in.
 
     Returns:
-        `[..., 2]` float32, in pixels of the grid of `to_size`.
+        `torch.Tensor` of shape `(..., 2)`: float32, in pixels of the grid of `to_size`.
 
     Raises:
         ValueError: if `points` does not end in a dimension of 2 or a size is not positive.
@@ -55,11 +55,11 @@ def sample_flow(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Read a flow field at fractional points, bilinearly; beyond the border the border's value holds.
 
     Args:
-        flow: `[B, 2, H, W]`.
-        points: `[B, N, 2]`, in pixels of the flow's grid.
+        flow (`torch.Tensor` of shape `(batch, 2, height, width)`): u to the right and v down, in any unit.
+        points (`torch.Tensor` of shape `(batch, points, 2)`): in pixels of the flow's grid.
 
     Returns:
-        `[B, N, 2]` float32: one flow vector per point, in the flow's own unit.
+        `torch.Tensor` of shape `(batch, points, 2)`: float32, one flow vector per point, in the flow's own unit.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -95,12 +95,12 @@ def straight_step(handles: torch.Tensor, targets: torch.Tensor, remaining_iterat
     """The step that reaches each target in a straight line, in equal steps, with the iterations that remain.
 
     Args:
-        handles: `[..., N, 2]`, in pixels.
-        targets: `[..., N, 2]`, in pixels.
-        remaining_iterations: the one at hand included; below 1 counts as 1.
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        targets (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        remaining_iterations (`int`): the one at hand included; below 1 counts as 1.
 
     Returns:
-        `[..., N, 2]` float32 steps in pixels.
+        `torch.Tensor` of shape `(..., points, 2)`: float32 steps in pixels.
 
     Raises:
         ValueError: if the shapes differ or do not end in a dimension of 2.
@@ -119,12 +119,13 @@ def is_wrong_way(step: torch.Tensor, handles: torch.Tensor, targets: torch.Tenso
     DynaDrag, Sec. 11, names such predictions as the cause of its failures.
 
     Args:
-        step: `[..., N, 2]`, in pixels.
-        handles: `[..., N, 2]`, in pixels.
-        targets: `[..., N, 2]`, in pixels.
+        step (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        targets (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
 
     Returns:
-        `[..., N]` bool. A zero step, a sideways step, and any step of a handle that has arrived are not wrong.
+        `torch.Tensor` of shape `(..., points)`: bool. A zero step, a sideways step, and any step of a handle that has
+        arrived are not wrong.
 
     Raises:
         ValueError: if the shapes differ or do not end in a dimension of 2.
@@ -149,14 +150,15 @@ def guard_step(
       (what is left of one that was all backwards, for instance) becomes the straight one.
 
     Args:
-        step: `[..., N, 2]` predicted steps, in pixels.
-        handles: `[..., N, 2]`, in pixels.
-        targets: `[..., N, 2]`, in pixels.
-        straight: `[..., N, 2]`, the steps to fall back on, in pixels: see `straight_step`.
-        guard: one of `MOTION_GUARDS`.
+        step (`torch.Tensor` of shape `(..., points, 2)`): predicted steps, in pixels.
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        targets (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        straight (`torch.Tensor` of shape `(..., points, 2)`): the steps to fall back on, in pixels: see
+            `straight_step`.
+        guard (`str`): one of `MOTION_GUARDS`.
 
     Returns:
-        `[..., N, 2]` float32 steps in pixels.
+        `torch.Tensor` of shape `(..., points, 2)`: float32 steps in pixels.
 
     Raises:
         ValueError: if a step is not finite, the shapes differ, or `guard` is unknown.
@@ -192,12 +194,13 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
     """Move handles by one step, `h^{k+1} = h^k + step` (Eq. 4), and keep them on the image.
 
     Args:
-        handles: `[..., N, 2]`, in pixels.
-        step: `[..., N, 2]`, in pixels.
-        image_size: `(height, width)` in pixels; handles are clamped to x in [0, width - 1], y in [0, height - 1].
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        step (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        image_size (`tuple[int, int]`): `(height, width)` in pixels; handles are clamped to x in [0, width - 1], y in
+            [0, height - 1].
 
     Returns:
-        `[..., N, 2]` float32, in pixels.
+        `torch.Tensor` of shape `(..., points, 2)`: float32, in pixels.
 
     Raises:
         ValueError: if the shapes differ, do not end in a dimension of 2, or `image_size` is not positive.

@@ -57,13 +57,13 @@ def motion_loss(
     """Mean squared error of the flow where its label is known (Eq. 1), or what `settings` make of it.
 
     Args:
-        flow: `[B, 2, H, W]` predicted, in pixels.
-        batch: with `label` `[B, 2, H, W]`, NaN where it is not known.
-        heatmap: `[B, 1, H, W]`, 1 on the discs of handles.
-        settings: of the loss.
+        flow (`torch.Tensor` of shape `(batch, 2, height, width)`): predicted, in pixels.
+        batch (`MotionSample`): with `label` `[B, 2, H, W]`, NaN where it is not known.
+        heatmap (`torch.Tensor` of shape `(batch, 1, height, width)`): 1 on the discs of handles.
+        settings (`LossSettings`): of the loss.
 
     Returns:
-        a scalar: squared pixels, pixels if `euclidean`, without unit if `relative`.
+        `torch.Tensor`: a scalar, in squared pixels, pixels if `euclidean`, without unit if `relative`.
     """
     known = torch.isfinite(batch.label).all(dim=1, keepdim=True)  # [B, 1, H, W]
     weight = (1 + settings.handle_weight * heatmap) * known
@@ -149,7 +149,7 @@ def train_motion_predictor(config: TrainingConfig) -> Path:
     `motion_predictor/` with the averaged weights.
 
     Args:
-        config: of the run.
+        config (`TrainingConfig`): of the run.
 
     Returns:
         `Path`: the folder of the trained model, for `MotionPredictorModel.from_pretrained`.

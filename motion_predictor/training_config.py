@@ -52,10 +52,13 @@ class LossSettings:
     """How the error of the flow is weighed.
 
     Attributes:
-        handle_weight: weight of pixels on the discs of handles, on top of 1; 0 is plain MSE (Eq. 1).
-        euclidean: the length of the error, and not its square: labels that lead astray then pull less.
-        relative: divide a sample's error by that of standing still in place of a straight step. An absolute error
-            would leave short ways untaught, and every way is short before it ends.
+        handle_weight (`float`, *optional*, defaults to 0.0): weight of pixels on the discs of handles, on top of 1; 0
+            is plain MSE (Eq. 1).
+        euclidean (`bool`, *optional*, defaults to `False`): the length of the error, and not its square: labels that
+            lead astray then pull less.
+        relative (`bool`, *optional*, defaults to `False`): divide a sample's error by that of standing still in place
+            of a straight step. An absolute error would leave short ways untaught, and every way is short before it
+            ends.
     """
 
     handle_weight: float = 0.0
@@ -71,29 +74,34 @@ class TrainingConfig:
     """A training run, as its YAML file says it; what the file leaves out is as the preset says, or as here.
 
     Attributes:
-        out: folder for checkpoints, curves and the trained model.
-        data: datasets with weights.
-        preset: `"paper"` or `"robust"`: values that the rest of the file may change.
-        start_from: folder of a `MotionPredictorModel` to begin with, such as a converted SimVP; none: random weights.
-        network: arguments of `MotionPredictorModel`, over those of `start_from`; `sample_size` is also the side of
-            the training pictures.
-        samples: how samples are drawn.
-        loss: how the error is weighed.
-        steps: optimisation steps.
-        batch_size: samples per step and process, before accumulation.
-        gradient_accumulation: batches per step.
-        learning_rate: of AdamW, after the warm-up and before the fall.
-        warmup_steps: over which the rate rises from 0.
-        decay_share: of the steps, at the end, over which the rate falls to 0.
-        weight_decay: of AdamW.
-        max_gradient_norm: longer gradients are shortened to this.
-        ema_decay: of the average of the weights, which is what is saved in the end.
-        mixed_precision: `"no"`, `"fp16"` or `"bf16"`.
-        workers: processes that draw samples, for each process that trains; 0 draws them between the steps.
-        save_every: steps between checkpoints.
-        validate_every: steps between measurements of the loss on the validation splits; 0 for none.
-        validation_samples: samples that it is measured on.
-        seed: of everything random.
+        out (`str`): folder for checkpoints, curves and the trained model.
+        data (`list[DataSource]`): datasets with weights.
+        preset (`str`, *optional*, defaults to `"robust"`): `"paper"` or `"robust"`: values that the rest of the file
+            may change.
+        start_from (`str`, *optional*): folder of a `MotionPredictorModel` to begin with, such as a converted SimVP;
+            none: random weights.
+        network (`dict[str, Any]`, *optional*): arguments of `MotionPredictorModel`, over those of `start_from`;
+            `sample_size` is also the side of the training pictures.
+        samples (`SampleSettings`, *optional*): how samples are drawn.
+        loss (`LossSettings`, *optional*): how the error is weighed.
+        steps (`int`, *optional*, defaults to 100000): optimisation steps.
+        batch_size (`int`, *optional*, defaults to 8): samples per step and process, before accumulation.
+        gradient_accumulation (`int`, *optional*, defaults to 1): batches per step.
+        learning_rate (`float`, *optional*, defaults to 0.001): of AdamW, after the warm-up and before the fall.
+        warmup_steps (`int`, *optional*, defaults to 100): over which the rate rises from 0.
+        decay_share (`float`, *optional*, defaults to 0.3): of the steps, at the end, over which the rate falls to 0.
+        weight_decay (`float`, *optional*, defaults to 0.01): of AdamW.
+        max_gradient_norm (`float`, *optional*, defaults to 1.0): longer gradients are shortened to this.
+        ema_decay (`float`, *optional*, defaults to 0.999): of the average of the weights, which is what is saved in
+            the end.
+        mixed_precision (`str`, *optional*, defaults to `"no"`): `"no"`, `"fp16"` or `"bf16"`.
+        workers (`int`, *optional*, defaults to 1): processes that draw samples, for each process that trains; 0 draws
+            them between the steps.
+        save_every (`int`, *optional*, defaults to 500): steps between checkpoints.
+        validate_every (`int`, *optional*, defaults to 500): steps between measurements of the loss on the validation
+            splits; 0 for none.
+        validation_samples (`int`, *optional*, defaults to 64): samples that it is measured on.
+        seed (`int`, *optional*, defaults to 0): of everything random.
     """
 
     out: str
@@ -137,8 +145,8 @@ def load_training_config(path: str | Path, changes: Sequence[str] = ()) -> Train
     """Read a run's YAML file: the preset's values, then the file's, then `changes`.
 
     Args:
-        path: of the file; folders in it are relative to where the command is started.
-        changes: `"key=value"` with dots between levels, such as `"samples.horizon=0"`.
+        path (`str` or `Path`): of the file; folders in it are relative to where the command is started.
+        changes (`Sequence[str]`, *optional*): `"key=value"` with dots between levels, such as `"samples.horizon=0"`.
 
     Raises:
         OSError: if the file can't be read.

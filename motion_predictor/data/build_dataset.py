@@ -95,12 +95,13 @@ def build_dataset(
     out among N processes.
 
     Args:
-        videos: files and folders, see `find_videos`.
-        out: folder of the dataset; `shards.py` says what it holds.
-        settings: of the dataset; the defaults if None.
-        optical_flow: in place of the one that the settings name.
-        editing_region: in place of the one that the settings name.
-        show_progress: show a bar over the videos, and at the end what became of them.
+        videos (`Sequence[str | Path]`): files and folders, see `find_videos`.
+        out (`str` or `Path`): folder of the dataset; `shards.py` says what it holds.
+        settings (`BuildSettings`, *optional*): of the dataset; the defaults if None.
+        optical_flow (`OpticalFlow`, *optional*): in place of the one that the settings name.
+        editing_region (`EditingRegion`, *optional*): in place of the one that the settings name.
+        show_progress (`bool`, *optional*, defaults to `True`): show a bar over the videos, and at the end what became
+            of them.
 
     Returns:
         `BuildSummary`, or None in all processes but the main one.

@@ -53,10 +53,10 @@ def build_portraits(
     the portraits are shared out among N processes.
 
     Args:
-        sources: pictures and the landmarks of their faces.
-        out: folder of the dataset.
-        settings: of the dataset; the defaults if None.
-        show_progress: show a bar over the portraits.
+        sources (`Sequence[PortraitSource]`): pictures and the landmarks of their faces.
+        out (`str` or `Path`): folder of the dataset.
+        settings (`PortraitSettings`, *optional*): of the dataset; the defaults if None.
+        show_progress (`bool`, *optional*, defaults to `True`): show a bar over the portraits.
 
     Returns:
         `dict`: the numbers of `portraits`, of `records`, and of portraits that were `skipped` since their picture or

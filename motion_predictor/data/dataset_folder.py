@@ -46,8 +46,9 @@ class DatasetFolder:
         killed build had not finished are removed, so one build at a time may write to a folder: see [`only_writer`].
 
         Args:
-            path: of the folder.
-            settings: all that records depend on, besides the sources themselves; plain values for JSON.
+            path (`str` or `Path`): of the folder.
+            settings (`dict[str, Any]`): all that records depend on, besides the sources themselves; plain values for
+                JSON.
 
         Raises:
             ValueError: if the folder was begun with other settings.

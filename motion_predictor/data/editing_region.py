@@ -64,10 +64,10 @@ class StartFrame:
     """What an editing region may be told by.
 
     Attributes:
-        picture: `[H, W, 3]` uint8 RGB.
-        flow: `[H, W, 2]` float32, the flow to the next frame in pixels.
-        source: path of the video, relative to the folder that holds all videos, with `/` as separator.
-        index: number of the frame in its video, from 0.
+        picture (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
+        flow (`np.ndarray` of shape `(height, width, 2)`): float32, the flow to the next frame in pixels.
+        source (`str`): path of the video, relative to the folder that holds all videos, with `/` as separator.
+        index (`int`): number of the frame in its video, from 0.
     """
 
     picture: np.ndarray
@@ -80,7 +80,7 @@ class EditingRegion(Protocol):
     """Anything that tells which pixels of a start frame may be dragged.
 
     Attributes:
-        name: kept with the records.
+        name (`str`): kept with the records.
     """
 
     name: str
@@ -103,7 +103,7 @@ class MovingRegion:
     """What moves faster than a threshold, without specks and small holes.
 
     Args:
-        threshold: in pixels per frame.
+        threshold (`float`): in pixels per frame.
 
     Example:
         >>> flow = np.zeros((32, 32, 2), np.float32)
@@ -133,9 +133,9 @@ class GivenMasks:
     """Masks that the user has drawn.
 
     Args:
-        folder: with `VIDEO.png` for all frames of a video, or `VIDEO/000012.png` for its frame 12, from 0, where VIDEO
-            is the video's path without its suffix, relative to the folder that holds all videos. White belongs to the
-            region. Masks are resized to the frames; a frame without one gives no record.
+        folder (`str` or `None`): with `VIDEO.png` for all frames of a video, or `VIDEO/000012.png` for its frame 12,
+            from 0, where VIDEO is the video's path without its suffix, relative to the folder that holds all videos.
+            White belongs to the region. Masks are resized to the frames; a frame without one gives no record.
 
     Raises:
         ValueError: if the folder does not exist.
@@ -165,10 +165,10 @@ class FaceParsing:
     """The face, by a semantic segmentation model of transformers (the paper's region for FaceForensics++).
 
     Args:
-        model: name on the Hugging Face Hub, or a folder; None for `FACE_PARSING_MODEL`.
-        labels: classes that make up the face, by name or number. None: the parts of a face without hair, by
-            `FACE_LABELS`, or classes 1 to 9 of a model with 11 classes and no such names.
-        device: that the model runs on.
+        model (`str` or `None`): name on the Hugging Face Hub, or a folder; None for `FACE_PARSING_MODEL`.
+        labels (`Sequence[str]` or `None`): classes that make up the face, by name or number. None: the parts of a face
+            without hair, by `FACE_LABELS`, or classes 1 to 9 of a model with 11 classes and no such names.
+        device (`torch.device`): that the model runs on.
 
     Raises:
         ValueError: if the model can't be had, or has no such classes.
@@ -194,9 +194,9 @@ class PersonBox:
     """The boxes of all persons, by an object detector of transformers (the paper's region for TED talks).
 
     Args:
-        model: name on the Hugging Face Hub, or a folder; None for `PERSON_MODEL`.
-        labels: classes to detect, by name or number; None for `PERSON_LABELS`.
-        device: that the model runs on.
+        model (`str` or `None`): name on the Hugging Face Hub, or a folder; None for `PERSON_MODEL`.
+        labels (`Sequence[str]` or `None`): classes to detect, by name or number; None for `PERSON_LABELS`.
+        device (`torch.device`): that the model runs on.
 
     Raises:
         ValueError: if the model can't be had, or has no such classes.
@@ -229,7 +229,8 @@ class FaceLandmarks:
     """The convex hulls of all faces, by MediaPipe's face mesh.
 
     Args:
-        model: a `face_landmarker.task` file; None for the model that comes with MediaPipe up to 0.10.14.
+        model (`str` or `None`): a `face_landmarker.task` file; None for the model that comes with MediaPipe up to
+            0.10.14.
 
     Raises:
         ValueError: if MediaPipe is not installed, or comes without a model and none is given.
@@ -294,8 +295,8 @@ def make_editing_region(settings: BuildSettings, device: torch.device) -> Editin
     """The editing region that the settings of a dataset name.
 
     Args:
-        settings: of the dataset.
-        device: that its model runs on, if it has one.
+        settings (`BuildSettings`): of the dataset.
+        device (`torch.device`): that its model runs on, if it has one.
 
     Raises:
         ValueError: where what it needs is missing.

@@ -33,16 +33,17 @@ class MotionRecord:
     and the flow back did not agree. Motion is rounded to 1/64 px when the record is stored.
 
     Attributes:
-        key: unique in a dataset, without dots and slashes: `"{video}_{start:06d}"`.
-        frame: `[H, W, 3]` uint8 RGB; H and W are multiples of `HORIZON_STRIDE`.
-        flow: `[H, W, 2]` float32, the flow f_s to the next frame; never NaN.
-        horizon_flows: `[M, H / 4, W / 4, 2]` float32, the motion after 1 ... M frames at the centres of cells of
-            4 x 4 pixels.
-        points: `[P, 2]` float32, candidates for handles inside the editing region.
-        tracks: `[P, T, 2]` float32, the motion of each point after 1 ... T frames.
-        background: `[T, 2]` float32, the median motion outside the editing region after 1 ... T frames: that of the
-            camera. Zero where it is not known.
-        info: plain values for people and statistics: the source video, the start frame, the direction of time.
+        key (`str`): unique in a dataset, without dots and slashes: `"{video}_{start:06d}"`.
+        frame (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB; H and W are multiples of `HORIZON_STRIDE`.
+        flow (`np.ndarray` of shape `(height, width, 2)`): float32, the flow f_s to the next frame; never NaN.
+        horizon_flows (`np.ndarray` of shape `(frames, height / 4, width / 4, 2)`): float32, the motion after 1 ... M
+            frames at the centres of cells of 4 x 4 pixels.
+        points (`np.ndarray` of shape `(points, 2)`): float32, candidates for handles inside the editing region.
+        tracks (`np.ndarray` of shape `(points, frames, 2)`): float32, the motion of each point after 1 ... T frames.
+        background (`np.ndarray` of shape `(frames, 2)`): float32, the median motion outside the editing region after 1
+            ... T frames: that of the camera. Zero where it is not known.
+        info (`dict[str, Any]`, *optional*): plain values for people and statistics: the source video, the start frame,
+            the direction of time.
     """
 
     key: str

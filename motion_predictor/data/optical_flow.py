@@ -20,7 +20,7 @@ class OpticalFlow(Protocol):
     """Anything that tells the motion between two frames.
 
     Attributes:
-        name: kept with the records.
+        name (`str`): kept with the records.
     """
 
     name: str
@@ -29,12 +29,12 @@ class OpticalFlow(Protocol):
         """The flow from one frame to another.
 
         Args:
-            first: `[H, W, 3]` uint8 RGB.
-            second: `[H, W, 3]` uint8 RGB.
+            first (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
+            second (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
 
         Returns:
-            `[H, W, 2]` float32 `(u, v)` in pixels, u to the right, v down: the pixel at `(x, y)` of `first` lies at
-            `(x + u, y + v)` of `second`.
+            `np.ndarray` of shape `(height, width, 2)`: float32 `(u, v)` in pixels, u to the right, v down: the pixel
+            at `(x, y)` of `first` lies at `(x + u, y + v)` of `second`.
         """
         ...
 
@@ -79,9 +79,9 @@ class UniMatchFlow:
     """UniMatch (Xu et al., arXiv 2211.05783), the paper's: `gmflow-scale2-regrefine6`.
 
     Args:
-        checkpoint: its weights, such as `gmflow-scale2-regrefine6-mixdata-train320x576-4e7b215d.pth` of UniMatch's
-            model zoo; read without running code.
-        device: that it runs on.
+        checkpoint (`str` or `None`): its weights, such as `gmflow-scale2-regrefine6-mixdata-train320x576-4e7b215d.pth`
+            of UniMatch's model zoo; read without running code.
+        device (`torch.device`): that it runs on.
 
     Raises:
         ValueError: if the package `unimatch` can't be imported, or the file is no such checkpoint.
@@ -135,8 +135,8 @@ class RaftFlow:
     """RAFT (Teed and Deng, ECCV 2020), the large model of torchvision.
 
     Args:
-        checkpoint: weights of `raft_large`; None to let torchvision download its own.
-        device: that it runs on.
+        checkpoint (`str` or `None`): weights of `raft_large`; None to let torchvision download its own.
+        device (`torch.device`): that it runs on.
 
     Raises:
         ValueError: if torchvision is not installed, or the file is no such checkpoint.
@@ -170,9 +170,9 @@ def make_optical_flow(name: str, checkpoint: str | None, device: torch.device) -
     """The optical flow of a name.
 
     Args:
-        name: one of `FLOWS`.
-        checkpoint: file with its weights, if it has any.
-        device: that it runs on, if it is a network.
+        name (`str`): one of `FLOWS`.
+        checkpoint (`str` or `None`): file with its weights, if it has any.
+        device (`torch.device`): that it runs on, if it is a network.
 
     Raises:
         ValueError: for an unknown name, and where what it needs is missing.

@@ -34,9 +34,9 @@ class PortraitMotion:
     picture of the portrait's size, integers at pixel centres.
 
     Args:
-        picture: `[S, S, 3]` uint8 RGB, the still portrait.
-        fields: where its content can move.
-        factors: how far each field moves it in each frame. They are not kept from folding the picture.
+        picture (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB, the still portrait.
+        fields (`HeadFields`): where its content can move.
+        factors (`Factors`): how far each field moves it in each frame. They are not kept from folding the picture.
 
     Example:
         >>> landmarks = np.load("landmarks.npy")  # [478, 3]  # doctest: +SKIP
@@ -64,10 +64,10 @@ class PortraitMotion:
         """A random motion: see [`draw_factors`].
 
         Args:
-            picture: `[S, S, 3]` uint8 RGB, the still portrait.
-            fields: of its face.
-            random: the only source of chance.
-            frames: how many, 25 in a second.
+            picture (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB, the still portrait.
+            fields (`HeadFields`): of its face.
+            random (`np.random.Generator`): the only source of chance.
+            frames (`int`, *optional*, defaults to 96): how many, 25 in a second.
         """
         return PortraitMotion(picture, *draw_factors(fields, random, frames))
 
@@ -175,11 +175,11 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
     """Solve `X + D(X) = here` by Newton's method, where a step that does not come closer is halved.
 
     Args:
-        displacement: D, `[2, G, G]` at the nodes of the fields; between them it is bilinear.
-        here: `[P, 2]`, in fractions of the side.
+        displacement (`torch.Tensor`): D, `[2, G, G]` at the nodes of the fields; between them it is bilinear.
+        here (`torch.Tensor` of shape `(points, 2)`): in fractions of the side.
 
     Returns:
-        `[P, 2]`, X, in fractions of the side.
+        `torch.Tensor` of shape `(points, 2)`: X, in fractions of the side.
 
     Raises:
         ValueError: if some point is not found, as where `X + D(X)` folds.

@@ -22,11 +22,12 @@ class PortraitSource:
     """Pictures in a folder (searched with its subfolders) or a zip archive, and the landmarks of their faces.
 
     Attributes:
-        pictures: the folder or the archive.
-        landmarks: an npz file with `files` `[N]`, names of pictures without folders, and `landmarks` `[N, 478, 3]`,
-            the vertices of MediaPipe's face mesh: x and y as fractions of the side, z in the same scale. Pictures
-            that are not named there are left out.
-        hold_out: whether the pictures that [`held_out_names`] names are for validation.
+        pictures (`Path`): the folder or the archive.
+        landmarks (`Path`): an npz file with `files` `[N]`, names of pictures without folders, and `landmarks` `[N,
+            478, 3]`, the vertices of MediaPipe's face mesh: x and y as fractions of the side, z in the same scale.
+            Pictures that are not named there are left out.
+        hold_out (`bool`, *optional*, defaults to `False`): whether the pictures that [`held_out_names`] names are for
+            validation.
     """
 
     pictures: Path

@@ -31,13 +31,16 @@ class SampleSettings:
     """How samples are drawn from records.
 
     Attributes:
-        first_end_frame: the end frame lies at least so many frames after the start (the paper's 15).
-        last_end_frame: and at most so many (the paper's 55).
-        horizon: a label is the motion over `ceil(n / horizon)` frames, where the end frame is n frames away; 0 for one
-            frame, as in the paper.
-        min_cosine: handles whose step and way to the target have a smaller cosine are not drawn; -1 for all.
-        remove_background: subtract the median motion of the background, that of the camera.
-        augment: mirror, enlarge, and vary brightness, contrast and colour.
+        first_end_frame (`int`, *optional*, defaults to 15): the end frame lies at least so many frames after the start
+            (the paper's 15).
+        last_end_frame (`int`, *optional*, defaults to 55): and at most so many (the paper's 55).
+        horizon (`int`, *optional*, defaults to 0): a label is the motion over `ceil(n / horizon)` frames, where the
+            end frame is n frames away; 0 for one frame, as in the paper.
+        min_cosine (`float`, *optional*, defaults to -1.0): handles whose step and way to the target have a smaller
+            cosine are not drawn; -1 for all.
+        remove_background (`bool`, *optional*, defaults to `False`): subtract the median motion of the background, that
+            of the camera.
+        augment (`bool`, *optional*, defaults to `False`): mirror, enlarge, and vary brightness, contrast and colour.
     """
 
     first_end_frame: int = 15
@@ -59,13 +62,14 @@ class MotionSample:
     """What the network sees, and what it should answer; or a batch of these, with a leading dimension `B`.
 
     Attributes:
-        image: `[3, H, W]` float32 in [0, 1].
-        handles: `[7, 2]` float32, in pixels of `image`.
-        targets: `[7, 2]` float32, in pixels of `image`; may lie outside.
-        valid: `[7]` bool, False for padding.
-        steps: `[7, 2]` float32, the true step of each handle: the label at the handles.
-        label: `[2, H, W]` float32, the true motion of all pixels in the time of a step; NaN where it is not known.
-        frames: int64, how many frames away the end frame is.
+        image (`torch.Tensor` of shape `(3, height, width)`): float32 in [0, 1].
+        handles (`torch.Tensor` of shape `(7, 2)`): float32, in pixels of `image`.
+        targets (`torch.Tensor` of shape `(7, 2)`): float32, in pixels of `image`; may lie outside.
+        valid (`torch.Tensor` of shape `(7,)`): bool, False for padding.
+        steps (`torch.Tensor` of shape `(7, 2)`): float32, the true step of each handle: the label at the handles.
+        label (`torch.Tensor` of shape `(2, height, width)`): float32, the true motion of all pixels in the time of a
+            step; NaN where it is not known.
+        frames (`torch.Tensor`): int64, how many frames away the end frame is.
     """
 
     image: torch.Tensor
@@ -149,10 +153,11 @@ def draw_sample(
     them with equal chances.
 
     Args:
-        record: to draw from.
-        settings: how to draw.
-        random: the only source of chance.
-        size: the side of a square window that is seen, in the network's pixels. None: the whole frame as it is.
+        record (`MotionRecord`): to draw from.
+        settings (`SampleSettings`): how to draw.
+        random (`np.random.Generator`): the only source of chance.
+        size (`int`, *optional*): the side of a square window that is seen, in the network's pixels. None: the whole
+            frame as it is.
 
     Returns:
         `MotionSample`, or None if no candidate fits.
@@ -266,11 +271,11 @@ class MotionSamples(Dataset[MotionSample]):
     So a run that is stopped goes on with the very samples that it would have seen, and several processes share them.
 
     Args:
-        sources: records to draw from.
-        weights: how often each source is drawn from, in proportion; positive.
-        settings: how samples are drawn.
-        size: side of the square window that is seen, in pixels.
-        seed: of everything random.
+        sources (`Sequence[MotionShards]`): records to draw from.
+        weights (`Sequence[float]`): how often each source is drawn from, in proportion; positive.
+        settings (`SampleSettings`): how samples are drawn.
+        size (`int`): side of the square window that is seen, in pixels.
+        seed (`int`, *optional*, defaults to 0): of everything random.
     """
 
     def __init__(

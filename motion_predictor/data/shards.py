@@ -30,9 +30,9 @@ def split_of(video: str, val_share: float, seed: int) -> str:
     So it stays the same when videos are added, and all records of a video are on one side.
 
     Args:
-        video: its name in the dataset.
-        val_share: expected share of videos in `"val"`, from 0 to 1; the paper's is 0.05.
-        seed: of the split.
+        video (`str`): its name in the dataset.
+        val_share (`float`): expected share of videos in `"val"`, from 0 to 1; the paper's is 0.05.
+        seed (`int`): of the split.
 
     Example:
         >>> split_of("interview-3", val_share=0.0, seed=0), split_of("interview-3", val_share=1.0, seed=0)
@@ -76,8 +76,8 @@ class MotionShards:
     needs the n-th record of a dataset at any time, so the places of all records are read once, from the tar headers.
 
     Args:
-        folder: of the dataset.
-        split: `"train"` or `"val"`.
+        folder (`str` or `Path`): of the dataset.
+        split (`str`): `"train"` or `"val"`.
 
     Raises:
         FileNotFoundError: if the folder holds no record of this split.

@@ -35,8 +35,8 @@ class UnusableVideo(Exception):
     """A video that gives no records.
 
     Attributes:
-        reason: a few words, the same for all videos that share it.
-        detail: what was found, in one line.
+        reason (`str`): a few words, the same for all videos that share it.
+        detail (`str`): what was found, in one line.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -50,9 +50,9 @@ class VideoFile:
     """A video and its name in a dataset.
 
     Attributes:
-        name: unique among the videos that were found together; letters, digits, `_` and `-`.
-        path: of the file.
-        source: the path relative to the folder that holds all videos, with `/` on every system.
+        name (`str`): unique among the videos that were found together; letters, digits, `_` and `-`.
+        path (`Path`): of the file.
+        source (`str`): the path relative to the folder that holds all videos, with `/` on every system.
     """
 
     name: str
@@ -68,8 +68,8 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
     get a digest of that path.
 
     Args:
-        paths: files of any suffix, and folders that are searched recursively for files with a suffix of
-            `VIDEO_SUFFIXES`; hidden files and folders are passed over.
+        paths (`Sequence[str | Path]`): files of any suffix, and folders that are searched recursively for files with a
+            suffix of `VIDEO_SUFFIXES`; hidden files and folders are passed over.
 
     Raises:
         FileNotFoundError: if a path does not exist, or there is no video.
@@ -138,9 +138,9 @@ class VideoHeader:
     """What is known of a video before its frames are decoded.
 
     Attributes:
-        frames: number of pictures that the file holds.
-        fps: frames per second; 0 if the file does not say.
-        note: empty, or in which way the file is damaged.
+        frames (`int`): number of pictures that the file holds.
+        fps (`float`): frames per second; 0 if the file does not say.
+        note (`str`): empty, or in which way the file is damaged.
     """
 
     frames: int
@@ -184,11 +184,11 @@ def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
     gap would be taken for a sudden motion.
 
     Args:
-        path: of the file.
-        short_side: that frames are resized to, in pixels. Both sides are rounded to multiples of 4.
+        path (`Path`): of the file.
+        short_side (`int`): that frames are resized to, in pixels. Both sides are rounded to multiples of 4.
 
     Yields:
-        `[H, W, 3]` uint8 RGB.
+        `np.ndarray` of shape `(height, width, 3)`: uint8 RGB.
 
     Raises:
         UnusableVideo: if the file can't be opened or holds no pictures.

@@ -46,10 +46,11 @@ def evaluate_motion_predictor(
     Writes `evaluation.json`, `evaluation.md`, `evaluation.png` and, for each dataset, `trajectories-NAME.png`.
 
     Args:
-        models: folders of `MotionPredictorModel`, of training runs or of pipelines; or names on the Hugging Face Hub.
-        data: datasets that `dynadrag build-dataset` wrote.
-        out: folder for the results; made if it is not there.
-        settings: what is drawn and how it is judged.
+        models (`Sequence[str | Path]`): folders of `MotionPredictorModel`, of training runs or of pipelines; or names
+            on the Hugging Face Hub.
+        data (`Sequence[str | Path]`): datasets that `dynadrag build-dataset` wrote.
+        out (`str` or `Path`): folder for the results; made if it is not there.
+        settings (`EvaluationSettings`, *optional*): what is drawn and how it is judged.
 
     Returns:
         `dict`: the figures, as `evaluation.json` holds them; see `evaluate`.
@@ -87,9 +88,9 @@ def evaluate(
     """The figures of predictors on datasets, as plain values for JSON.
 
     Args:
-        predictors: by name; such as `MotionPredictorModel.predict_flow`.
-        sources: datasets by name.
-        settings: what is drawn and how it is judged.
+        predictors (`Mapping[str, FlowPredictor]`): by name; such as `MotionPredictorModel.predict_flow`.
+        sources (`Mapping[str, MotionShards]`): datasets by name.
+        settings (`EvaluationSettings`): what is drawn and how it is judged.
 
     Returns:
         `dict`: `settings`, `models` and `sources`. A source holds the numbers of records, samples and judged handles;
