@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from .common.checks import check_choice, check_number, check_whole_number
+from .common.checks import check_choice, check_number, check_whole_number, got
 from .data.samples import SampleSettings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # The recipe as published is what all defaults say: motion over one frame, a delta on one pixel, plain MSE (Eq. 1).
 PRESETS: dict[str, dict[str, Any]] = {
@@ -20,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+DEEPEST = 20  # levels of values in values
 PRECISIONS = ("no", "fp16", "bf16")
 
 LIMITS: dict[str, tuple[int, int]] = {
@@ -144,30 +148,112 @@ class TrainingConfig:
 def load_training_config(path: str | Path, changes: Sequence[str] = ()) -> TrainingConfig:
     """Read a run's YAML file: the preset's values, then the file's, then `changes`.
 
+    Values are taken as they are written: `${...}` would read the environment or other values, and is refused.
+
     Args:
         path (`str` or `Path`): of the file; folders in it are relative to where the command is started.
         changes (`Sequence[str]`, *optional*): `"key=value"` with dots between levels, such as `"samples.horizon=0"`.
 
+    Returns:
+        `TrainingConfig`: the run.
+
     Raises:
         OSError: if the file can't be read.
-        ValueError: for a key that does not exist, a value of the wrong type or out of range, naming the key.
+        ValueError: if it is no YAML, and for a key that does not exist, a value of the wrong type or out of range,
+            naming the key.
 
     Example:
         >>> config = load_training_config("motion_predictor.yaml", ["steps=200"])  # doctest: +SKIP
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
+    given = OmegaConf.merge(read_yaml(path), _read_changes(changes))
     try:
-        given = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(changes)))
         preset = OmegaConf.select(given, "preset", default=TrainingConfig.preset)
         check_choice("preset", preset, tuple(PRESETS))
         merged = OmegaConf.merge(OmegaConf.structured(TrainingConfig), PRESETS[preset], given)
         return cast(TrainingConfig, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, YAMLError, AttributeError) as error:
+    except (OmegaConfBaseException, AttributeError) as error:
         reason = " ".join(line.strip() for line in str(error).split("\n")[:2])
         raise ValueError(f"`{path}`: {reason} (keys and their meaning: `TrainingConfig`)") from error
+
+
+def read_yaml(path: str | Path) -> DictConfig:
+    """Read the keys and values of a YAML file, with no code run and nothing else read for it.
+
+    Args:
+        path (`str` or `Path`): of the file, in UTF-8.
+
+    Returns:
+        `DictConfig`: of OmegaConf, without interpolations.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if it does not hold keys and values.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        _check_yaml(text, kinds=("mapping",))
+        given = OmegaConf.create(text)
+        _check_plain(OmegaConf.to_container(given))
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ValueError(f"`{path}` must be YAML with keys and values, got {_reason(error)}.") from error
+    return cast("DictConfig", given)
+
+
+def _read_changes(changes: Sequence[str]) -> DictConfig:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    for change in changes:
+        try:
+            _check_yaml(change.partition("=")[2])
+            _check_plain(OmegaConf.to_container(OmegaConf.from_dotlist([change])))
+        except (OmegaConfBaseException, YAMLError, ValueError) as error:
+            raise ValueError(f"`{got(change)[1:-1]}` must be a key and a YAML value, got {_reason(error)}.") from error
+    return OmegaConf.from_dotlist(list(changes))
+
+
+def _check_yaml(text: str, kinds: Sequence[str] = ("mapping", "list", "value")) -> None:
+    """Raise a ValueError for what parsers would crash at: they call themselves for each level."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if depth == 0 and isinstance(event, yaml.NodeEvent):
+            starts = {yaml.MappingStartEvent: "mapping", yaml.SequenceStartEvent: "list"}
+            kind = starts.get(type(event), "value")
+            if kind not in kinds:
+                raise ValueError(f"a {kind}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels")
+
+
+def _check_plain(values: Any) -> None:
+    """Raise a ValueError for what OmegaConf would replace by something read elsewhere, such as `${oc.env:HOME}`."""
+    if isinstance(values, str) and "${" in values:
+        raise ValueError(f"{got(values)}, whose `${{...}}` is not read")
+    if isinstance(values, dict):
+        for value in values.values():
+            _check_plain(value)
+    if isinstance(values, list):
+        for value in values:
+            _check_plain(value)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong in a YAML text, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"{getattr(error, 'problem', None)} in line {mark.line + 1}"
+    return " ".join(str(error).split("\n")[0].split())
 
 
 def save_training_config(config: TrainingConfig) -> str:

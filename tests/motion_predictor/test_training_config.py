@@ -77,8 +77,41 @@ def test_a_file_without_data_says_so(tmp_path: Path):
         load_training_config(path)
 
 
-def test_a_file_that_is_no_yaml_is_named(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("out: [\n", "expected the node content.* in line 2"),
+        ("out: !!python/object/apply:os.getcwd []\n", "could not determine a constructor.* in line 1"),
+        ("- out: runs\n", "a list"),
+        ("runs\n", "a value"),
+        ("out: " + "[" * 100_000, "more than 20 levels"),
+        ("{a: " * 100_000, "more than 20 levels"),
+        ("out: \x00\n", "unacceptable character"),
+        (b"out: \xff\n", "can't decode"),
+        ("out: ${oc.env:HOME}\n", r"'\$\{oc\.env:HOME\}'"),
+        ("network: {delta_paint: [disc, '${oc.decode:1}']}\n", r"'\$\{oc\.decode:1\}'"),
+        ("out: runs\nstart_from: ${out}\n", r"'\$\{out\}'"),
+    ],
+)
+def test_a_file_that_is_no_plain_yaml_is_named_in_one_line(tmp_path: Path, text: str | bytes, reason: str):
     path = tmp_path / "run.yaml"
-    path.write_text("out: [\n")
-    with pytest.raises(ValueError, match=r"run\.yaml"):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=rf"run\.yaml` must be YAML with keys and values, got .*{reason}") as error:
         load_training_config(path)
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change", ["out=${oc.env:HOME}", "network={a: '${oc.env:HOME}'}", "out=" + "[" * 100_000, "out=[", "steps=\t%"]
+)
+def test_a_change_that_is_no_plain_yaml_is_named_in_one_line(run_file: Path, change: str):
+    with pytest.raises(ValueError, match=r"^`(out|network|steps)=.*` must be a key and a YAML value, got ") as error:
+        load_training_config(run_file, [change])
+    assert len(str(error.value)) < 500
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN, encoding="utf-8-sig")
+    assert load_training_config(path).out == "runs/predictor"
