@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -26,7 +27,8 @@ from .conditioning import rasterize_points
 from .data.samples import MotionSample, MotionSamples
 from .data.shards import MotionShards
 from .modeling_motion_predictor import MotionPredictorModel
-from .training_config import DataSource, LossSettings, TrainingConfig, save_training_config
+from .training_checkpoint import TrainingState
+from .training_config import DataSource, LossSettings, TrainingConfig, read_yaml, save_training_config
 
 SHORTEST_STEP = 0.1  # pixels: shorter steps than this do not make an error weigh more
 SHORTEST_ERROR = 0.01  # pixels: the length of shorter errors is smoothed
@@ -194,7 +196,7 @@ class _Run:
         self.network = network.to(memory_format=torch.channels_last)
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         self.ema.to(self.accelerator.device)
-        self.accelerator.register_for_checkpointing(self.ema)
+        self.state = TrainingState(self.network, optimizer, self.ema, self.accelerator.scaler)
 
     def train(self) -> Path:
         self._claim_folder()
@@ -297,7 +299,7 @@ class _Run:
         if path.exists():
             from omegaconf import OmegaConf
 
-            there: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+            there: dict[str, Any] = OmegaConf.to_container(read_yaml(path))  # type: ignore[assignment]
             here: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(self.config))  # type: ignore[assignment]
             for name in here:
                 if name not in CHANGEABLE and there.get(name) != here[name]:
@@ -312,15 +314,16 @@ class _Run:
                 file.write(save_training_config(self.config).encode())
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(self.out.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+        found = (path for path in self.out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{1,18}", path.name))
+        return sorted(found, key=_step_of)
 
     def _resume(self) -> int:
         """Load the last checkpoint, if there is one, and return the number of steps that are done."""
         checkpoints = self._checkpoints()
         if not checkpoints:
             return 0
-        self.accelerator.load_state(str(checkpoints[-1]))
-        done = int(checkpoints[-1].name.split("-")[1])
+        self.state.load(checkpoints[-1])
+        done = _step_of(checkpoints[-1])
         if self.accelerator.is_main_process:
             self._forget_steps_after(done)
         return done
@@ -328,20 +331,18 @@ class _Run:
     def _forget_steps_after(self, step: int) -> None:
         """Cut the log to the checkpoint's step: those after it will be taken, and logged, again."""
         log = self.out / "log.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a kill may have torn the last
+        lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]  # a kill may have torn the last
+        kept = [line for number, line in enumerate(whole, 1) if _logged_step(log, number, line) <= step]
         with atomic_file(log) as file:
-            file.write("".join(line for line in whole if json.loads(line)["step"] <= step).encode())
+            file.write(b"".join(kept))
 
     def _save_checkpoint(self, step: int) -> None:
-        """Save beside, rename, and only then remove the older one."""
+        """Save beside, rename, and only then remove the older one. All processes have the same state."""
         partial, final = self.out / f"checkpoint-{step}.partial", self.out / f"checkpoint-{step}"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+            self.state.save(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             for older in self._checkpoints()[:-1]:
@@ -358,6 +359,20 @@ class _Run:
             partial.rename(folder)
         self.accelerator.wait_for_everyone()
         return folder
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _logged_step(log: Path, number: int, line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"line {number} of `{log}` must be figures with their `step`, got {got(line)}: remove the line, "
+            "or the file."
+        ) from error
 
 
 class _Meter:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -209,13 +214,102 @@ def test_ctrl_c_ends_the_step_saves_and_can_be_resumed(dataset: str, tmp_path: P
         return descend(run, batch)
 
     monkeypatch.setattr(training._Run, "_descend", interrupt)
+    before = signal.getsignal(signal.SIGINT)  # ignored, in the background of a shell
     with pytest.raises(KeyboardInterrupt):
         train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
     assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-1"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setattr(training._Run, "_descend", descend)
     train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
     assert_same_weights(tmp_path / "through", tmp_path / "stopped")
+
+
+@dataclass
+class Canary:
+    """A pickle that makes a folder when it is loaded."""
+
+    folder: str
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.folder,)
+
+
+@pytest.fixture
+def stopped_run(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run of 6 steps that was stopped after the fourth."""
+    descend, calls = training._Run._descend, iter(range(1000))
+
+    def fail(run, batch):
+        if next(calls) == 4:
+            raise ZeroDivisionError
+        return descend(run, batch)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(training._Run, "_descend", fail)
+        with pytest.raises(ZeroDivisionError):
+            train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
+    forget_accelerate_state()
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-4"]
+    return tmp_path / "stopped"
+
+
+@pytest.mark.parametrize("write", [lambda canary, path: path.write_bytes(pickle.dumps(canary)), torch.save])
+def test_no_file_of_a_run_can_run_code(dataset: str, tmp_path: Path, stopped_run: Path, write: Callable):
+    train_motion_predictor(make_config(dataset, tmp_path / "through"))
+    forget_accelerate_state()
+    canary = Canary(str(tmp_path / "escaped"))
+    checkpoint = stopped_run / "checkpoint-4"
+    ours = sorted(checkpoint.iterdir())
+    for path in ours:
+        sound = path.read_bytes()
+        write(canary, path)
+        with pytest.raises(ValueError, match=rf"`{re.escape(str(path))}` must be .*: remove the folder"):
+            train_motion_predictor(make_config(dataset, stopped_run))
+        forget_accelerate_state()
+        path.write_bytes(sound)
+    for name in ("custom_checkpoint_0.pkl", "optimizer.bin", "pytorch_model.bin", "random_states_0.pkl", "sampler.bin",
+                 "scaler.pt", "scheduler.bin"):  # fmt: skip
+        write(canary, checkpoint / name)  # files that accelerate knows
+    train_motion_predictor(make_config(dataset, stopped_run))
+    assert_same_weights(tmp_path / "through", stopped_run)
+    assert not Path(canary.folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("checkpoint-4/state.safetensors", lambda content: content[: len(content) // 2]),
+        ("checkpoint-4/state.safetensors", lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]),
+        ("checkpoint-4/state.safetensors", lambda content: b""),
+        ("checkpoint-4/state.json", lambda content: content[:-9]),
+        ("checkpoint-4/state.json", lambda content: b"[]"),
+        ("config.yaml", lambda content: b"out: ["),
+        ("config.yaml", lambda content: b"\xff"),
+        ("log.jsonl", lambda content: b"{}\n" + content),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(dataset: str, stopped_run: Path, name: str, damage: Callable):
+    path = stopped_run / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"`{re.escape(str(path))}`.* must be .* got ") as error:
+        train_motion_predictor(make_config(dataset, stopped_run))
+    assert len(str(error.value)) < 600
+
+
+def test_a_checkpoint_that_lacks_a_file_is_named(dataset: str, stopped_run: Path):
+    (stopped_run / "checkpoint-4" / "state.json").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-4` must be a checkpoint with `state\.json`, got none: remove"):
+        train_motion_predictor(make_config(dataset, stopped_run))
+
+
+def test_a_checkpoint_of_another_network_is_named(dataset: str, tmp_path: Path, stopped_run: Path):
+    wider = {**NETWORK, "hidden_channels_translator": 16}
+    train_motion_predictor(make_config(dataset, tmp_path / "wider", network=wider, steps=4))
+    forget_accelerate_state()
+    shutil.rmtree(stopped_run / "checkpoint-4")
+    shutil.copytree(tmp_path / "wider" / "checkpoint-4", stopped_run / "checkpoint-4")
+    with pytest.raises(ValueError, match="checkpoint-4` must be a checkpoint of this network"):
+        train_motion_predictor(make_config(dataset, stopped_run))
 
 
 def test_a_folder_with_another_run_is_refused(dataset: str, tmp_path: Path):
@@ -274,7 +368,6 @@ def test_two_processes_stopped_and_resumed_end_with_the_same_weights(dataset: st
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command(tmp_path / "through"), check=True, env=environment, timeout=300, capture_output=True)
-    assert len(list((tmp_path / "through" / "checkpoint-30").glob("random_states_*.pkl"))) == 2  # one of each process
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
         command(stopped), env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
