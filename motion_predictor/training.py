@@ -219,7 +219,7 @@ class _Run:
             prefetch_factor=4 if self.config.workers else None,
             worker_init_fn=_leave_signals_to_the_run,
         )
-        batches = iter(loader)
+        batches = _with_plain_errors(iter(loader))
         self.model.train()
         meter = _Meter()
         progress = tqdm(
@@ -405,6 +405,17 @@ class _Meter:
         }
         self._start()
         return figures
+
+
+def _with_plain_errors(batches: Iterator[MotionSample]) -> Iterator[MotionSample]:
+    """Errors of the processes that draw samples come with their traceback as text: leave what they say."""
+    try:
+        yield from batches
+    except ValueError as error:
+        _, wrapped, message = str(error).rpartition("\nValueError: ")
+        if not wrapped:
+            raise
+        raise ValueError(message.strip()) from None
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

@@ -50,7 +50,7 @@ class BuildSummary:
             for split in ("train", "val")
         ]
         lines = ["split    videos  records", *(f"{split:6} {videos:8} {records:8}" for split, videos, records in rows)]
-        notes = {name: o["note"] for name, o in self.outcomes.items() if o["status"] == "done" and o["note"]}
+        notes = {name: o["note"] for name, o in self.outcomes.items() if o["status"] == "done" and o.get("note")}
         lines += _listing("used in part", notes)
         skipped: dict[str, dict[str, str]] = {}
         for name, outcome in self.outcomes.items():
@@ -189,14 +189,15 @@ def _recorded(maker: RecordMaker) -> dict[str, Any]:
 
 def _open_jobs(files: Sequence[VideoFile], folder: DatasetFolder) -> list[_Job]:
     """The videos that have no outcome yet. Those with one must still be the same files."""
+    folder.take_back_damaged({file.name for file in files})
     outcomes = folder.outcomes()
-    owners = {o["fingerprint"]: name for name, o in outcomes.items() if o.get("reason") != SAME_CONTENT}
+    owners = {o.get("fingerprint"): name for name, o in outcomes.items() if o.get("reason") != SAME_CONTENT}
     jobs = []
     for file in files:
         digest = fingerprint(file.path)
         if file.name not in outcomes:
             jobs.append(_Job(file, digest, owners.setdefault(digest, file.name)))
-        elif outcomes[file.name]["fingerprint"] != digest:
+        elif outcomes[file.name].get("fingerprint") != digest:
             raise ValueError(
                 f"`{file.path}` must be the video that `{folder.path}` was built with, got another of the name "
                 f"`{file.name}`: delete `videos/{file.name}.json` there to build it anew, or choose another folder."

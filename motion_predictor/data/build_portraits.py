@@ -78,7 +78,8 @@ def build_portraits(
         stack.enter_context(_one_thread())
         if state.is_main_process:
             stack.enter_context(only_writer(out))
-            DatasetFolder.open(out, _recorded(sources, settings))
+            begun = DatasetFolder.open(out, _recorded(sources, settings))
+            begun.take_back_damaged({portrait.name for portrait in portraits})
         state.wait_for_everyone()
         folder = DatasetFolder(Path(out))
         pictures = [stack.enter_context(source.open()) for source in sources]

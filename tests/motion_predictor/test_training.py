@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
 from motion_predictor import MotionPredictorModel, training
+from motion_predictor.data.dataset_folder import DatasetFolder
 from motion_predictor.data.samples import MotionSample
 from motion_predictor.data.shards import write_shard
 from motion_predictor.training import StepSampler, learning_rate_factor, motion_loss, train_motion_predictor
@@ -294,6 +295,16 @@ def test_damaged_files_of_a_run_are_named(dataset: str, stopped_run: Path, name:
     with pytest.raises(ValueError, match=rf"`{re.escape(str(path))}`.* must be .* got ") as error:
         train_motion_predictor(make_config(dataset, stopped_run))
     assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_is_named_in_few_words(dataset: str, tmp_path: Path, workers: int):
+    shard = Path(dataset, "train", "clip.tar")
+    DatasetFolder(Path(dataset)).mark_finished("clip", {"status": "done", "split": "train", "records": 4})
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=rf"^`{re.escape(str(shard))}` must be as it was written") as error:
+        train_motion_predictor(make_config(dataset, tmp_path / "run", workers=workers))
+    assert len(str(error.value)) < 400
 
 
 def test_a_checkpoint_that_lacks_a_file_is_named(dataset: str, stopped_run: Path):

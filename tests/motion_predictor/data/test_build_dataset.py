@@ -347,3 +347,12 @@ def test_two_builds_of_one_folder_do_not_meet(tmp_path: Path, clip: Path):
             return super().__call__(first, second)
 
     assert build([clip], tmp_path / "out", optical_flow=Nested()).outcomes["clip"]["status"] == "done"
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda shard: shard.write_bytes(shard.read_bytes()[:-1] + b"!")])
+def test_a_shard_that_is_gone_or_damaged_is_built_anew(tmp_path: Path, clip: Path, damage: Callable):
+    build([clip], tmp_path / "out", optical_flow=KnownFlow())
+    whole = contents(tmp_path / "out")
+    damage(tmp_path / "out" / "train" / "clip.tar")
+    build([clip], tmp_path / "out", optical_flow=KnownFlow())
+    assert contents(tmp_path / "out") == whole

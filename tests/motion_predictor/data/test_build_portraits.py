@@ -85,6 +85,14 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
     assert {path: path.stat().st_mtime_ns for path in written} == finished
 
 
+def test_a_shard_that_is_gone_is_built_anew(source: PortraitSource, tmp_path: Path):
+    build_portraits([source], tmp_path / "data", QUICK)
+    whole = contents(tmp_path / "data")
+    next((tmp_path / "data" / "train").glob("*.tar")).unlink()
+    build_portraits([source], tmp_path / "data", QUICK)
+    assert contents(tmp_path / "data") == whole
+
+
 def test_other_settings_are_refused(source: PortraitSource, tmp_path: Path):
     build_portraits([source], tmp_path / "data", QUICK)
     with pytest.raises(ValueError, match=r"`seed` must be 0, which .* was begun with, got 1"):
