@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from .common.atomic_file import atomic_file
-from .common.checks import got
+from .common.checks import check_whole_number, got
 from .conditioning import rasterize_points
+from .data.build_settings import LARGEST_SIDE
 from .data.samples import MotionSample, MotionSamples
 from .data.shards import MotionShards
 from .modeling_motion_predictor import MotionPredictorModel
@@ -186,8 +187,7 @@ class _Run:
         torch.manual_seed(config.seed)
         network = _first_network(config)
         size = network.config["sample_size"]
-        if size is None:
-            raise ValueError("`network.sample_size` must be the side of the training pictures in pixels, got None.")
+        check_whole_number("network.sample_size", size, least=1, most=LARGEST_SIDE)
         self.training_data = _samples(config, "train", size)
         validates = config.validate_every and _sources(config, "val")
         self.validation_data = _samples(config, "val", size) if validates else None

@@ -365,6 +365,13 @@ def test_layers_of_another_shape_than_those_to_begin_with_are_refused(dataset: s
         )
 
 
+@pytest.mark.parametrize("size", [None, 10_000_000])
+def test_training_pictures_have_a_size_that_fits_into_memory(dataset: str, tmp_path: Path, size: int | None):
+    config = make_config(dataset, tmp_path / "run", network={**NETWORK, "sample_size": size})
+    with pytest.raises(ValueError, match=rf"`network\.sample_size` must be .* at most 4096, got {size}\."):
+        train_motion_predictor(config)
+
+
 def test_missing_data_say_how_to_build_them(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="dynadrag build-dataset"):
         train_motion_predictor(make_config(str(tmp_path / "nothing"), tmp_path / "run"))
