@@ -234,7 +234,7 @@ def _write_video(video: VideoFile, folder: DatasetFolder, maker: RecordMaker) ->
         try:
             return _write_records(video, seen, folder, maker)
         except EndedEarlyError as error:
-            note = header.note or f"truncated: only {error.frames} of {header.frames} frames can be read"
+            note = header.note or f"only {error.frames} of {header.frames} frames can be read, up to damage or a gap"
             seen = replace(seen, frames=error.frames, note=note)
 
 
@@ -247,7 +247,7 @@ def _write_records(video: VideoFile, header: VideoHeader, folder: DatasetFolder,
         needed = settings.min_track_frames + 1
         raise UnusableVideo("too short", f"{header.frames} frames, {needed} are needed{note}")
     passed_over: Counter[str] = Counter()
-    frames = read_frames(video.path, settings.short_side)
+    frames = read_frames(video.path, settings.short_side, header.fps)
     records = maker.records(video, header.fps, frames, header.frames, starts, passed_over)
     first = next(records, None)
     if first is None:

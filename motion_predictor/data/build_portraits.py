@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -122,16 +123,26 @@ def _find_portraits(sources: Sequence[PortraitSource], settings: PortraitSetting
         landmarks, held_out = source.load_landmarks(), source.held_out()
         with source.open() as pictures:
             files = [file for file in pictures.names() if file in landmarks]
-        for file in files:
-            name = re.sub(r"[^\w-]+", "_", f"{source.pictures.stem}-{Path(file).stem}")
+        for file, name in _named(source, files).items():
             if name in portraits:
+                other = portraits[name]
                 raise ValueError(
-                    f"`sources` must have a name for each portrait, got {name!r} twice: rename an archive or a "
-                    "picture."
+                    f"`sources` must have a name for each portrait, got {name!r} for `{file}` in {source.pictures} "
+                    f"and for `{other.file}` in {sources[other.source].pictures}: rename one of them."
                 )
             split = "val" if file in held_out else split_of(name, settings.val_share, settings.seed)
             portraits[name] = _Portrait(name, number, file, landmarks[file], split)
     return list(portraits.values())
+
+
+def _named(source: PortraitSource, files: Sequence[str]) -> dict[str, str]:
+    """Names for the pictures of a source, by file; where two would have one, both get a digest of their file names."""
+    names = {file: re.sub(r"[^\w-]+", "_", f"{source.pictures.stem}-{Path(file).stem}") for file in files}
+    count = Counter(name.casefold() for name in names.values())
+    for file, name in names.items():
+        if count[name.casefold()] > 1:
+            names[file] = f"{name}-{hashlib.sha256(file.encode()).hexdigest()[:8]}"
+    return names
 
 
 def _do(portrait: _Portrait, pictures: Pictures, folder: DatasetFolder, settings: PortraitSettings) -> None:

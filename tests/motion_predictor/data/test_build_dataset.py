@@ -225,7 +225,7 @@ def test_a_video_that_breaks_off_without_a_word_is_used_as_far_as_it_goes(
     video.write_bytes(content)
     outcome = build([video], tmp_path / "out", optical_flow=KnownFlow()).outcomes["clip"]
     assert 20 <= outcome["frames"] < 60
-    assert outcome["note"] == f"truncated: only {outcome['frames']} of 60 frames can be read"
+    assert outcome["note"] == f"only {outcome['frames']} of 60 frames can be read, up to damage or a gap"
     assert max(record.info["start"] for record in records_of(tmp_path / "out")) < outcome["frames"]
 
 

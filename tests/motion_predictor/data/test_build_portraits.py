@@ -164,8 +164,21 @@ def test_processes_share_the_portraits_and_write_the_same_bytes(
 
 
 def test_two_archives_of_one_name_are_refused(source: PortraitSource, tmp_path: Path):
-    with pytest.raises(ValueError, match="`sources` must have a name for each portrait"):
+    with pytest.raises(ValueError, match="must have a name for each portrait, got 'faces-face0' for `face0"):
         build_portraits([source, source], tmp_path / "data", QUICK)
+
+
+def test_pictures_of_one_stem_are_two_portraits(tmp_path: Path):
+    (tmp_path / "faces").mkdir()
+    names = ["face.png", "face.webp", "Face.jpg", "other.png"]
+    for name in names:
+        Image.fromarray(make_picture(40)).save(tmp_path / "faces" / name)
+    np.savez(tmp_path / "faces.npz", files=np.array(names), landmarks=np.stack([make_landmarks()] * len(names)))
+    build_portraits([PortraitSource(tmp_path / "faces", tmp_path / "faces.npz")], tmp_path / "data", QUICK)
+    marks = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "data" / "videos").iterdir()}
+    assert sorted(mark["source"] for mark in marks.values()) == sorted(names)
+    assert "faces-other" in marks
+    assert len({name.casefold() for name in marks}) == len(names)
 
 
 @pytest.mark.parametrize(
