@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import types
-import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
+from .common.checks import got
 from .common.command_errors import CommandError, errors_as_one_line
+from .common.options import add_options, given_options
 
 BUILD_EXAMPLES = """\
 examples:
@@ -95,10 +93,11 @@ def add_motion_predictor_commands(commands: argparse._SubParsersAction[argparse.
 
 
 def _add_build_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from .data.build_dataset import BuildSettings
+    from .data.build_settings import BuildSettings
 
     parser = commands.add_parser(
         "build-dataset",
+        usage="dynadrag build-dataset VIDEOS [VIDEOS ...] --out DIR [options]",
         help="turn videos into a dataset that motion predictors are trained on",
         description="Turn videos into motion records (Sec. 3.2.1 and 8): optical flow, an editing region, and the\n"
         "tracks of points in it. Nothing is rasterised: handles, end frames and maps are drawn anew in training.\n"
@@ -111,18 +110,20 @@ def _add_build_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
         "videos", metavar="VIDEOS", nargs="+", type=Path, help="files, and folders, which are searched recursively"
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the dataset")
-    _add_settings(parser, BuildSettings)
+    add_options(parser, BuildSettings)
     parser.set_defaults(run=_build)
 
 
 def _build(args: argparse.Namespace, written: list[Path]) -> None:
     with errors_as_one_line(), _training_packages():
-        from .data.build_dataset import BuildSettings, build_dataset
+        from .data.build_dataset import build_dataset
+        from .data.build_settings import BuildSettings
         from .data.statistics import save_statistics
 
+        settings = BuildSettings(**given_options(args, BuildSettings))
         with _kept_when_stopped(args.out, written):
-            finished = build_dataset(args.videos, args.out, _settings(args, BuildSettings)) is not None
-        if finished:
+            summary = build_dataset(args.videos, args.out, settings)
+        if summary is not None:
             print(save_statistics(args.out))
             written.append(args.out)
 
@@ -143,6 +144,7 @@ def _add_portraits_command(commands: argparse._SubParsersAction[argparse.Argumen
 
     parser = commands.add_parser(
         "build-portraits",
+        usage="dynadrag build-portraits PICTURES --landmarks FILE --out DIR [options]",
         help="set still portraits in motion, as a dataset with exact labels",
         description="Set still portraits in motion: heads turn, tilt and shift, faces change their expression. The\n"
         "motion is a formula, so that every label is exact. Pictures without landmarks are left out.",
@@ -156,7 +158,7 @@ def _add_portraits_command(commands: argparse._SubParsersAction[argparse.Argumen
     parser.add_argument(
         "--hold-out", action="store_true", help="keep the 60 pictures whose names have the smallest SHA-256 for `val`"
     )
-    _add_settings(parser, PortraitSettings)
+    add_options(parser, PortraitSettings)
     parser.set_defaults(run=_build_portraits)
 
 
@@ -167,52 +169,14 @@ def _build_portraits(args: argparse.Namespace, written: list[Path]) -> None:
         from .data.portraits import PortraitSource
         from .data.statistics import save_statistics
 
+        settings = PortraitSettings(**given_options(args, PortraitSettings))
         source = PortraitSource(args.pictures, args.landmarks, hold_out=args.hold_out)
         with _kept_when_stopped(args.out, written):
-            counts = build_portraits([source], args.out, _settings(args, PortraitSettings))
+            counts = build_portraits([source], args.out, settings)
         if counts is not None:
             print(", ".join(f"{count} {what}" for what, count in counts.items()))
             print(save_statistics(args.out))
             written.append(args.out)
-
-
-def _add_settings(parser: argparse.ArgumentParser, settings: type[Any]) -> None:
-    """An option for each field of a dataclass, with the help and the choices of its metadata."""
-    hints = typing.get_type_hints(settings)
-    for setting in fields(settings):
-        if "help" not in setting.metadata:
-            continue
-        kind, many = _value_type(hints[setting.name])
-        flag = f"--{setting.name.replace('_', '-')}"
-        default = "none" if setting.default in (None, "") else setting.default
-        text = f"{setting.metadata['help']} (default: {default})".replace("%", "%%")
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=setting.default, help=text)
-            continue
-        parser.add_argument(
-            flag,
-            type=kind,
-            nargs="+" if many else None,
-            choices=setting.metadata.get("choices"),
-            metavar=None if "choices" in setting.metadata else "N" if kind is int else "VALUE",
-            default=None if setting.default is MISSING else setting.default,
-            help=text,
-        )
-
-
-def _value_type(hint: Any) -> tuple[type, bool]:
-    """The type of one value, and whether there are many: of `int`, `int | None` or `tuple[str, ...] | None`."""
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is tuple:
-        return typing.get_args(hint)[0], True
-    return hint, False
-
-
-def _settings(args: argparse.Namespace, settings: type[Any]) -> Any:
-    """The dataclass whose fields `_add_settings` has made options of."""
-    values = {entry.name: getattr(args, entry.name) for entry in fields(settings) if "help" in entry.metadata}
-    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -236,7 +200,7 @@ def _add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
 def _train(args: argparse.Namespace, written: list[Path]) -> None:
     unequal = [change for change in args.changes if "=" not in change]
     if unequal:
-        raise CommandError(f"`{unequal[0]}` is not KEY=VALUE, such as steps=200.")
+        raise CommandError(f"`KEY=VALUE` must be such as steps=200, got {got(unequal[0])}.")
     with errors_as_one_line(), _training_packages():
         from .training import train_motion_predictor
         from .training_config import load_training_config
@@ -257,6 +221,7 @@ def _add_evaluate_command(commands: argparse._SubParsersAction[argparse.Argument
 
     parser = commands.add_parser(
         "evaluate-motion-predictor",
+        usage="dynadrag evaluate-motion-predictor --model DIR_OR_ID [...] --data DIR [...] --out DIR [options]",
         help="measure how well motion predictors predict",
         description="Measure motion predictors on datasets whose motion is known: single steps beside zero flow,\n"
         "straight steps and the best linear step, and rollouts of all 25 steps of an edit.",
@@ -273,7 +238,7 @@ def _add_evaluate_command(commands: argparse._SubParsersAction[argparse.Argument
     )
     parser.add_argument("--data", metavar="DIR", nargs="+", type=Path, required=True, help="datasets to judge by")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for figures and pictures")
-    _add_settings(parser, EvaluationSettings)
+    add_options(parser, EvaluationSettings)
     parser.set_defaults(run=_evaluate)
 
 
@@ -283,7 +248,8 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
         from .evaluation.report import format_table
         from .evaluation.settings import EvaluationSettings
 
-        results = evaluate_motion_predictor(args.model, args.data, args.out, _settings(args, EvaluationSettings))
+        settings = EvaluationSettings(**given_options(args, EvaluationSettings))
+        results = evaluate_motion_predictor(args.model, args.data, args.out, settings)
     written.append(args.out)
     print(format_table(results))
     print(f"wrote {args.out}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from .choices import DELTA_CONVENTIONS, DELTA_PAINTS
+from .common.checks import check_choice, check_number
 from .points import check_inside, check_point_pairs
 
 
@@ -33,19 +34,24 @@ def rasterize_points(
     points as given.
 
     Args:
-        handles: `[B, N, 2]`, in pixels, inside the grid.
-        targets: `[B, N, 2]`, in pixels; may lie outside.
-        height: of the maps, in pixels.
-        width: of the maps, in pixels.
-        radius: of the discs, in pixels; a pixel belongs to a disc if `dx^2 + dy^2 <= radius^2`.
-        delta_paint: `"pixel"` (the paper) paints a delta on the handle's own pixel, `"disc"` on its whole disc.
-        delta_convention: `"handle_minus_target"` (the paper) or `"target_minus_handle"`.
-        delta_scale: factor on the deltas.
-        valid: `[B, N]` bool, False for the padding of a batch whose pictures have different numbers of points.
+        handles (`torch.Tensor` of shape `(batch, points, 2)`): in pixels, inside the grid.
+        targets (`torch.Tensor` of shape `(batch, points, 2)`): in pixels; may lie outside.
+        height (`int`): of the maps, in pixels.
+        width (`int`): of the maps, in pixels.
+        radius (`float`, *optional*, defaults to 4.0): of the discs, in pixels; a pixel belongs to a disc if `dx^2 +
+            dy^2 <= radius^2`.
+        delta_paint (`str`, *optional*, defaults to `"pixel"`): `"pixel"` (the paper) paints a delta on the handle's
+            own pixel, `"disc"` on its whole disc.
+        delta_convention (`str`, *optional*, defaults to `"handle_minus_target"`): `"handle_minus_target"` (the paper)
+            or `"target_minus_handle"`.
+        delta_scale (`float`, *optional*, defaults to 1.0): factor on the deltas.
+        valid (`torch.Tensor` of shape `(batch, points)`, *optional*): bool, False for the padding of a batch whose
+            pictures have different numbers of points.
 
     Returns:
-        delta map `[B, 2, H, W]` (x then y) in pixels times `delta_scale`, and heatmap `[B, 1, H, W]` of 0 and 1;
-        float32, on the device of `handles`.
+        `tuple[torch.Tensor, torch.Tensor]`: the delta map of shape `(batch, 2, height, width)`, x then y, in pixels
+        times `delta_scale`, and the heatmap of shape `(batch, 1, height, width)` of 0 and 1; float32, on the device of
+        `handles`.
 
     Raises:
         ValueError: for shapes that do not fit, unknown names, a negative radius, or a valid handle outside the grid.
@@ -62,12 +68,9 @@ def rasterize_points(
     """
     check_point_pairs(handles, targets, valid)
     check_inside("handles", handles, (height, width), valid)
-    if delta_paint not in DELTA_PAINTS:
-        raise ValueError(f"`delta_paint` is {delta_paint!r}: one of {DELTA_PAINTS} is accepted.")
-    if delta_convention not in DELTA_CONVENTIONS:
-        raise ValueError(f"`delta_convention` is {delta_convention!r}: one of {DELTA_CONVENTIONS} is accepted.")
-    if not radius >= 0:
-        raise ValueError(f"`radius` is {radius}: a number of pixels that is not negative is accepted.")
+    check_choice("delta_paint", delta_paint, DELTA_PAINTS)
+    check_choice("delta_convention", delta_convention, DELTA_CONVENTIONS)
+    check_number("radius", radius, least=0)
 
     handles, targets = handles.float(), targets.float()
     limits = handles.new_tensor((width - 1, height - 1))

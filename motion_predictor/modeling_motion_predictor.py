@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from .choices import DELTA_CONVENTIONS, DELTA_PAINTS
+from .common.checks import check_choice, check_number, check_whole_number, got
 from .common.travelling import TravellingMixin
 from .conditioning import rasterize_points
 from .model_card import motion_predictor_card_text
@@ -305,7 +306,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         """
         in_channels = self.config["in_channels"]
         if sample.ndim != 4 or sample.shape[1] != in_channels:
-            raise ValueError(f"`sample` has shape {tuple(sample.shape)}: [B, {in_channels}, H, W] is accepted.")
+            raise ValueError(f"`sample` must be of shape (batch, {in_channels}, height, width), got {got(sample)}.")
         hidden_states, skip, sizes = self.encoder(sample)
         hidden_states = self.translator(hidden_states)
         flow = self.decoder(hidden_states, skip, sizes) * self.config["flow_scale"]
@@ -349,8 +350,8 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         check_point_pairs(handles, targets, valid)
         if handles.shape[0] != image.shape[0]:
             raise ValueError(
-                f"`handles` has shape {tuple(handles.shape)}: [{image.shape[0]}, N, 2] is accepted, as `image` holds "
-                f"{image.shape[0]} pictures."
+                f"`handles` must be of shape ({image.shape[0]}, points, 2), as `image` holds {image.shape[0]} "
+                f"pictures, got {got(handles)}."
             )
         image_size = (image.shape[2], image.shape[3])
         check_inside("handles", handles, image_size, valid)
@@ -404,33 +405,29 @@ def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def _check_image(image: torch.Tensor) -> None:
     if image.ndim != 4 or image.shape[1] != 3 or min(image.shape) < 1:
-        raise ValueError(f"`image` has shape {tuple(image.shape)}: [B, 3, H, W] is accepted.")
+        raise ValueError(f"`image` must be of shape (batch, 3, height, width), got {got(image)}.")
     if not image.is_floating_point():
-        raise ValueError(f"`image` has dtype {image.dtype}: a floating-point dtype is accepted.")
+        raise ValueError(f"`image` must be of a floating-point dtype, got {image.dtype}.")
     low, high = image.min().item(), image.max().item()
     if not (low >= 0 and high <= 1):
-        raise ValueError(f"`image` has values from {low:.3f} to {high:.3f}: values in [0, 1] are accepted.")
+        raise ValueError(f"`image` must have values from 0 to 1, got {low:.3f} to {high:.3f}.")
 
 
 def _check_channels(in_channels: int, out_channels: int, spatial: int, translator: int, groups: int) -> None:
-    if in_channels < 1:
-        raise ValueError(f"`in_channels` is {in_channels}: a positive number is accepted.")
-    if out_channels < 1:
-        raise ValueError(f"`out_channels` is {out_channels}: a positive number is accepted.")
-    if groups < 1:
-        raise ValueError(f"`inception_groups` is {groups}: a positive number is accepted.")
+    check_whole_number("in_channels", in_channels, least=1)
+    check_whole_number("out_channels", out_channels, least=1)
+    check_whole_number("inception_groups", groups, least=1)
     for name, channels in (("hidden_channels_spatial", spatial), ("hidden_channels_translator", translator)):
-        if channels < 2 or channels % 2 or channels % groups:
-            raise ValueError(f"`{name}` is {channels}: an even multiple of `inception_groups`, {groups}, is accepted.")
+        check_whole_number(name, channels, least=2)
+        if channels % 2 or channels % groups:
+            raise ValueError(f"`{name}` must be an even multiple of `inception_groups`, {groups}, got {channels}.")
 
 
 def _check_blocks(num_spatial_blocks: int, num_translator_blocks: int, kernels: tuple[int, ...]) -> None:
-    if num_spatial_blocks < 1:
-        raise ValueError(f"`num_spatial_blocks` is {num_spatial_blocks}: at least 1 is accepted.")
-    if num_translator_blocks < 2:
-        raise ValueError(f"`num_translator_blocks` is {num_translator_blocks}: at least 2 is accepted.")
+    check_whole_number("num_spatial_blocks", num_spatial_blocks, least=1)
+    check_whole_number("num_translator_blocks", num_translator_blocks, least=2)
     if not kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
-        raise ValueError(f"`inception_kernels` is {tuple(kernels)}: one or more odd, positive numbers are accepted.")
+        raise ValueError(f"`inception_kernels` must be one or more odd, positive numbers, got {got(tuple(kernels))}.")
 
 
 def _check_conditioning(
@@ -441,24 +438,18 @@ def _check_conditioning(
     delta_scale: float,
     flow_scale: float,
 ) -> None:
-    if sample_size is not None and sample_size < 1:
-        raise ValueError(f"`sample_size` is {sample_size}: a positive number of pixels or None is accepted.")
-    if not heatmap_radius >= 0:
-        raise ValueError(f"`heatmap_radius` is {heatmap_radius}: a number that is not negative is accepted.")
-    if delta_paint not in DELTA_PAINTS:
-        raise ValueError(f"`delta_paint` is {delta_paint!r}: one of {DELTA_PAINTS} is accepted.")
-    if delta_convention not in DELTA_CONVENTIONS:
-        raise ValueError(f"`delta_convention` is {delta_convention!r}: one of {DELTA_CONVENTIONS} is accepted.")
-    for name, value in (("delta_scale", delta_scale), ("flow_scale", flow_scale)):
-        if not (value > 0 and value < float("inf")):
-            raise ValueError(f"`{name}` is {value}: a positive, finite number is accepted.")
+    if sample_size is not None:
+        check_whole_number("sample_size", sample_size, least=1)
+    check_number("heatmap_radius", heatmap_radius, least=0)
+    check_choice("delta_paint", delta_paint, DELTA_PAINTS)
+    check_choice("delta_convention", delta_convention, DELTA_CONVENTIONS)
+    check_number("delta_scale", delta_scale, above=0)
+    check_number("flow_scale", flow_scale, above=0)
 
 
 def _check_straight_share(straight_share: float, delta_paint: str) -> None:
-    if not 0 <= straight_share <= 1:
-        raise ValueError(f"`straight_share` is {straight_share}: a number from 0 to 1 is accepted.")
+    check_number("straight_share", straight_share, least=0, most=1)
     if straight_share and delta_paint != "disc":
         raise ValueError(
-            f'`straight_share` is {straight_share} and `delta_paint` {delta_paint!r}: "disc" is accepted with it, '
-            "or a share of 0."
+            f"`straight_share` must be 0 unless `delta_paint` is 'disc', got {straight_share} and {delta_paint!r}."
         )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .choices import MOTION_GUARDS
+from .common.checks import check_choice, got
 
 Points = Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 """Points as users give them: anything of shape `(points, 2)`."""
@@ -27,12 +28,12 @@ def scale_points(points: torch.Tensor, from_size: tuple[int, int], to_size: tupl
     pixels, as image resizing does without `align_corners`.
 
     Args:
-        points: `[..., 2]`, in pixels of the grid of `from_size`.
-        from_size: `(height, width)` of the grid that the points are in.
-        to_size: `(height, width)` of the grid that they are wanted in.
+        points (`torch.Tensor` of shape `(..., 2)`): in pixels of the grid of `from_size`.
+        from_size (`tuple[int, int]`): `(height, width)` of the grid that the points are in.
+        to_size (`tuple[int, int]`): `(height, width)` of the grid that they are wanted in.
 
     Returns:
-        `[..., 2]` float32, in pixels of the grid of `to_size`.
+        `torch.Tensor` of shape `(..., 2)`: float32, in pixels of the grid of `to_size`.
 
     Raises:
         ValueError: if `points` does not end in a dimension of 2 or a size is not positive.
@@ -45,7 +46,7 @@ def scale_points(points: torch.Tensor, from_size: tuple[int, int], to_size: tupl
     _check_points("points", points)
     for name, size in (("from_size", from_size), ("to_size", to_size)):
         if min(size) < 1:
-            raise ValueError(f"`{name}` is {tuple(size)}: a positive (height, width) is accepted.")
+            raise ValueError(f"`{name}` must be a positive (height, width), got {got(tuple(size))}.")
     factors = points.new_tensor((to_size[1] / from_size[1], to_size[0] / from_size[0]), dtype=torch.float32)
     return (points.float() + 0.5) * factors - 0.5
 
@@ -54,11 +55,11 @@ def sample_flow(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Read a flow field at fractional points, bilinearly; beyond the border the border's value holds.
 
     Args:
-        flow: `[B, 2, H, W]`.
-        points: `[B, N, 2]`, in pixels of the flow's grid.
+        flow (`torch.Tensor` of shape `(batch, 2, height, width)`): u to the right and v down, in any unit.
+        points (`torch.Tensor` of shape `(batch, points, 2)`): in pixels of the flow's grid.
 
     Returns:
-        `[B, N, 2]` float32: one flow vector per point, in the flow's own unit.
+        `torch.Tensor` of shape `(batch, points, 2)`: float32, one flow vector per point, in the flow's own unit.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -70,9 +71,9 @@ def sample_flow(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
                  [4., 1.]]])
     """
     if flow.ndim != 4 or flow.shape[1] != 2:
-        raise ValueError(f"`flow` has shape {tuple(flow.shape)}: [B, 2, H, W] is accepted.")
+        raise ValueError(f"`flow` must be of shape (batch, 2, height, width), got {got(flow)}.")
     if points.ndim != 3 or points.shape[0] != flow.shape[0] or points.shape[2] != 2:
-        raise ValueError(f"`points` has shape {tuple(points.shape)}: [{flow.shape[0]}, N, 2] is accepted.")
+        raise ValueError(f"`points` must be of shape ({flow.shape[0]}, points, 2), got {got(points)}.")
     height, width = flow.shape[-2:]
     x = points[..., 0].float().clamp(0, width - 1)
     y = points[..., 1].float().clamp(0, height - 1)
@@ -94,12 +95,12 @@ def straight_step(handles: torch.Tensor, targets: torch.Tensor, remaining_iterat
     """The step that reaches each target in a straight line, in equal steps, with the iterations that remain.
 
     Args:
-        handles: `[..., N, 2]`, in pixels.
-        targets: `[..., N, 2]`, in pixels.
-        remaining_iterations: the one at hand included; below 1 counts as 1.
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        targets (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        remaining_iterations (`int`): the one at hand included; below 1 counts as 1.
 
     Returns:
-        `[..., N, 2]` float32 steps in pixels.
+        `torch.Tensor` of shape `(..., points, 2)`: float32 steps in pixels.
 
     Raises:
         ValueError: if the shapes differ or do not end in a dimension of 2.
@@ -118,12 +119,13 @@ def is_wrong_way(step: torch.Tensor, handles: torch.Tensor, targets: torch.Tenso
     DynaDrag, Sec. 11, names such predictions as the cause of its failures.
 
     Args:
-        step: `[..., N, 2]`, in pixels.
-        handles: `[..., N, 2]`, in pixels.
-        targets: `[..., N, 2]`, in pixels.
+        step (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        targets (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
 
     Returns:
-        `[..., N]` bool. A zero step, a sideways step, and any step of a handle that has arrived are not wrong.
+        `torch.Tensor` of shape `(..., points)`: bool. A zero step, a sideways step, and any step of a handle that has
+        arrived are not wrong.
 
     Raises:
         ValueError: if the shapes differ or do not end in a dimension of 2.
@@ -148,14 +150,15 @@ def guard_step(
       (what is left of one that was all backwards, for instance) becomes the straight one.
 
     Args:
-        step: `[..., N, 2]` predicted steps, in pixels.
-        handles: `[..., N, 2]`, in pixels.
-        targets: `[..., N, 2]`, in pixels.
-        straight: `[..., N, 2]`, the steps to fall back on, in pixels: see `straight_step`.
-        guard: one of `MOTION_GUARDS`.
+        step (`torch.Tensor` of shape `(..., points, 2)`): predicted steps, in pixels.
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        targets (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        straight (`torch.Tensor` of shape `(..., points, 2)`): the steps to fall back on, in pixels: see
+            `straight_step`.
+        guard (`str`): one of `MOTION_GUARDS`.
 
     Returns:
-        `[..., N, 2]` float32 steps in pixels.
+        `torch.Tensor` of shape `(..., points, 2)`: float32 steps in pixels.
 
     Raises:
         ValueError: if a step is not finite, the shapes differ, or `guard` is unknown.
@@ -167,13 +170,12 @@ def guard_step(
         tensor([[4., 0.],
                 [0., 1.]])
     """
-    if guard not in MOTION_GUARDS:
-        raise ValueError(f"`guard` is {guard!r}: one of {MOTION_GUARDS} is accepted.")
+    check_choice("guard", guard, MOTION_GUARDS)
     _check_same_points(step=step, handles=handles, targets=targets, straight=straight)
     step = step.float()
     if not torch.isfinite(step).all():
         bad = (~torch.isfinite(step)).any(dim=-1).nonzero().tolist()
-        raise ValueError(f"`step` is not finite at index {bad}: finite steps are accepted.")
+        raise ValueError(f"`step` must be finite, got others at {got(bad)}.")
     if guard == "none":
         return step
 
@@ -192,12 +194,13 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
     """Move handles by one step, `h^{k+1} = h^k + step` (Eq. 4), and keep them on the image.
 
     Args:
-        handles: `[..., N, 2]`, in pixels.
-        step: `[..., N, 2]`, in pixels.
-        image_size: `(height, width)` in pixels; handles are clamped to x in [0, width - 1], y in [0, height - 1].
+        handles (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        step (`torch.Tensor` of shape `(..., points, 2)`): in pixels.
+        image_size (`tuple[int, int]`): `(height, width)` in pixels; handles are clamped to x in [0, width - 1], y in
+            [0, height - 1].
 
     Returns:
-        `[..., N, 2]` float32, in pixels.
+        `torch.Tensor` of shape `(..., points, 2)`: float32, in pixels.
 
     Raises:
         ValueError: if the shapes differ, do not end in a dimension of 2, or `image_size` is not positive.
@@ -209,7 +212,7 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
     _check_same_points(handles=handles, step=step)
     height, width = image_size
     if min(height, width) < 1:
-        raise ValueError(f"`image_size` is {(height, width)}: a positive (height, width) is accepted.")
+        raise ValueError(f"`image_size` must be a positive (height, width), got {got((height, width))}.")
     moved = handles.float() + step.float()
     return torch.stack((moved[..., 0].clamp(0, width - 1), moved[..., 1].clamp(0, height - 1)), dim=-1)
 
@@ -217,15 +220,12 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
 def check_point_pairs(handles: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None) -> None:
     """Raise a ValueError unless handles and targets are alike, `[B, N, 2]`, and `valid` is `[B, N]` bool."""
     if handles.ndim != 3 or handles.shape[2] != 2:
-        raise ValueError(f"`handles` has shape {tuple(handles.shape)}: [B, N, 2] is accepted.")
+        raise ValueError(f"`handles` must be of shape (batch, points, 2), got {got(handles)}.")
     if targets.shape != handles.shape:
-        raise ValueError(
-            f"`targets` has shape {tuple(targets.shape)}: that of `handles`, {tuple(handles.shape)}, is accepted."
-        )
+        raise ValueError(f"`targets` must be of the shape of `handles`, {tuple(handles.shape)}, got {got(targets)}.")
     if valid is not None and (valid.shape != handles.shape[:2] or valid.dtype != torch.bool):
         raise ValueError(
-            f"`valid` has shape {tuple(valid.shape)} and dtype {valid.dtype}: "
-            f"{tuple(handles.shape[:2])} and torch.bool are accepted."
+            f"`valid` must be of shape {tuple(handles.shape[:2])} and torch.bool, got {got(valid)} and {valid.dtype}."
         )
 
 
@@ -239,14 +239,14 @@ def check_inside(name: str, points: torch.Tensor, size: tuple[int, int], valid: 
     if not inside.all():
         outside = points[~inside][0].tolist()
         raise ValueError(
-            f"`{name}` has a point at {tuple(outside)}: "
-            f"x in [-0.5, {width - 0.5}] and y in [-0.5, {height - 0.5}] are accepted."
+            f"`{name}` must have x in [-0.5, {width - 0.5}] and y in [-0.5, {height - 0.5}], "
+            f"got a point at {tuple(outside)}."
         )
 
 
 def _check_points(name: str, points: torch.Tensor) -> None:
     if points.ndim < 1 or points.shape[-1] != 2:
-        raise ValueError(f"`{name}` has shape {tuple(points.shape)}: [..., 2] is accepted.")
+        raise ValueError(f"`{name}` must be of shape (..., 2), got {got(points)}.")
 
 
 def _check_same_points(**named: torch.Tensor) -> None:
@@ -255,5 +255,5 @@ def _check_same_points(**named: torch.Tensor) -> None:
     for name, points in others:
         if points.shape != first.shape:
             raise ValueError(
-                f"`{name}` has shape {tuple(points.shape)}: that of `{first_name}`, {tuple(first.shape)}, is accepted."
+                f"`{name}` must be of the shape of `{first_name}`, {tuple(first.shape)}, got {got(points)}."
             )

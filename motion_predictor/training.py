@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -21,11 +22,14 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from .common.atomic_file import atomic_file
+from .common.checks import check_whole_number, got
 from .conditioning import rasterize_points
+from .data.build_settings import LARGEST_SIDE
 from .data.samples import MotionSample, MotionSamples
 from .data.shards import MotionShards
 from .modeling_motion_predictor import MotionPredictorModel
-from .training_config import DataSource, LossSettings, TrainingConfig, save_training_config
+from .training_checkpoint import TrainingState
+from .training_config import DataSource, LossSettings, TrainingConfig, read_yaml, save_training_config
 
 SHORTEST_STEP = 0.1  # pixels: shorter steps than this do not make an error weigh more
 SHORTEST_ERROR = 0.01  # pixels: the length of shorter errors is smoothed
@@ -56,13 +60,13 @@ def motion_loss(
     """Mean squared error of the flow where its label is known (Eq. 1), or what `settings` make of it.
 
     Args:
-        flow: `[B, 2, H, W]` predicted, in pixels.
-        batch: with `label` `[B, 2, H, W]`, NaN where it is not known.
-        heatmap: `[B, 1, H, W]`, 1 on the discs of handles.
-        settings: of the loss.
+        flow (`torch.Tensor` of shape `(batch, 2, height, width)`): predicted, in pixels.
+        batch (`MotionSample`): with `label` `[B, 2, H, W]`, NaN where it is not known.
+        heatmap (`torch.Tensor` of shape `(batch, 1, height, width)`): 1 on the discs of handles.
+        settings (`LossSettings`): of the loss.
 
     Returns:
-        a scalar: squared pixels, pixels if `euclidean`, without unit if `relative`.
+        `torch.Tensor`: a scalar, in squared pixels, pixels if `euclidean`, without unit if `relative`.
     """
     known = torch.isfinite(batch.label).all(dim=1, keepdim=True)  # [B, 1, H, W]
     weight = (1 + settings.handle_weight * heatmap) * known
@@ -114,7 +118,7 @@ def _first_network(config: TrainingConfig) -> MotionPredictorModel:
     except RuntimeError as error:
         sizes = [name for name, value in config.network.items() if arguments.get(name) != value]
         raise ValueError(
-            f"`network` asks for other layers than `start_from` ({config.start_from}) has: leave out those of "
+            f"`network` must have the layers of `start_from`, {config.start_from}, got others: leave out those of "
             f"{sizes} that change a layer's shape."
         ) from error
     return network
@@ -148,7 +152,7 @@ def train_motion_predictor(config: TrainingConfig) -> Path:
     `motion_predictor/` with the averaged weights.
 
     Args:
-        config: of the run.
+        config (`TrainingConfig`): of the run.
 
     Returns:
         `Path`: the folder of the trained model, for `MotionPredictorModel.from_pretrained`.
@@ -183,8 +187,7 @@ class _Run:
         torch.manual_seed(config.seed)
         network = _first_network(config)
         size = network.config["sample_size"]
-        if size is None:
-            raise ValueError("`network.sample_size` is None: the side of the training pictures in pixels is accepted.")
+        check_whole_number("network.sample_size", size, least=1, most=LARGEST_SIDE)
         self.training_data = _samples(config, "train", size)
         validates = config.validate_every and _sources(config, "val")
         self.validation_data = _samples(config, "val", size) if validates else None
@@ -193,7 +196,7 @@ class _Run:
         self.network = network.to(memory_format=torch.channels_last)
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer)
         self.ema.to(self.accelerator.device)
-        self.accelerator.register_for_checkpointing(self.ema)
+        self.state = TrainingState(self.network, optimizer, self.ema, self.accelerator.scaler)
 
     def train(self) -> Path:
         self._claim_folder()
@@ -216,7 +219,7 @@ class _Run:
             prefetch_factor=4 if self.config.workers else None,
             worker_init_fn=_leave_signals_to_the_run,
         )
-        batches = iter(loader)
+        batches = _with_plain_errors(iter(loader))
         self.model.train()
         meter = _Meter()
         progress = tqdm(
@@ -296,13 +299,13 @@ class _Run:
         if path.exists():
             from omegaconf import OmegaConf
 
-            there: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+            there: dict[str, Any] = OmegaConf.to_container(read_yaml(path))  # type: ignore[assignment]
             here: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(self.config))  # type: ignore[assignment]
             for name in here:
                 if name not in CHANGEABLE and there.get(name) != here[name]:
                     raise ValueError(
-                        f"`out` is `{self.out}`, which holds a run with another `{name}`: {there.get(name)}, and not "
-                        f"{here[name]}. Choose another folder, or remove it to start anew."
+                        f"`{name}` must be {got(there.get(name))}, which the run in `{self.out}` was begun with, "
+                        f"got {got(here[name])}: choose another folder, or remove it to start anew."
                     )
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -311,15 +314,16 @@ class _Run:
                 file.write(save_training_config(self.config).encode())
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(self.out.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
+        found = (path for path in self.out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{1,18}", path.name))
+        return sorted(found, key=_step_of)
 
     def _resume(self) -> int:
         """Load the last checkpoint, if there is one, and return the number of steps that are done."""
         checkpoints = self._checkpoints()
         if not checkpoints:
             return 0
-        self.accelerator.load_state(str(checkpoints[-1]))
-        done = int(checkpoints[-1].name.split("-")[1])
+        self.state.load(checkpoints[-1])
+        done = _step_of(checkpoints[-1])
         if self.accelerator.is_main_process:
             self._forget_steps_after(done)
         return done
@@ -327,20 +331,18 @@ class _Run:
     def _forget_steps_after(self, step: int) -> None:
         """Cut the log to the checkpoint's step: those after it will be taken, and logged, again."""
         log = self.out / "log.jsonl"
-        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a kill may have torn the last
+        lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]  # a kill may have torn the last
+        kept = [line for number, line in enumerate(whole, 1) if _logged_step(log, number, line) <= step]
         with atomic_file(log) as file:
-            file.write("".join(line for line in whole if json.loads(line)["step"] <= step).encode())
+            file.write(b"".join(kept))
 
     def _save_checkpoint(self, step: int) -> None:
-        """Save beside, rename, and only then remove the older one."""
+        """Save beside, rename, and only then remove the older one. All processes have the same state."""
         partial, final = self.out / f"checkpoint-{step}.partial", self.out / f"checkpoint-{step}"
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+            self.state.save(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             for older in self._checkpoints()[:-1]:
@@ -357,6 +359,20 @@ class _Run:
             partial.rename(folder)
         self.accelerator.wait_for_everyone()
         return folder
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _logged_step(log: Path, number: int, line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"line {number} of `{log}` must be figures with their `step`, got {got(line)}: remove the line, "
+            "or the file."
+        ) from error
 
 
 class _Meter:
@@ -389,6 +405,17 @@ class _Meter:
         }
         self._start()
         return figures
+
+
+def _with_plain_errors(batches: Iterator[MotionSample]) -> Iterator[MotionSample]:
+    """Errors of the processes that draw samples come with their traceback as text: leave what they say."""
+    try:
+        yield from batches
+    except ValueError as error:
+        _, wrapped, message = str(error).rpartition("\nValueError: ")
+        if not wrapped:
+            raise
+        raise ValueError(message.strip()) from None
 
 
 def _leave_signals_to_the_run(worker: int) -> None:

@@ -34,7 +34,7 @@ def check_whole_number(name: str, value: Any, least: int, most: float = math.inf
     """The whole number from `least` to `most` that `value` is, or a ValueError."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or not least <= int(value) <= most:
-        upper = "" if most == math.inf else f" and at most {most:g}"
+        upper = "" if most == math.inf else f" and at most {most:.0f}"
         raise ValueError(f"`{name}` must be a whole number of at least {least}{upper}, got {got(value)}.")
     return int(value)
 

@@ -171,7 +171,7 @@ class Option:
             return self.default_text
         if isinstance(value, bool):
             return "yes" if value else "no"
-        return "none" if value in (None, "") else str(value)
+        return "none" if value is None or value == "" else str(value)
 
 
 def option(default: Any, kind: Kind, help: str, **more: Any) -> Any:
@@ -286,7 +286,9 @@ def add_options(
 
 def given_options(args: argparse.Namespace, settings: type[Any]) -> dict[str, Any]:
     """The options that were given to a command of [`add_options`]."""
-    return {name: getattr(args, name) for name in options_of(settings) if hasattr(args, name)}
+    given = {name: each for name, each in options_of(settings).items() if hasattr(args, name)}
+    none = {name for name, each in given.items() if each.kind.or_none and getattr(args, name) == ["none"]}
+    return {name: None if name in none else getattr(args, name) for name in given}
 
 
 def type_shown(annotation: Any) -> str:
@@ -311,7 +313,9 @@ class _Reader:
         self.option = option
 
     def __call__(self, text: str) -> Any:
-        kind = replace(self.option.kind, many=False) if isinstance(self.option.kind, Text) else self.option.kind
+        kind = self.option.kind
+        if isinstance(kind, Text) and kind.many:
+            kind = Text()  # one of them
         try:
             return kind.check(self.option.name, kind.read(text))
         except ValueError as error:

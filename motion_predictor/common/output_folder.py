@@ -61,7 +61,7 @@ def check_output_folder(path: str | Path, names: set[str], force: bool) -> None:
     if not path.exists():
         return
     if not path.is_dir():
-        raise ValueError(f"`{path}` is a file: a new folder is accepted.")
+        raise ValueError(f"`{path}` must be a new folder, got a file.")
     found = {entry.name for entry in path.iterdir()}
     if found and not force:
         raise ValueError(f"`{path}` is already there: pass `force` to replace it, or choose another folder.")

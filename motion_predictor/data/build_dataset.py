@@ -50,7 +50,7 @@ class BuildSummary:
             for split in ("train", "val")
         ]
         lines = ["split    videos  records", *(f"{split:6} {videos:8} {records:8}" for split, videos, records in rows)]
-        notes = {name: o["note"] for name, o in self.outcomes.items() if o["status"] == "done" and o["note"]}
+        notes = {name: o["note"] for name, o in self.outcomes.items() if o["status"] == "done" and o.get("note")}
         lines += _listing("used in part", notes)
         skipped: dict[str, dict[str, str]] = {}
         for name, outcome in self.outcomes.items():
@@ -95,12 +95,13 @@ def build_dataset(
     out among N processes.
 
     Args:
-        videos: files and folders, see `find_videos`.
-        out: folder of the dataset; `shards.py` says what it holds.
-        settings: of the dataset; the defaults if None.
-        optical_flow: in place of the one that the settings name.
-        editing_region: in place of the one that the settings name.
-        show_progress: show a bar over the videos, and at the end what became of them.
+        videos (`Sequence[str | Path]`): files and folders, see `find_videos`.
+        out (`str` or `Path`): folder of the dataset; `shards.py` says what it holds.
+        settings (`BuildSettings`, *optional*): of the dataset; the defaults if None.
+        optical_flow (`OpticalFlow`, *optional*): in place of the one that the settings name.
+        editing_region (`EditingRegion`, *optional*): in place of the one that the settings name.
+        show_progress (`bool`, *optional*, defaults to `True`): show a bar over the videos, and at the end what became
+            of them.
 
     Returns:
         `BuildSummary`, or None in all processes but the main one.
@@ -188,17 +189,18 @@ def _recorded(maker: RecordMaker) -> dict[str, Any]:
 
 def _open_jobs(files: Sequence[VideoFile], folder: DatasetFolder) -> list[_Job]:
     """The videos that have no outcome yet. Those with one must still be the same files."""
+    folder.take_back_damaged({file.name for file in files})
     outcomes = folder.outcomes()
-    owners = {o["fingerprint"]: name for name, o in outcomes.items() if o.get("reason") != SAME_CONTENT}
+    owners = {o.get("fingerprint"): name for name, o in outcomes.items() if o.get("reason") != SAME_CONTENT}
     jobs = []
     for file in files:
         digest = fingerprint(file.path)
         if file.name not in outcomes:
             jobs.append(_Job(file, digest, owners.setdefault(digest, file.name)))
-        elif outcomes[file.name]["fingerprint"] != digest:
+        elif outcomes[file.name].get("fingerprint") != digest:
             raise ValueError(
-                f"`videos` names `{file.path}`, but `{folder.path}` holds another video of that name, `{file.name}`. "
-                f"Delete `videos/{file.name}.json` there to build it anew, or build into another folder."
+                f"`{file.path}` must be the video that `{folder.path}` was built with, got another of the name "
+                f"`{file.name}`: delete `videos/{file.name}.json` there to build it anew, or choose another folder."
             )
     return jobs
 
@@ -232,7 +234,7 @@ def _write_video(video: VideoFile, folder: DatasetFolder, maker: RecordMaker) ->
         try:
             return _write_records(video, seen, folder, maker)
         except EndedEarlyError as error:
-            note = header.note or f"truncated: only {error.frames} of {header.frames} frames can be read"
+            note = header.note or f"only {error.frames} of {header.frames} frames can be read, up to damage or a gap"
             seen = replace(seen, frames=error.frames, note=note)
 
 
@@ -245,7 +247,7 @@ def _write_records(video: VideoFile, header: VideoHeader, folder: DatasetFolder,
         needed = settings.min_track_frames + 1
         raise UnusableVideo("too short", f"{header.frames} frames, {needed} are needed{note}")
     passed_over: Counter[str] = Counter()
-    frames = read_frames(video.path, settings.short_side)
+    frames = read_frames(video.path, settings.short_side, header.fps)
     records = maker.records(video, header.fps, frames, header.frames, starts, passed_over)
     first = next(records, None)
     if first is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -53,10 +54,10 @@ def build_portraits(
     the portraits are shared out among N processes.
 
     Args:
-        sources: pictures and the landmarks of their faces.
-        out: folder of the dataset.
-        settings: of the dataset; the defaults if None.
-        show_progress: show a bar over the portraits.
+        sources (`Sequence[PortraitSource]`): pictures and the landmarks of their faces.
+        out (`str` or `Path`): folder of the dataset.
+        settings (`PortraitSettings`, *optional*): of the dataset; the defaults if None.
+        show_progress (`bool`, *optional*, defaults to `True`): show a bar over the portraits.
 
     Returns:
         `dict`: the numbers of `portraits`, of `records`, and of portraits that were `skipped` since their picture or
@@ -78,7 +79,8 @@ def build_portraits(
         stack.enter_context(_one_thread())
         if state.is_main_process:
             stack.enter_context(only_writer(out))
-            DatasetFolder.open(out, _recorded(sources, settings))
+            begun = DatasetFolder.open(out, _recorded(sources, settings))
+            begun.take_back_damaged({portrait.name for portrait in portraits})
         state.wait_for_everyone()
         folder = DatasetFolder(Path(out))
         pictures = [stack.enter_context(source.open()) for source in sources]
@@ -121,15 +123,26 @@ def _find_portraits(sources: Sequence[PortraitSource], settings: PortraitSetting
         landmarks, held_out = source.load_landmarks(), source.held_out()
         with source.open() as pictures:
             files = [file for file in pictures.names() if file in landmarks]
-        for file in files:
-            name = re.sub(r"[^\w-]+", "_", f"{source.pictures.stem}-{Path(file).stem}")
+        for file, name in _named(source, files).items():
             if name in portraits:
+                other = portraits[name]
                 raise ValueError(
-                    f"`sources` have two portraits of one name, {name!r}: rename an archive or a picture."
+                    f"`sources` must have a name for each portrait, got {name!r} for `{file}` in {source.pictures} "
+                    f"and for `{other.file}` in {sources[other.source].pictures}: rename one of them."
                 )
             split = "val" if file in held_out else split_of(name, settings.val_share, settings.seed)
             portraits[name] = _Portrait(name, number, file, landmarks[file], split)
     return list(portraits.values())
+
+
+def _named(source: PortraitSource, files: Sequence[str]) -> dict[str, str]:
+    """Names for the pictures of a source, by file; where two would have one, both get a digest of their file names."""
+    names = {file: re.sub(r"[^\w-]+", "_", f"{source.pictures.stem}-{Path(file).stem}") for file in files}
+    count = Counter(name.casefold() for name in names.values())
+    for file, name in names.items():
+        if count[name.casefold()] > 1:
+            names[file] = f"{name}-{hashlib.sha256(file.encode()).hexdigest()[:8]}"
+    return names
 
 
 def _do(portrait: _Portrait, pictures: Pictures, folder: DatasetFolder, settings: PortraitSettings) -> None:

@@ -9,9 +9,10 @@ on nothing but its name and the settings.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ..common.atomic_file import atomic_file
-from .shards import SPLITS
+from ..common.checks import got
+from ..common.checksum import sha256_of
+from ..common.json_file import read_json, write_json
+from .shards import MARKS, SPLITS, read_marks
+
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "dataset.json"
-MARKS = "videos"
 LOCK = ".lock"
 _NAME = re.compile(r"[^/.\s][^/.]*")
 
@@ -45,8 +49,9 @@ class DatasetFolder:
         killed build had not finished are removed, so one build at a time may write to a folder: see [`only_writer`].
 
         Args:
-            path: of the folder.
-            settings: all that records depend on, besides the sources themselves; plain values for JSON.
+            path (`str` or `Path`): of the folder.
+            settings (`dict[str, Any]`): all that records depend on, besides the sources themselves; plain values for
+                JSON.
 
         Raises:
             ValueError: if the folder was begun with other settings.
@@ -55,7 +60,7 @@ class DatasetFolder:
             >>> from tempfile import TemporaryDirectory
             >>> with TemporaryDirectory() as temporary:
             ...     folder = DatasetFolder.open(temporary, {"seed": 0})
-            ...     folder.mark_finished("interview", {"records": 12})
+            ...     folder.mark_finished("interview", {"status": "skipped"})
             ...     folder.is_finished("interview"), folder.is_finished("lecture")
             (True, False)
         """
@@ -63,10 +68,11 @@ class DatasetFolder:
         settings = json.loads(json.dumps(settings))  # as they are read back: tuples are lists
         file = folder.path / SETTINGS_FILE
         if file.exists():
-            _check_same(file, json.loads(file.read_text(encoding="utf-8")), settings)
+            remedy = "put its like back, or build into another folder"
+            _check_same(file, read_json(file, remedy), settings)
         else:
             folder.path.mkdir(parents=True, exist_ok=True)
-            _write_json(file, settings)
+            write_json(file, settings)
         for place in (folder.path, *(folder.path / name for name in (*SPLITS, MARKS))):
             for partial in place.glob(".*.partial"):
                 partial.unlink(missing_ok=True)
@@ -85,14 +91,52 @@ class DatasetFolder:
         return self.mark(name).exists()
 
     def mark_finished(self, name: str, outcome: dict[str, Any]) -> None:
-        """Note what became of a source; to be called when its shard, if it has one, is in its place."""
+        """Note what became of a source, with the checksum of its shard; to be called when that is in its place.
+
+        Args:
+            name (`str`): of the source.
+            outcome (`dict[str, Any]`): plain values, among them the `split` and the number of `records` of a shard.
+        """
         self.mark(name).parent.mkdir(parents=True, exist_ok=True)
-        _write_json(self.mark(name), outcome)
+        if outcome.get("records"):
+            outcome = {**outcome, "sha256": sha256_of(self.shard(outcome["split"], name))}
+        write_json(self.mark(name), outcome)
 
     def outcomes(self) -> dict[str, dict[str, Any]]:
-        """What became of all finished sources, by name."""
-        files = sorted((self.path / MARKS).glob("*.json"))
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        """What became of all finished sources, by name.
+
+        Raises:
+            ValueError: if a mark is damaged, naming it.
+        """
+        return read_marks(self.path)
+
+    def take_back_damaged(self, names: Collection[str]) -> None:
+        """Take back the marks of sources whose shards are gone or damaged, so that they are built anew.
+
+        Args:
+            names (`Collection[str]`): of the sources that are about to be built.
+
+        Raises:
+            ValueError: if the shard of another source is gone or damaged, naming it.
+        """
+        for name, outcome in self.outcomes().items():
+            if not outcome.get("records"):
+                continue
+            shard, digest = self.shard(outcome["split"], name), outcome.get("sha256")
+            if not shard.is_file():
+                damage = "gone"
+            elif digest is not None and sha256_of(shard) != digest:
+                damage = "damaged"
+            else:
+                continue
+            if name not in names:
+                raise ValueError(
+                    f"`{shard}` must be as it was written, got one that is {damage}: build it from "
+                    f"{got(outcome.get('source'))}, too, or delete `{self.mark(name)}` to go on without it."
+                )
+            logger.warning(f"`{shard}` is {damage}: it is built anew.")
+            self.mark(name).unlink()
+            shard.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -126,7 +170,7 @@ def build_processes() -> PartialState:
 
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"`name` is {name!r}: the name of a source, without dots and slashes, is accepted.")
+        raise ValueError(f"`name` must be the name of a source, without dots and slashes, got {got(name)}.")
     return name
 
 
@@ -134,11 +178,6 @@ def _check_same(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> No
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"`{name}` is {wanted.get(name)!r}, but `{file.parent}` was begun with {found.get(name)!r}: "
-                "go on with the same settings, or choose another folder."
+                f"`{name}` must be {got(found.get(name))}, which `{file.parent}` was begun with, "
+                f"got {got(wanted.get(name))}: go on with the same settings, or choose another folder."
             )
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with atomic_file(path) as file:
-        file.write((json.dumps(values, indent=2, sort_keys=True) + "\n").encode())

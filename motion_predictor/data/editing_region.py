@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..common.checks import got
 from ..common.picture_files import open_picture
 from .build_settings import BuildSettings
 from .video import UnusableVideo
@@ -54,6 +56,7 @@ ELEVEN_CLASSES, FACE_CLASSES_OF_ELEVEN = 11, range(1, 10)
 
 PERSON_LABELS = ("person",)
 LEAST_SCORE = 0.5  # of a detection
+LONGEST_LIST = 1000  # letters of a model's labels in a message
 MOST_FACES = 8  # that landmarks are looked for
 
 
@@ -62,10 +65,10 @@ class StartFrame:
     """What an editing region may be told by.
 
     Attributes:
-        picture: `[H, W, 3]` uint8 RGB.
-        flow: `[H, W, 2]` float32, the flow to the next frame in pixels.
-        source: path of the video, relative to the folder that holds all videos, with `/` as separator.
-        index: number of the frame in its video, from 0.
+        picture (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
+        flow (`np.ndarray` of shape `(height, width, 2)`): float32, the flow to the next frame in pixels.
+        source (`str`): path of the video, relative to the folder that holds all videos, with `/` as separator.
+        index (`int`): number of the frame in its video, from 0.
     """
 
     picture: np.ndarray
@@ -78,7 +81,7 @@ class EditingRegion(Protocol):
     """Anything that tells which pixels of a start frame may be dragged.
 
     Attributes:
-        name: kept with the records.
+        name (`str`): kept with the records.
     """
 
     name: str
@@ -101,7 +104,7 @@ class MovingRegion:
     """What moves faster than a threshold, without specks and small holes.
 
     Args:
-        threshold: in pixels per frame.
+        threshold (`float`): in pixels per frame.
 
     Example:
         >>> flow = np.zeros((32, 32, 2), np.float32)
@@ -131,9 +134,9 @@ class GivenMasks:
     """Masks that the user has drawn.
 
     Args:
-        folder: with `VIDEO.png` for all frames of a video, or `VIDEO/000012.png` for its frame 12, from 0, where VIDEO
-            is the video's path without its suffix, relative to the folder that holds all videos. White belongs to the
-            region. Masks are resized to the frames; a frame without one gives no record.
+        folder (`str` or `None`): with `VIDEO.png` for all frames of a video, or `VIDEO/000012.png` for its frame 12,
+            from 0, where VIDEO is the video's path without its suffix, relative to the folder that holds all videos.
+            White belongs to the region. Masks are resized to the frames; a frame without one gives no record.
 
     Raises:
         ValueError: if the folder does not exist.
@@ -143,7 +146,7 @@ class GivenMasks:
 
     def __init__(self, folder: str | None):
         if folder is None or not Path(folder).is_dir():
-            raise ValueError(f"`masks` is {folder!r}: a folder with VIDEO.png or VIDEO/000012.png is accepted.")
+            raise ValueError(f"`masks` must be a folder with VIDEO.png or VIDEO/000012.png, got {got(folder)}.")
         self.folder = Path(folder)
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -163,10 +166,10 @@ class FaceParsing:
     """The face, by a semantic segmentation model of transformers (the paper's region for FaceForensics++).
 
     Args:
-        model: name on the Hugging Face Hub, or a folder; None for `FACE_PARSING_MODEL`.
-        labels: classes that make up the face, by name or number. None: the parts of a face without hair, by
-            `FACE_LABELS`, or classes 1 to 9 of a model with 11 classes and no such names.
-        device: that the model runs on.
+        model (`str` or `None`): name on the Hugging Face Hub, or a folder; None for `FACE_PARSING_MODEL`.
+        labels (`Sequence[str]` or `None`): classes that make up the face, by name or number. None: the parts of a face
+            without hair, by `FACE_LABELS`, or classes 1 to 9 of a model with 11 classes and no such names.
+        device (`torch.device`): that the model runs on.
 
     Raises:
         ValueError: if the model can't be had, or has no such classes.
@@ -192,9 +195,9 @@ class PersonBox:
     """The boxes of all persons, by an object detector of transformers (the paper's region for TED talks).
 
     Args:
-        model: name on the Hugging Face Hub, or a folder; None for `PERSON_MODEL`.
-        labels: classes to detect, by name or number; None for `PERSON_LABELS`.
-        device: that the model runs on.
+        model (`str` or `None`): name on the Hugging Face Hub, or a folder; None for `PERSON_MODEL`.
+        labels (`Sequence[str]` or `None`): classes to detect, by name or number; None for `PERSON_LABELS`.
+        device (`torch.device`): that the model runs on.
 
     Raises:
         ValueError: if the model can't be had, or has no such classes.
@@ -227,7 +230,8 @@ class FaceLandmarks:
     """The convex hulls of all faces, by MediaPipe's face mesh.
 
     Args:
-        model: a `face_landmarker.task` file; None for the model that comes with MediaPipe up to 0.10.14.
+        model (`str` or `None`): a `face_landmarker.task` file; None for the model that comes with MediaPipe up to
+            0.10.14.
 
     Raises:
         ValueError: if MediaPipe is not installed, or comes without a model and none is given.
@@ -249,8 +253,8 @@ class FaceLandmarks:
             self._landmarks = self._bundled()
         else:
             raise ValueError(
-                "`region_model` is None, and this version of MediaPipe comes without a model: the path of a "
-                "face_landmarker.task file is accepted."
+                "`region_model` must be the path of a face_landmarker.task file, got None: this version of MediaPipe "
+                "comes without a model."
             )
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -274,7 +278,7 @@ class FaceLandmarks:
 
     def _task(self, model: str) -> Any:
         if not Path(model).is_file():
-            raise ValueError(f"`region_model` is {model!r}: the path of a face_landmarker.task file is accepted.")
+            raise ValueError(f"`region_model` must be the path of a face_landmarker.task file, got {got(model)}.")
         tasks = self.mediapipe.tasks
         options = tasks.vision.FaceLandmarkerOptions(
             base_options=tasks.BaseOptions(model_asset_path=model), num_faces=MOST_FACES
@@ -292,8 +296,8 @@ def make_editing_region(settings: BuildSettings, device: torch.device) -> Editin
     """The editing region that the settings of a dataset name.
 
     Args:
-        settings: of the dataset.
-        device: that its model runs on, if it has one.
+        settings (`BuildSettings`): of the dataset.
+        device (`torch.device`): that its model runs on, if it has one.
 
     Raises:
         ValueError: where what it needs is missing.
@@ -320,8 +324,8 @@ def _load(kind: Any, model: str, device: torch.device) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"`region_model` is {model!r}: a model of the Hugging Face Hub that can be reached, or a folder with "
-            f"config.json, preprocessor_config.json and model.safetensors, is accepted ({reason})."
+            "`region_model` must be a model of the Hugging Face Hub that can be reached, or a folder with "
+            f"config.json, preprocessor_config.json and model.safetensors, got {got(model)} ({reason})."
         ) from error
 
 
@@ -345,6 +349,7 @@ def _classes(
         known = {**numbers, **{str(number): int(number) for number in names}}
         classes = [known[label.lower()] for label in labels if label.lower() in known]
     if not classes or (labels is not None and len(classes) < len(labels)):
-        shown = None if labels is None else list(labels)
-        raise ValueError(f"`region_labels` is {shown}: classes of the model, {dict(names)}, are accepted.")
+        shown = got(None if labels is None else list(labels))
+        known_names = textwrap.shorten(", ".join(names.values()), LONGEST_LIST, placeholder=" ...")
+        raise ValueError(f"`region_labels` must be classes of the model, got {shown}: it knows {known_names}.")
     return classes

@@ -27,9 +27,12 @@ class Factors:
     """The factors of the fields over T frames.
 
     Attributes:
-        pose: `[T, 6]` of `POSE`: radians, fractions of the side, and the logarithm of the scale.
-        expression: `[T, 5]` of `EXPRESSION`: face heights, and shares of the opening of mouth and eyes.
-        drags: `[T, n, 2]`, of the patches that the fields have, in fractions of the side.
+        pose (`torch.Tensor` of shape `(frames, 6)`): of `POSE`: radians, fractions of the side, and the logarithm of
+            the scale.
+        expression (`torch.Tensor` of shape `(frames, 5)`): of `EXPRESSION`: face heights, and shares of the opening of
+            mouth and eyes.
+        drags (`torch.Tensor` of shape `(frames, points, 2)`): of the patches that the fields have, in fractions of the
+            side.
     """
 
     pose: torch.Tensor
@@ -69,7 +72,7 @@ def draw_factors(fields: HeadFields, random: np.random.Generator, frames: int) -
         if _smallest_determinant(fields, factors) >= LEAST_DETERMINANT:
             return fields, factors
         factors = factors.scaled(pose=0.9, others=0.95)
-    raise ValueError("`landmarks` fold the picture with the smallest motion: those of a face are accepted.")
+    raise ValueError("`landmarks` must be those of a face, got some that fold the picture with the smallest motion.")
 
 
 # Whether the head, the face and patches move, and how often.
@@ -141,9 +144,9 @@ def determinants(channels: torch.Tensor, sums: torch.Tensor, spacing: int = 1) -
     """`[T, h - 1, w - 1]`, by how much each frame's map enlarges areas; negative where it folds.
 
     Args:
-        channels: `[C, h, w]`, fields, or some of their nodes.
-        sums: `[T, 2, C]`, see [`displacement_sums`].
-        spacing: every so many nodes of the fields are given.
+        channels (`torch.Tensor` of shape `(channels, h, w)`): fields, or some of their nodes.
+        sums (`torch.Tensor` of shape `(frames, 2, channels)`): see [`displacement_sums`].
+        spacing (`int`, *optional*, defaults to 1): every so many nodes of the fields are given.
     """
     displacement = torch.einsum("tac,chw->tahw", sums, channels) * (NODES / spacing)
     by_x = (displacement[..., 1:] - displacement[..., :-1])[:, :, :-1]

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
+from ..common.checks import got
+
 NODES = 192  # of the fields per side of the picture: enough for a closed pair of lips
 MARGIN = 30 / NODES  # the fields reach beyond the picture, for content that comes in over its border
 
@@ -42,16 +44,20 @@ class HeadFields:
     """The fields of one portrait.
 
     Attributes:
-        channels: `[C, G, G]` float32, the fields `CHANNELS` on a square grid of nodes, and one for each patch.
-        seam: `[2, G, G]` float32, for painting the open mouth: the position across the seam between the lips, 0 at
-            the upper lip and 1 at the lower one, and how far the seam opens there at full strength, in fractions of
-            the side.
-        region: `[1, G, G]` float32, where handles are of use: 1 on the face, 0.3 on the head, 0 elsewhere, with
-            smooth transitions; and the patches.
-        pivot: `[3]`, the point that the head turns about, behind the face and above the neck.
-        axes: `[2, 2]`, its columns are the face's own axes, to its side and down, in the picture.
-        mouth: `[2]`, the middle of the mouth.
-        fine: the rows and columns of nodes where fields change quickest, those of eyes and mouth.
+        channels (`torch.Tensor` of shape `(channels, nodes, nodes)`): float32, the fields `CHANNELS` on a square grid
+            of nodes, and one for each patch.
+        seam (`torch.Tensor` of shape `(2, nodes, nodes)`): float32, for painting the open mouth: the position across
+            the seam between the lips, 0 at the upper lip and 1 at the lower one, and how far the seam opens there at
+            full strength, in fractions of the side.
+        region (`torch.Tensor` of shape `(1, nodes, nodes)`): float32, where handles are of use: 1 on the face, 0.3 on
+            the head, 0 elsewhere, with smooth transitions; and the patches.
+        pivot (`torch.Tensor` of shape `(3,)`): the point that the head turns about, behind the face and above the
+            neck.
+        axes (`torch.Tensor` of shape `(2, 2)`): its columns are the face's own axes, to its side and down, in the
+            picture.
+        mouth (`torch.Tensor` of shape `(2,)`): the middle of the mouth.
+        fine (`tuple[slice, slice]`): the rows and columns of nodes where fields change quickest, those of eyes and
+            mouth.
     """
 
     channels: torch.Tensor
@@ -67,13 +73,13 @@ class HeadFields:
         """Make the fields of a face.
 
         Args:
-            landmarks: `[478, 3]`, x and y as fractions of the side, z in the same scale.
+            landmarks (`np.ndarray` of shape `(478, 3)`): x and y as fractions of the side, z in the same scale.
 
         Raises:
             ValueError: if the shape is another, values are not finite, or the face is no larger than a point.
         """
         if landmarks.shape != (478, 3) or not np.isfinite(landmarks).all():
-            raise ValueError(f"`landmarks` has shape {landmarks.shape}: [478, 3] finite numbers are accepted.")
+            raise ValueError(f"`landmarks` must be finite numbers of shape (478, 3), got {got(landmarks)}.")
         face = _Face(torch.from_numpy(np.ascontiguousarray(landmarks, dtype=np.float32)))
         grid = node_positions()
         at = face.coordinates(grid)
@@ -115,8 +121,9 @@ class HeadFields:
         """The same with soft round patches of the picture, anywhere, that can be dragged.
 
         Args:
-            centres: `[n, 2]`, in fractions of the side.
-            radii: `[n]`, the standard deviations of Gaussian bumps, in fractions of the side.
+            centres (`np.ndarray` of shape `(points, 2)`): in fractions of the side.
+            radii (`np.ndarray` of shape `(points,)`): the standard deviations of Gaussian bumps, in fractions of the
+                side.
         """
         positions = node_positions()
         bumps = [
@@ -140,11 +147,11 @@ def read_fields(fields: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Read fields between their nodes, bilinearly; beyond the grid the outermost value holds.
 
     Args:
-        fields: `[C, G, G]`.
-        points: `[..., 2]`, in fractions of the picture's side.
+        fields (`torch.Tensor` of shape `(channels, nodes, nodes)`): as of [`HeadFields`].
+        points (`torch.Tensor` of shape `(..., 2)`): in fractions of the picture's side.
 
     Returns:
-        `[..., C]`.
+        `torch.Tensor` of shape `(..., channels)`: the fields at the points.
     """
     grid = ((points + MARGIN) * 2 / (1 + 2 * MARGIN) - 1).reshape(1, 1, -1, 2)
     read = grid_sample(fields[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
@@ -160,7 +167,7 @@ class _Face:
         self.origin = (forehead + chin) / 2
         self.height = float((chin - forehead).norm())
         if not self.height > 0.02:
-            raise ValueError(f"`landmarks` has a face {self.height:.3f} sides high: at least 0.02 is accepted.")
+            raise ValueError(f"`landmarks` must have a face at least 0.02 sides high, got {self.height:.3f}.")
         down = (chin - forehead) / self.height
         self.axes = torch.stack([torch.stack([down[1], -down[0]]), down], dim=1)
         self.marks = torch.cat([self.coordinates(landmarks[:, :2]), landmarks[:, 2:]], dim=1)  # z in sides
@@ -264,7 +271,7 @@ def _between_curves(
 
     Args:
         upper, lower: `[n, 2]` marks from one corner to the other.
-        x: `[...]` where the curves are read.
+        x (`torch.Tensor` of shape `(...,)`): where the curves are read.
 
     Returns:
         position along the curves, -1 and 1 at the corners, and the height of both curves there: `[...]` each.

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..common.checks import got
+
 HORIZON_STRIDE = 4  # pixels of the frame per cell of `horizon_flows`
 JPEG_QUALITY = 95
 
@@ -31,16 +33,17 @@ class MotionRecord:
     and the flow back did not agree. Motion is rounded to 1/64 px when the record is stored.
 
     Attributes:
-        key: unique in a dataset, without dots and slashes: `"{video}_{start:06d}"`.
-        frame: `[H, W, 3]` uint8 RGB; H and W are multiples of `HORIZON_STRIDE`.
-        flow: `[H, W, 2]` float32, the flow f_s to the next frame; never NaN.
-        horizon_flows: `[M, H / 4, W / 4, 2]` float32, the motion after 1 ... M frames at the centres of cells of
-            4 x 4 pixels.
-        points: `[P, 2]` float32, candidates for handles inside the editing region.
-        tracks: `[P, T, 2]` float32, the motion of each point after 1 ... T frames.
-        background: `[T, 2]` float32, the median motion outside the editing region after 1 ... T frames: that of the
-            camera. Zero where it is not known.
-        info: plain values for people and statistics: the source video, the start frame, the direction of time.
+        key (`str`): unique in a dataset, without dots and slashes: `"{video}_{start:06d}"`.
+        frame (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB; H and W are multiples of `HORIZON_STRIDE`.
+        flow (`np.ndarray` of shape `(height, width, 2)`): float32, the flow f_s to the next frame; never NaN.
+        horizon_flows (`np.ndarray` of shape `(frames, height / 4, width / 4, 2)`): float32, the motion after 1 ... M
+            frames at the centres of cells of 4 x 4 pixels.
+        points (`np.ndarray` of shape `(points, 2)`): float32, candidates for handles inside the editing region.
+        tracks (`np.ndarray` of shape `(points, frames, 2)`): float32, the motion of each point after 1 ... T frames.
+        background (`np.ndarray` of shape `(frames, 2)`): float32, the median motion outside the editing region after 1
+            ... T frames: that of the camera. Zero where it is not known.
+        info (`dict[str, Any]`, *optional*): plain values for people and statistics: the source video, the start frame,
+            the direction of time.
     """
 
     key: str
@@ -56,7 +59,8 @@ class MotionRecord:
         height, width = self.frame.shape[:2]
         if height % HORIZON_STRIDE or width % HORIZON_STRIDE:
             raise ValueError(
-                f"`frame` is {width} x {height} pixels: multiples of {HORIZON_STRIDE} are accepted ({self.key})."
+                f"`frame` of {self.key} must have sides of multiples of {HORIZON_STRIDE} pixels, "
+                f"got {width} x {height}."
             )
         cells = (height // HORIZON_STRIDE, width // HORIZON_STRIDE)
         count, frames = self.tracks.shape[:2]
@@ -70,7 +74,7 @@ class MotionRecord:
         }
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
-                raise ValueError(f"`{name}` has shape {getattr(self, name).shape}: {shape} is accepted ({self.key}).")
+                raise ValueError(f"`{name}` of {self.key} must be of shape {shape}, got {got(getattr(self, name))}.")
 
 
 def encode_record(record: MotionRecord) -> dict[str, Any]:

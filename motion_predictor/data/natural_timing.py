@@ -17,13 +17,14 @@ def eased_path(knots: Knots, frames: int, fps: float, before: float) -> np.ndarr
     """Values that move from knot to knot with least jerk, and rest where two knots have one value.
 
     Args:
-        knots: seconds from the knot before, and the value; without end. The value before the first one is 0.
-        frames: how many values are wanted.
-        fps: frames per second.
-        before: seconds that pass before the first frame, so that a path may begin in the middle of a movement.
+        knots (`Knots`): seconds from the knot before, and the value; without end. The value before the first one is 0.
+        frames (`int`): how many values are wanted.
+        fps (`float`): frames per second.
+        before (`float`): seconds that pass before the first frame, so that a path may begin in the middle of a
+            movement.
 
     Returns:
-        `[frames]` float64.
+        `np.ndarray` of shape `(frames,)`: float64.
 
     Example:
         >>> eased_path(iter([(0.4, 1.0), (9.0, 1.0)]), frames=7, fps=10, before=0.0).round(3)
@@ -48,10 +49,11 @@ def pose_curve(random: np.random.Generator, frames: int, fps: float, slowness: f
     """Moves between positions in [-1, 1] with pauses, at times with an overshoot, at times back to rest.
 
     Args:
-        random: the only source of chance.
-        frames: how many values are wanted.
-        fps: frames per second.
-        slowness: factor on the seconds that moves take; at 1 they are those of a lively talk, half a second or so.
+        random (`np.random.Generator`): the only source of chance.
+        frames (`int`): how many values are wanted.
+        fps (`float`): frames per second.
+        slowness (`float`, *optional*, defaults to 1.0): factor on the seconds that moves take; at 1 they are those of
+            a lively talk, half a second or so.
     """
 
     def knots() -> Knots:

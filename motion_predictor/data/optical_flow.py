@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..common.checks import check_choice, got
 from .build_settings import FLOWS
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class OpticalFlow(Protocol):
     """Anything that tells the motion between two frames.
 
     Attributes:
-        name: kept with the records.
+        name (`str`): kept with the records.
     """
 
     name: str
@@ -28,12 +29,12 @@ class OpticalFlow(Protocol):
         """The flow from one frame to another.
 
         Args:
-            first: `[H, W, 3]` uint8 RGB.
-            second: `[H, W, 3]` uint8 RGB.
+            first (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
+            second (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
 
         Returns:
-            `[H, W, 2]` float32 `(u, v)` in pixels, u to the right, v down: the pixel at `(x, y)` of `first` lies at
-            `(x + u, y + v)` of `second`.
+            `np.ndarray` of shape `(height, width, 2)`: float32 `(u, v)` in pixels, u to the right, v down: the pixel
+            at `(x, y)` of `first` lies at `(x + u, y + v)` of `second`.
         """
         ...
 
@@ -78,9 +79,9 @@ class UniMatchFlow:
     """UniMatch (Xu et al., arXiv 2211.05783), the paper's: `gmflow-scale2-regrefine6`.
 
     Args:
-        checkpoint: its weights, such as `gmflow-scale2-regrefine6-mixdata-train320x576-4e7b215d.pth` of UniMatch's
-            model zoo; read without running code.
-        device: that it runs on.
+        checkpoint (`str` or `None`): its weights, such as `gmflow-scale2-regrefine6-mixdata-train320x576-4e7b215d.pth`
+            of UniMatch's model zoo; read without running code.
+        device (`torch.device`): that it runs on.
 
     Raises:
         ValueError: if the package `unimatch` can't be imported, or the file is no such checkpoint.
@@ -116,7 +117,7 @@ class UniMatchFlow:
         )
         if checkpoint is None:
             raise ValueError(
-                "`flow_checkpoint` is None: the weights of UniMatch's gmflow-scale2-regrefine6 are accepted."
+                "`flow_checkpoint` must be a file with the weights of UniMatch's gmflow-scale2-regrefine6, got None."
             )
         self.model = _with_weights(model, checkpoint, device)
         self.device = device
@@ -134,8 +135,8 @@ class RaftFlow:
     """RAFT (Teed and Deng, ECCV 2020), the large model of torchvision.
 
     Args:
-        checkpoint: weights of `raft_large`; None to let torchvision download its own.
-        device: that it runs on.
+        checkpoint (`str` or `None`): weights of `raft_large`; None to let torchvision download its own.
+        device (`torch.device`): that it runs on.
 
     Raises:
         ValueError: if torchvision is not installed, or the file is no such checkpoint.
@@ -169,20 +170,19 @@ def make_optical_flow(name: str, checkpoint: str | None, device: torch.device) -
     """The optical flow of a name.
 
     Args:
-        name: one of `FLOWS`.
-        checkpoint: file with its weights, if it has any.
-        device: that it runs on, if it is a network.
+        name (`str`): one of `FLOWS`.
+        checkpoint (`str` or `None`): file with its weights, if it has any.
+        device (`torch.device`): that it runs on, if it is a network.
 
     Raises:
         ValueError: for an unknown name, and where what it needs is missing.
     """
+    check_choice("flow", name, FLOWS)
     if name == "dis":
         return DISFlow()
     if name == "unimatch":
         return UniMatchFlow(checkpoint, device)
-    if name == "raft":
-        return RaftFlow(checkpoint, device)
-    raise ValueError(f"`flow` is {name!r}: one of {FLOWS} is accepted.")
+    return RaftFlow(checkpoint, device)
 
 
 def _enlarged(frame: np.ndarray, multiple: int = 1) -> np.ndarray:
@@ -227,6 +227,7 @@ def _with_weights(model: Any, checkpoint: str, device: torch.device) -> Any:
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"`flow_checkpoint` is {checkpoint!r}: the weights of {type(model).__name__} are accepted ({reason})."
+            f"`flow_checkpoint` must be a file with the weights of {type(model).__name__}, got {got(checkpoint)} "
+            f"({reason})."
         ) from error
     return model.to(device).eval()

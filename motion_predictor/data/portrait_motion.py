@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, grid_sample, pad
 
+from ..common.checks import got
 from .head_factors import EXPRESSION, Factors, displacement_sums, draw_factors
 from .head_fields import MARGIN, NODES, HeadFields, read_fields
 
@@ -33,9 +34,9 @@ class PortraitMotion:
     picture of the portrait's size, integers at pixel centres.
 
     Args:
-        picture: `[S, S, 3]` uint8 RGB, the still portrait.
-        fields: where its content can move.
-        factors: how far each field moves it in each frame. They are not kept from folding the picture.
+        picture (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB, the still portrait.
+        fields (`HeadFields`): where its content can move.
+        factors (`Factors`): how far each field moves it in each frame. They are not kept from folding the picture.
 
     Example:
         >>> landmarks = np.load("landmarks.npy")  # [478, 3]  # doctest: +SKIP
@@ -47,7 +48,7 @@ class PortraitMotion:
 
     def __init__(self, picture: np.ndarray, fields: HeadFields, factors: Factors):
         if picture.ndim != 3 or picture.shape[0] != picture.shape[1] or picture.shape[2] != 3:
-            raise ValueError(f"`picture` has shape {picture.shape}: [S, S, 3] is accepted.")
+            raise ValueError(f"`picture` must be of shape (side, side, 3), got {got(picture)}.")
         self.picture = np.array(picture)  # one that torch may share
         self.side = len(picture)
         self.fields = fields
@@ -63,10 +64,10 @@ class PortraitMotion:
         """A random motion: see [`draw_factors`].
 
         Args:
-            picture: `[S, S, 3]` uint8 RGB, the still portrait.
-            fields: of its face.
-            random: the only source of chance.
-            frames: how many, 25 in a second.
+            picture (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB, the still portrait.
+            fields (`HeadFields`): of its face.
+            random (`np.random.Generator`): the only source of chance.
+            frames (`int`, *optional*, defaults to 96): how many, 25 in a second.
         """
         return PortraitMotion(picture, *draw_factors(fields, random, frames))
 
@@ -174,11 +175,11 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
     """Solve `X + D(X) = here` by Newton's method, where a step that does not come closer is halved.
 
     Args:
-        displacement: D, `[2, G, G]` at the nodes of the fields; between them it is bilinear.
-        here: `[P, 2]`, in fractions of the side.
+        displacement (`torch.Tensor`): D, `[2, G, G]` at the nodes of the fields; between them it is bilinear.
+        here (`torch.Tensor` of shape `(points, 2)`): in fractions of the side.
 
     Returns:
-        `[P, 2]`, X, in fractions of the side.
+        `torch.Tensor` of shape `(points, 2)`: X, in fractions of the side.
 
     Raises:
         ValueError: if some point is not found, as where `X + D(X)` folds.
@@ -203,7 +204,7 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
         factor = torch.where(closer, (2 * factor).clamp(max=1), factor / 2)
     origin[left] = at
     if error.norm(dim=1).max() > GREATEST_ERROR:
-        raise ValueError("`displacement` folds the picture: one whose determinant is above 0 is accepted.")
+        raise ValueError("`displacement` must have a determinant above 0, got one that folds the picture.")
     return origin
 
 

@@ -32,19 +32,20 @@ def portrait_record(
     """What training keeps of a motion from one frame on.
 
     Args:
-        name: of the portrait; the key is `"{name}-{take}_{start:06d}"`.
-        motion: of which frames `start` to `start + track_frames` are needed.
-        start: the number of the start frame.
-        random: chooses the candidates, with a probability proportional to |f_s| on the head and, less, around it.
-        take: the number of the motion, where a portrait has several.
-        horizon_frames: the motion of all cells is kept for so many frames.
-        track_frames: the motion of the candidates is kept for so many frames.
-        candidates: at most so many.
+        name (`str`): of the portrait; the key is `"{name}-{take}_{start:06d}"`.
+        motion (`PortraitMotion`): of which frames `start` to `start + track_frames` are needed.
+        start (`int`): the number of the start frame.
+        random (`np.random.Generator`): chooses the candidates, with a probability proportional to |f_s| on the head
+            and, less, around it.
+        take (`int`, *optional*, defaults to 0): the number of the motion, where a portrait has several.
+        horizon_frames (`int`, *optional*, defaults to 6): the motion of all cells is kept for so many frames.
+        track_frames (`int`, *optional*, defaults to 55): the motion of the candidates is kept for so many frames.
+        candidates (`int`, *optional*, defaults to 256): at most so many.
     """
     if not 0 <= start < motion.frames - track_frames:
         raise ValueError(
-            f"`start` is {start}: 0 to {motion.frames - track_frames - 1} is accepted, as {track_frames} of the "
-            f"motion's {motion.frames} frames must follow."
+            f"`start` must be from 0 to {motion.frames - track_frames - 1}, as {track_frames} of the motion's "
+            f"{motion.frames} frames must follow, got {start}."
         )
     side = motion.side
     pixels = pixel_centres(side)
@@ -90,13 +91,14 @@ class PortraitPair:
     """An instruction, and the picture that it should lead to: the source with its content moved, and known exactly.
 
     Attributes:
-        source: `[S, S, 3]` uint8 RGB, the still portrait.
-        target: `[S, S, 3]` uint8 RGB, the same portrait moved.
-        handles: `[n, 2]` float32, 1 to 7 points of the source, in pixels.
-        targets: `[n, 2]` float32, where their content is in the target.
-        mask: `[S, S]` bool, True where the picture may change: what moves by more than 0.15 of the longest way, and a
-            rim around it.
-        flow: `[S, S, 2]` float32, the motion from the source to the target, in pixels of the source.
+        source (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB, the still portrait.
+        target (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB, the same portrait moved.
+        handles (`np.ndarray` of shape `(points, 2)`): float32, 1 to 7 points of the source, in pixels.
+        targets (`np.ndarray` of shape `(points, 2)`): float32, where their content is in the target.
+        mask (`np.ndarray` of shape `(side, side)`): bool, True where the picture may change: what moves by more than
+            0.15 of the longest way, and a rim around it.
+        flow (`np.ndarray` of shape `(side, side, 2)`): float32, the motion from the source to the target, in pixels of
+            the source.
     """
 
     source: np.ndarray
@@ -116,10 +118,11 @@ def portrait_pair(
     their way, as in training, but not close to each other.
 
     Args:
-        picture: `[S, S, 3]` uint8 RGB.
-        fields: of its face.
-        random: the only source of chance.
-        least_way: at least one point of the target has moved so far, as a fraction of the side.
+        picture (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB.
+        fields (`HeadFields`): of its face.
+        random (`np.random.Generator`): the only source of chance.
+        least_way (`float`, *optional*, defaults to 0.05): at least one point of the target has moved so far, as a
+            fraction of the side.
 
     Raises:
         ValueError: if no motion of many goes so far.
@@ -132,7 +135,7 @@ def portrait_pair(
         if way.max() >= least_way * motion.side:
             break
     else:
-        raise ValueError(f"`least_way` is {least_way}: a smaller one is accepted, no motion of this face goes so far.")
+        raise ValueError(f"`least_way` must be smaller, got {least_way}: no motion of this face goes so far.")
     handles = draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
     back, _ = motion.flow_and_region(number, None)
     return PortraitPair(
@@ -170,8 +173,8 @@ def where_it_changes(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
     """The mask `[S, S]` bool of an edit: what moves in the source or has moved in the target, and a rim around it.
 
     Args:
-        flow: `[S, S, 2]`, from the source to the target, in pixels of the source.
-        back: `[S, S, 2]`, from the target to the source, in pixels of the target.
+        flow (`np.ndarray` of shape `(side, side, 2)`): from the source to the target, in pixels of the source.
+        back (`np.ndarray` of shape `(side, side, 2)`): from the target to the source, in pixels of the target.
     """
     ways, backways = np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)
     moves = np.maximum(ways, backways) > LEAST_CHANGE * ways.max()

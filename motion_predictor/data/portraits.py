@@ -23,11 +23,12 @@ class PortraitSource:
     """Pictures in a folder (searched with its subfolders) or a zip archive, and the landmarks of their faces.
 
     Attributes:
-        pictures: the folder or the archive.
-        landmarks: an npz file with `files` `[N]`, names of pictures without folders, and `landmarks` `[N, 478, 3]`,
-            the vertices of MediaPipe's face mesh: x and y as fractions of the side, z in the same scale. Pictures
-            that are not named there are left out.
-        hold_out: whether the pictures that [`held_out_names`] names are for validation.
+        pictures (`Path`): the folder or the archive.
+        landmarks (`Path`): an npz file with `files` `[N]`, names of pictures without folders, and `landmarks` `[N,
+            478, 3]`, the vertices of MediaPipe's face mesh: x and y as fractions of the side, z in the same scale.
+            Pictures that are not named there are left out.
+        hold_out (`bool`, *optional*, defaults to `False`): whether the pictures that [`held_out_names`] names are for
+            validation.
     """
 
     pictures: Path
@@ -45,11 +46,11 @@ class PortraitSource:
                 names, landmarks = stored["files"].tolist(), stored["landmarks"].astype(np.float32)
         except (KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"`landmarks` is {self.landmarks}: an npz file with `files` and `landmarks` is accepted ({error})."
+                f"`landmarks` must be an npz file with `files` and `landmarks`, got {self.landmarks} ({error})."
             ) from error
         if landmarks.shape != (len(names), 478, 3):
             raise ValueError(
-                f"`landmarks` in {self.landmarks} has shape {landmarks.shape}: {(len(names), 478, 3)} is accepted."
+                f"`landmarks` in {self.landmarks} must be of shape {(len(names), 478, 3)}, got {landmarks.shape}."
             )
         return dict(zip(names, landmarks, strict=True))
 
@@ -74,7 +75,7 @@ class PortraitSource:
             with zipfile.ZipFile(self.pictures) as archive:
                 yield Pictures(self.pictures, _by_name(self.pictures, sorted(archive.namelist())), archive)
         else:
-            raise ValueError(f"`pictures` is {self.pictures}: a folder or a zip archive of pictures is accepted.")
+            raise ValueError(f"`pictures` must be a folder or a zip archive of pictures, got {self.pictures}.")
 
 
 class Pictures:
@@ -102,11 +103,9 @@ class Pictures:
             else:
                 image = decode_picture(self._archive.read(member), member).convert("RGB")
         except (OSError, ValueError) as error:
-            raise ValueError(f"`{name}` in {self._source} cannot be read as a picture ({error}).") from error
+            raise ValueError(f"`{name}` in {self._source} must be a picture, got another file ({error}).") from error
         if image.width != image.height:
-            raise ValueError(
-                f"`{name}` in {self._source} is {image.width} x {image.height} pixels: a square is accepted."
-            )
+            raise ValueError(f"`{name}` in {self._source} must be square, got {image.width} x {image.height} pixels.")
         return np.array(image.resize((size, size), Image.Resampling.LANCZOS))
 
 
@@ -127,6 +126,8 @@ def _by_name(source: Path, members: Iterable[str]) -> dict[str, str]:
         if not name.lower().endswith(PICTURE_SUFFIXES):
             continue
         if name in by_name:
-            raise ValueError(f"`pictures` is {source}: `{by_name[name]}` and `{member}` have one name; rename one.")
+            raise ValueError(
+                f"`pictures` must have a name each, got `{by_name[name]}` and `{member}` in {source}: rename one."
+            )
         by_name[name] = member
     return by_name

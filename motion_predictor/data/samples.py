@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..common.checks import check_number, check_whole_number, got
 from .motion_record import HORIZON_STRIDE, MotionRecord
 from .shards import MotionShards
 
 MAX_HANDLES = 7
+MOST_FRAMES = 10_000  # from a start frame to an end frame
 MAX_ZOOM = 1.6
 SHORT_WAY = 1.0  # pixels of the record: below, a direction means nothing
 MAX_TRIES = 200
@@ -29,13 +31,16 @@ class SampleSettings:
     """How samples are drawn from records.
 
     Attributes:
-        first_end_frame: the end frame lies at least so many frames after the start (the paper's 15).
-        last_end_frame: and at most so many (the paper's 55).
-        horizon: a label is the motion over `ceil(n / horizon)` frames, where the end frame is n frames away; 0 for one
-            frame, as in the paper.
-        min_cosine: handles whose step and way to the target have a smaller cosine are not drawn; -1 for all.
-        remove_background: subtract the median motion of the background, that of the camera.
-        augment: mirror, enlarge, and vary brightness, contrast and colour.
+        first_end_frame (`int`, *optional*, defaults to 15): the end frame lies at least so many frames after the start
+            (the paper's 15).
+        last_end_frame (`int`, *optional*, defaults to 55): and at most so many (the paper's 55).
+        horizon (`int`, *optional*, defaults to 0): a label is the motion over `ceil(n / horizon)` frames, where the
+            end frame is n frames away; 0 for one frame, as in the paper.
+        min_cosine (`float`, *optional*, defaults to -1.0): handles whose step and way to the target have a smaller
+            cosine are not drawn; -1 for all.
+        remove_background (`bool`, *optional*, defaults to `False`): subtract the median motion of the background, that
+            of the camera.
+        augment (`bool`, *optional*, defaults to `False`): mirror, enlarge, and vary brightness, contrast and colour.
     """
 
     first_end_frame: int = 15
@@ -46,15 +51,10 @@ class SampleSettings:
     augment: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.first_end_frame <= self.last_end_frame:
-            raise ValueError(
-                f"`first_end_frame` is {self.first_end_frame}, `last_end_frame` {self.last_end_frame}: "
-                "whole numbers are accepted, the first at least 1 and not above the last."
-            )
-        if self.horizon < 0:
-            raise ValueError(f"`horizon` is {self.horizon}: a whole number from 0 is accepted.")
-        if not -1 <= self.min_cosine <= 1:
-            raise ValueError(f"`min_cosine` is {self.min_cosine}: a number from -1 to 1 is accepted.")
+        check_whole_number("last_end_frame", self.last_end_frame, least=1, most=MOST_FRAMES)
+        check_whole_number("first_end_frame", self.first_end_frame, least=1, most=self.last_end_frame)
+        check_whole_number("horizon", self.horizon, least=0, most=MOST_FRAMES)
+        check_number("min_cosine", self.min_cosine, least=-1, most=1)
 
 
 @dataclass
@@ -62,13 +62,14 @@ class MotionSample:
     """What the network sees, and what it should answer; or a batch of these, with a leading dimension `B`.
 
     Attributes:
-        image: `[3, H, W]` float32 in [0, 1].
-        handles: `[7, 2]` float32, in pixels of `image`.
-        targets: `[7, 2]` float32, in pixels of `image`; may lie outside.
-        valid: `[7]` bool, False for padding.
-        steps: `[7, 2]` float32, the true step of each handle: the label at the handles.
-        label: `[2, H, W]` float32, the true motion of all pixels in the time of a step; NaN where it is not known.
-        frames: int64, how many frames away the end frame is.
+        image (`torch.Tensor` of shape `(3, height, width)`): float32 in [0, 1].
+        handles (`torch.Tensor` of shape `(7, 2)`): float32, in pixels of `image`.
+        targets (`torch.Tensor` of shape `(7, 2)`): float32, in pixels of `image`; may lie outside.
+        valid (`torch.Tensor` of shape `(7,)`): bool, False for padding.
+        steps (`torch.Tensor` of shape `(7, 2)`): float32, the true step of each handle: the label at the handles.
+        label (`torch.Tensor` of shape `(2, height, width)`): float32, the true motion of all pixels in the time of a
+            step; NaN where it is not known.
+        frames (`torch.Tensor`): int64, how many frames away the end frame is.
     """
 
     image: torch.Tensor
@@ -152,10 +153,11 @@ def draw_sample(
     them with equal chances.
 
     Args:
-        record: to draw from.
-        settings: how to draw.
-        random: the only source of chance.
-        size: the side of a square window that is seen, in the network's pixels. None: the whole frame as it is.
+        record (`MotionRecord`): to draw from.
+        settings (`SampleSettings`): how to draw.
+        random (`np.random.Generator`): the only source of chance.
+        size (`int`, *optional*): the side of a square window that is seen, in the network's pixels. None: the whole
+            frame as it is.
 
     Returns:
         `MotionSample`, or None if no candidate fits.
@@ -167,8 +169,8 @@ def draw_sample(
     step_frames = math.ceil(frames / settings.horizon) if settings.horizon else 1
     if step_frames > len(record.horizon_flows):
         raise ValueError(
-            f"`horizon` is {settings.horizon}: labels over {step_frames} frames are not in the record {record.key}, "
-            f"which has {len(record.horizon_flows)}; build the dataset anew, or use a larger horizon."
+            f"`horizon` must be larger, got {settings.horizon}: the record {record.key} has no labels over "
+            f"{step_frames} frames, but up to {len(record.horizon_flows)}. Or build the dataset anew."
         )
 
     window = _draw_window(record.frame.shape[1], record.frame.shape[0], settings, random, size)
@@ -269,11 +271,11 @@ class MotionSamples(Dataset[MotionSample]):
     So a run that is stopped goes on with the very samples that it would have seen, and several processes share them.
 
     Args:
-        sources: records to draw from.
-        weights: how often each source is drawn from, in proportion; positive.
-        settings: how samples are drawn.
-        size: side of the square window that is seen, in pixels.
-        seed: of everything random.
+        sources (`Sequence[MotionShards]`): records to draw from.
+        weights (`Sequence[float]`): how often each source is drawn from, in proportion; positive.
+        settings (`SampleSettings`): how samples are drawn.
+        size (`int`): side of the square window that is seen, in pixels.
+        seed (`int`, *optional*, defaults to 0): of everything random.
     """
 
     def __init__(
@@ -285,7 +287,7 @@ class MotionSamples(Dataset[MotionSample]):
         seed: int = 0,
     ):
         if len(weights) != len(sources) or not all(weight > 0 for weight in weights):
-            raise ValueError(f"`weights` is {list(weights)}: {len(sources)} positive numbers are accepted.")
+            raise ValueError(f"`weights` must be {len(sources)} positive numbers, got {got(list(weights))}.")
         self.sources = list(sources)
         self.shares = np.array(weights, dtype=np.float64) / sum(weights)
         self.settings = settings

@@ -29,7 +29,7 @@ class Histogram:
     """Counts of values, so that the memory of a million records is that of one.
 
     Args:
-        edges: of the bins, rising; values beyond the outermost count as these.
+        edges (`np.ndarray`): of the bins, rising; values beyond the outermost count as these.
 
     Example:
         >>> histogram = Histogram(np.linspace(0, 10, 101))
@@ -129,8 +129,8 @@ def dataset_statistics(folder: str | Path, split: str) -> dict[str, Any]:
     """Figures of one split of a dataset, computed from its shards; `MotionStatistics` says what they mean.
 
     Args:
-        folder: of the dataset.
-        split: `"train"` or `"val"`.
+        folder (`str` or `Path`): of the dataset.
+        split (`str`): `"train"` or `"val"`.
 
     Raises:
         FileNotFoundError: if the folder holds no record of this split.

@@ -55,11 +55,12 @@ def chain_tracks(points: np.ndarray, steps: Iterable[FlowStep]) -> np.ndarray:
     to where it started: `|forward + backward| >= 1 px + 5 % of |forward|`.
 
     Args:
-        points: `[N, 2]` in pixels of the first frame.
-        steps: the flows between T + 1 frames, in their order.
+        points (`np.ndarray` of shape `(points, 2)`): in pixels of the first frame.
+        steps (`Iterable[FlowStep]`): the flows between T + 1 frames, in their order.
 
     Returns:
-        `[N, T, 2]` float32: the motion since the first frame, in pixels; NaN once a point is lost.
+        `np.ndarray` of shape `(points, frames, 2)`: float32, the motion since the first frame, in pixels; NaN once a
+        point is lost.
 
     Example:
         >>> right = np.zeros((8, 8, 2), np.float32) + np.float32([2, 0])
@@ -99,8 +100,8 @@ def is_cut(step: FlowStep, seen: np.ndarray) -> bool:
     """Whether two frames show different scenes: forward and backward flow hardly agree anywhere.
 
     Args:
-        step: between the frames.
-        seen: `[H, W]` bool, where the first has texture.
+        step (`FlowStep`): between the frames.
+        seen (`np.ndarray` of shape `(height, width)`): bool, where the first has texture.
     """
     centres = cell_centres(*seen.shape)
     cells = centres[seen[centres[..., 1].astype(int), centres[..., 0].astype(int)]]
@@ -113,7 +114,7 @@ def has_texture(picture: np.ndarray) -> np.ndarray:
     """Where motion can be seen: `[H, W]` bool. The flow of a blank wall is a guess.
 
     Args:
-        picture: `[H, W, 3]` uint8 RGB.
+        picture (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
     """
     import cv2
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..common.checks import got
 from .motion_record import HORIZON_STRIDE
 
 # Taken from folders; files that are named one by one may have any suffix. FFmpeg opens texts and pictures, too.
@@ -34,8 +35,8 @@ class UnusableVideo(Exception):
     """A video that gives no records.
 
     Attributes:
-        reason: a few words, the same for all videos that share it.
-        detail: what was found, in one line.
+        reason (`str`): a few words, the same for all videos that share it.
+        detail (`str`): what was found, in one line.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -49,9 +50,9 @@ class VideoFile:
     """A video and its name in a dataset.
 
     Attributes:
-        name: unique among the videos that were found together; letters, digits, `_` and `-`.
-        path: of the file.
-        source: the path relative to the folder that holds all videos, with `/` on every system.
+        name (`str`): unique among the videos that were found together; letters, digits, `_` and `-`.
+        path (`Path`): of the file.
+        source (`str`): the path relative to the folder that holds all videos, with `/` on every system.
     """
 
     name: str
@@ -67,8 +68,8 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
     get a digest of that path.
 
     Args:
-        paths: files of any suffix, and folders that are searched recursively for files with a suffix of
-            `VIDEO_SUFFIXES`; hidden files and folders are passed over.
+        paths (`Sequence[str | Path]`): files of any suffix, and folders that are searched recursively for files with a
+            suffix of `VIDEO_SUFFIXES`; hidden files and folders are passed over.
 
     Raises:
         FileNotFoundError: if a path does not exist, or there is no video.
@@ -87,11 +88,11 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
             files.add(path)
             roots.append(path.parent)
         else:
-            raise FileNotFoundError(f"`videos` names `{path}`: files and folders that exist are accepted.")
+            raise FileNotFoundError(f"`videos` must be files and folders that exist, got `{path}`.")
     if not files:
         raise FileNotFoundError(
-            f"`videos` is {[str(path) for path in paths]}, where no file ends in one of {VIDEO_SUFFIXES}: "
-            "folders with videos, or the videos themselves, are accepted."
+            "`videos` must be folders with videos, or the videos themselves, got "
+            f"{got([str(path) for path in paths])}, where no file ends in one of {', '.join(VIDEO_SUFFIXES)}."
         )
     root = Path(os.path.commonpath(roots))
     sources = {path: path.relative_to(root).as_posix() for path in files}
@@ -137,9 +138,9 @@ class VideoHeader:
     """What is known of a video before its frames are decoded.
 
     Attributes:
-        frames: number of pictures that the file holds.
-        fps: frames per second; 0 if the file does not say.
-        note: empty, or in which way the file is damaged.
+        frames (`int`): number of pictures that the file holds.
+        fps (`float`): frames per second, by the time from one frame to the next; 0 if the file does not say.
+        note (`str`): empty, or in which way the file is damaged.
     """
 
     frames: int
@@ -150,44 +151,70 @@ class VideoHeader:
 def read_header(path: Path) -> VideoHeader:
     """Count the frames of a video without decoding them.
 
+    Args:
+        path (`Path`): of the file.
+
+    Returns:
+        `VideoHeader`: what was found.
+
     Raises:
         UnusableVideo: if the file can't be opened or holds no pictures.
     """
     import av
 
-    frames, note = 0, ""
+    frames, note, times = 0, "", []
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container)
-            fps = float(stream.average_rate or 0)
-            declared = stream.frames or _declared_duration(container, stream) * fps * SHORT_OF_DECLARED
+            declared_frames, declared_seconds = stream.frames, _declared_seconds(container, stream)
             try:
                 for packet in container.demux(stream):
                     if packet.is_corrupt:
                         note = "a packet is damaged"
                         break
                     frames += packet.size > 0
+                    time = packet.dts if packet.pts is None else packet.pts
+                    if packet.size > 0 and time is not None:
+                        times.append(float(time * stream.time_base))
             except av.FFmpegError as error:
                 note = _message(error)
     except (av.FFmpegError, OSError) as error:
         raise UnusableVideo("cannot be opened", _message(error)) from error
-    if not note and frames < declared:
-        note = f"it ends after {frames} of some {round(declared)} frames"
-    return VideoHeader(frames, fps, note and f"truncated: {note}")
+    interval = _usual_interval(times)
+    seconds = max(times) - min(times) + interval if times else 0.0
+    if not note and frames < declared_frames:
+        note = f"it ends after {frames} of {declared_frames} frames"
+    if not note and not declared_frames and interval and seconds < declared_seconds * SHORT_OF_DECLARED:
+        note = f"it ends after {seconds:.1f} of {declared_seconds:.1f} s"
+    return VideoHeader(frames, 1 / interval if interval else 0.0, note and f"truncated: {note}")
 
 
-def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
+def _usual_interval(times: Sequence[float]) -> float:
+    """Seconds from one frame to the next: the mean of those near the median, as containers round them; 0 if unknown.
+
+    What a container declares is of no use here: for frames at any time it may be their clock, such as 1000 per second.
+    """
+    intervals = np.diff(np.sort(times))
+    intervals = intervals[intervals > 0]
+    if len(intervals) == 0:
+        return 0.0
+    median = np.median(intervals)
+    return float(intervals[(intervals > median / 2) & (intervals < median * 2)].mean())
+
+
+def read_frames(path: Path, short_side: int, fps: float | None = None) -> Iterator[np.ndarray]:
     """The frames of a video as people see them: upright, with square pixels, resized.
 
     Ends without an error where the file can't be decoded any further, or where frames are missing: what comes after a
     gap would be taken for a sudden motion.
 
     Args:
-        path: of the file.
-        short_side: that frames are resized to, in pixels. Both sides are rounded to multiples of 4.
+        path (`Path`): of the file.
+        short_side (`int`): that frames are resized to, in pixels. Both sides are rounded to multiples of 4.
+        fps (`float`, *optional*): frames per second, as [`read_header`] finds them; by default it is asked.
 
     Yields:
-        `[H, W, 3]` uint8 RGB.
+        `np.ndarray` of shape `(height, width, 3)`: uint8 RGB.
 
     Raises:
         UnusableVideo: if the file can't be opened or holds no pictures.
@@ -195,6 +222,7 @@ def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
     import av
     from av.video.reformatter import VideoReformatter
 
+    fps = read_header(path).fps if fps is None else fps
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError) as error:
@@ -204,7 +232,7 @@ def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         reformatter = VideoReformatter()  # one for all frames: a new one costs more than it saves
         size: tuple[int, int] | None = None
-        for frame in _sound_frames(container, stream):
+        for frame in _sound_frames(container, stream, longest_gap=MOST_FRAMES_MISSING / (fps or 1)):
             if size is None:  # the first frame's, should it change on the way
                 quarter_turns = round(frame.rotation / 90) % 4
                 size = fitted_size(round(frame.width * aspect), frame.height, short_side)
@@ -213,12 +241,11 @@ def read_frames(path: Path, short_side: int) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(np.rot90(rgb, quarter_turns))
 
 
-def _sound_frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames from the first sound one (a recording may begin between key frames) to the first damage."""
+def _sound_frames(container: Any, stream: Any, longest_gap: float) -> Iterator[Any]:
+    """Decoded frames from the first sound one (recordings may begin between key frames) to the first damage or gap."""
     import av
 
     stream.codec_context.options = {"err_detect": "explode"}  # damage is an error, and not patched up from memory
-    longest_gap = MOST_FRAMES_MISSING / float(stream.average_rate or 1)
     time = None
     try:
         for packet in container.demux(stream):
@@ -259,12 +286,15 @@ def _video_stream(container: Any) -> Any:
     raise UnusableVideo("no pictures", "the file has no video stream")
 
 
-def _declared_duration(container: Any, stream: Any) -> float:
+def _declared_seconds(container: Any, stream: Any) -> float:
+    """How long the file says that it is; where it says when it ends, from its start."""
     import av
 
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else 0.0
+    if not container.duration:
+        return 0.0
+    return (container.duration - max(container.start_time or 0, 0)) / av.time_base
 
 
 def _message(error: Exception) -> str:

@@ -41,7 +41,7 @@ class EndedEarlyError(Exception):
     """Fewer frames could be decoded than the file promised.
 
     Attributes:
-        frames: the number that could be.
+        frames (`int`): the number that could be.
     """
 
     def __init__(self, frames: int):
@@ -59,9 +59,9 @@ def draw_starts(video: str, frames: int, settings: BuildSettings) -> list[Start]
     """Start frames of a video, drawn without replacement, as many for each direction of time.
 
     Args:
-        video: its name in the dataset.
-        frames: number of its frames; empty is what too few give.
-        settings: of the dataset.
+        video (`str`): its name in the dataset.
+        frames (`int`): number of its frames; empty is what too few give.
+        settings (`BuildSettings`): of the dataset.
     """
     starts = []
     for direction in (1, -1) if settings.reverse else (1,):
@@ -77,9 +77,9 @@ class RecordMaker:
     """Makes the records of one video after another.
 
     Attributes:
-        settings: of the dataset.
-        optical_flow: from one frame to the next.
-        editing_region: of a start frame.
+        settings (`BuildSettings`): of the dataset.
+        optical_flow (`OpticalFlow`): from one frame to the next.
+        editing_region (`EditingRegion`): of a start frame.
     """
 
     settings: BuildSettings
@@ -101,12 +101,12 @@ class RecordMaker:
         longest track has.
 
         Args:
-            video: that the frames are of.
-            fps: frames per second, for people.
-            frames: `[H, W, 3]` uint8 RGB each.
-            frame_count: how many of them there are; tracks end at the last.
-            starts: frames to start from, at least one.
-            passed_over: counts the start frames that give no record, by reason.
+            video (`VideoFile`): that the frames are of.
+            fps (`float`): frames per second, for people.
+            frames (`Iterable[np.ndarray]`): `[H, W, 3]` uint8 RGB each.
+            frame_count (`int`): how many of them there are; tracks end at the last.
+            starts (`Sequence[Start]`): frames to start from, at least one.
+            passed_over (`Counter[str]`): counts the start frames that give no record, by reason.
 
         Yields:
             Records, in the order in which their last frames come.
@@ -209,13 +209,13 @@ def draw_points(speed: np.ndarray, region: np.ndarray, count: int, generator: np
     """Pixels of a region, without replacement, with a probability in proportion to their speed (Sec. 8).
 
     Args:
-        speed: `[H, W]`, the length of the flow.
-        region: `[H, W]` bool.
-        count: number of points; if fewer pixels move, all of them are taken.
-        generator: of random numbers.
+        speed (`np.ndarray` of shape `(height, width)`): the length of the flow.
+        region (`np.ndarray` of shape `(height, width)`): bool.
+        count (`int`): number of points; if fewer pixels move, all of them are taken.
+        generator (`np.random.Generator`): of random numbers.
 
     Returns:
-        `[P, 2]` float32 pixel centres `(x, y)`.
+        `np.ndarray` of shape `(points, 2)`: float32 pixel centres `(x, y)`.
     """
     weight = np.where(region, speed, 0).astype(np.float64).ravel()
     moving = int(np.count_nonzero(weight))

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..common.atomic_file import atomic_file
+from ..common.checks import got
 from ..data.shards import MotionShards
 from ..modeling_motion_predictor import MotionPredictorModel
 from .figures import (
@@ -45,10 +46,11 @@ def evaluate_motion_predictor(
     Writes `evaluation.json`, `evaluation.md`, `evaluation.png` and, for each dataset, `trajectories-NAME.png`.
 
     Args:
-        models: folders of `MotionPredictorModel`, of training runs or of pipelines; or names on the Hugging Face Hub.
-        data: datasets that `dynadrag build-dataset` wrote.
-        out: folder for the results; made if it is not there.
-        settings: what is drawn and how it is judged.
+        models (`Sequence[str | Path]`): folders of `MotionPredictorModel`, of training runs or of pipelines; or names
+            on the Hugging Face Hub.
+        data (`Sequence[str | Path]`): datasets that `dynadrag build-dataset` wrote.
+        out (`str` or `Path`): folder for the results; made if it is not there.
+        settings (`EvaluationSettings`, *optional*): what is drawn and how it is judged.
 
     Returns:
         `dict`: the figures, as `evaluation.json` holds them; see `evaluate`.
@@ -86,9 +88,9 @@ def evaluate(
     """The figures of predictors on datasets, as plain values for JSON.
 
     Args:
-        predictors: by name; such as `MotionPredictorModel.predict_flow`.
-        sources: datasets by name.
-        settings: what is drawn and how it is judged.
+        predictors (`Mapping[str, FlowPredictor]`): by name; such as `MotionPredictorModel.predict_flow`.
+        sources (`Mapping[str, MotionShards]`): datasets by name.
+        settings (`EvaluationSettings`): what is drawn and how it is judged.
 
     Returns:
         `dict`: `settings`, `models` and `sources`. A source holds the numbers of records, samples and judged handles;
@@ -173,7 +175,7 @@ def short_names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
         names = ["/".join(part[-length:]) for part in parts]
         if len(set(names)) == len(names):
             return dict(zip(names, paths, strict=True))
-    raise ValueError(f"{[str(path) for path in paths]} has one path twice: different ones are accepted.")
+    raise ValueError(f"`paths` must be different, got {got([str(path) for path in paths])}.")
 
 
 def save_results(results: Mapping[str, Any], out: Path) -> None:

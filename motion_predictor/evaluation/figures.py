@@ -22,12 +22,12 @@ class Steps:
     """n handles of a dataset, the true step of each, and those that were predicted.
 
     Attributes:
-        record: `[n]` int, the record that the handle was drawn from.
-        sample: `[n]` int, the sample.
-        way: `[n, 2]`, from handle to target, in pixels.
-        label: `[n, 2]`, the true step.
-        distance_at_512: `[n]`, the length of the way in pixels of 512.
-        predicted: `[n, 2]` for each predictor.
+        record (`np.ndarray` of shape `(points,)`): int, the record that the handle was drawn from.
+        sample (`np.ndarray` of shape `(points,)`): int, the sample.
+        way (`np.ndarray` of shape `(points, 2)`): from handle to target, in pixels.
+        label (`np.ndarray` of shape `(points, 2)`): the true step.
+        distance_at_512 (`np.ndarray` of shape `(points,)`): the length of the way in pixels of 512.
+        predicted (`dict[str, np.ndarray]`): `[n, 2]` for each predictor.
     """
 
     record: np.ndarray
@@ -60,8 +60,8 @@ def step_figures(steps: Steps, chosen: np.ndarray) -> dict[str, Any]:
     """How good the steps of some handles are.
 
     Args:
-        steps: as measured.
-        chosen: `[n]` bool.
+        steps (`Steps`): as measured.
+        chosen (`np.ndarray` of shape `(points,)`): bool.
 
     Returns:
         `dict`: the number of `handles`; `label_cosine` and `label_wrong_way_rate`, how well the true steps themselves
@@ -115,8 +115,8 @@ def best_linear_share(label: np.ndarray, way: np.ndarray) -> float:
     The error is convex in the share, so a golden-section search finds it.
 
     Args:
-        label: `[n, 2]`, true steps.
-        way: `[n, 2]`, none of them zero.
+        label (`np.ndarray` of shape `(points, 2)`): true steps.
+        way (`np.ndarray` of shape `(points, 2)`): none of them zero.
 
     Example:
         >>> round(best_linear_share(np.array([[1.0, 0.0], [2.0, 0.0], [9.0, 0.0]]), np.full((3, 2), [10.0, 0.0])), 6)
@@ -157,9 +157,10 @@ class Rollouts:
     """n handles of a dataset and how far they were from their targets, before the first and after each step.
 
     Attributes:
-        sample: `[n]` int.
-        distance: `[n]`, the length of the way, in pixels of 512.
-        distances: `[n, 26]` in pixels of 512, for each predictor and each of `ROLLOUTS`.
+        sample (`np.ndarray` of shape `(points,)`): int.
+        distance (`np.ndarray` of shape `(points,)`): the length of the way, in pixels of 512.
+        distances (`dict[str, dict[str, np.ndarray]]`): `[n, 26]` in pixels of 512, for each predictor and each of
+            `ROLLOUTS`.
     """
 
     sample: np.ndarray
@@ -176,8 +177,8 @@ def rollout_figures(rollouts: Rollouts, distances: np.ndarray) -> dict[str, Any]
     """Where a rollout has led.
 
     Args:
-        rollouts: whose handles these are.
-        distances: `[n, 26]` in pixels of 512.
+        rollouts (`Rollouts`): whose handles these are.
+        distances (`np.ndarray` of shape `(points, 26)`): in pixels of 512.
 
     Returns:
         `dict`: of the handles that are judged, `arrived`, the share that is in the end within 4 px (at 512) of its

@@ -53,8 +53,8 @@ def save_plot(results: Mapping[str, Any], out: Path) -> None:
     """Write `evaluation.png`: a row for each dataset, with errors by distance, and rollouts step by step.
 
     Args:
-        results: as `evaluate` returns them.
-        out: a folder.
+        results (`Mapping[str, Any]`): as `evaluate` returns them.
+        out (`Path`): a folder.
     """
     sources = results["sources"]
     figure = Figure(figsize=(19, 4.2 * len(sources)), layout="constrained")
@@ -114,10 +114,11 @@ class Trajectories:
     """Where the handles of a sample went, and where predictors would lead them.
 
     Attributes:
-        picture: `[H, W, 3]` uint8, the frame that they start from.
-        targets: `[n, 2]`, in pixels.
-        true: `[n, T, 2]`, from the start frame to the end frame; NaN where it is not known.
-        predicted: `[n, 26, 2]` for each predictor.
+        picture (`np.ndarray` of shape `(height, width, 3)`): uint8, the frame that they start from.
+        targets (`np.ndarray` of shape `(points, 2)`): in pixels.
+        true (`np.ndarray` of shape `(points, frames, 2)`): from the start frame to the end frame; NaN where it is not
+            known.
+        predicted (`dict[str, np.ndarray]`): `[n, 26, 2]` for each predictor.
     """
 
     picture: np.ndarray

@@ -24,7 +24,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     """All figures of an evaluation as Markdown, with what they mean.
 
     Args:
-        results: as `evaluate` returns them.
+        results (`Mapping[str, Any]`): as `evaluate` returns them.
     """
     horizon = results["settings"]["horizon"]
     label = f"n / {horizon} frames, rounded up" if horizon else "one frame"

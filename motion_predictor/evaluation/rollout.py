@@ -25,13 +25,14 @@ def roll_out(predict_flow: FlowPredictor, batch: MotionSample, *, guard: str, wa
     picture, and costs no diffusion. The guard acts on the handles, not on the picture. No handle stops at its target.
 
     Args:
-        predict_flow: such as `MotionPredictorModel.predict_flow`.
-        batch: B samples.
-        guard: one of `conditioning.MOTION_GUARDS`.
-        warped: whether the picture moves.
+        predict_flow (`FlowPredictor`): such as `MotionPredictorModel.predict_flow`.
+        batch (`MotionSample`): samples with a leading dimension.
+        guard (`str`): one of `choices.MOTION_GUARDS`.
+        warped (`bool`): whether the picture moves.
 
     Returns:
-        `[B, 26, N, 2]` float32: where the handles are before the first and after each step, in pixels.
+        `torch.Tensor` of shape `(batch, 26, points, 2)`: float32, where the handles are before the first and after
+        each step, in pixels.
     """
     size = (batch.image.shape[2], batch.image.shape[3])
     handles, image = batch.handles, batch.image
@@ -54,11 +55,11 @@ def warp(values: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     """Move a picture by a flow that ends on its pixels, `out(x) = values(x - flow(x))`; its edges are prolonged.
 
     Args:
-        values: `[B, C, H, W]`.
-        flow: `[B, 2, H, W]`, in pixels.
+        values (`torch.Tensor` of shape `(batch, channels, height, width)`): a picture, or maps.
+        flow (`torch.Tensor` of shape `(batch, 2, height, width)`): in pixels.
 
     Returns:
-        `[B, C, H, W]`.
+        `torch.Tensor` of shape `(batch, channels, height, width)`: the same, moved.
 
     Example:
         >>> row = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]])

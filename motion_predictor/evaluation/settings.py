@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from ..common.options import Choice, Text, WholeNumber, check_fields, option
 from ..data.shards import SPLITS
-
-
-def _setting(default: Any, text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": text, **metadata})
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What motion predictors are evaluated with. Each field's `metadata["help"]` says what it means.
+    """What motion predictors are evaluated with; [`options_of`] tells what each field means.
 
     Raises:
-        ValueError: for a value that is not accepted.
+        ValueError: if one is out of range, naming it, its value and what is accepted.
 
     Example:
         >>> EvaluationSettings(samples=32).horizon
         10
     """
 
-    split: str = _setting("val", "records to judge by", choices=SPLITS)
-    samples: int = _setting(256, "samples drawn from each dataset, spread evenly over its records")
-    rollouts: int = _setting(32, "how many of them are rolled out, which takes a hundred predictions each")
-    pictures: int = _setting(8, "how many rollouts of each dataset are drawn over its pictures")
-    horizon: int = _setting(
-        10, "labels are the motion over ceil(n / N) frames, where the end is n frames away; 0: one frame (Sec. 3.2.1)"
+    split: str = option("val", Choice(accepted=SPLITS), "records to judge by")
+    samples: int = option(
+        256,
+        WholeNumber(least=1, most=1_000_000),
+        "samples drawn from each dataset, spread evenly over its records",
     )
-    batch_size: int = _setting(16, "samples that are predicted at once; figures depend on it by rounding alone")
-    seed: int = _setting(0, "of all that is drawn at random")
-    device: str | None = _setting(
-        None, "where the networks run, such as `cpu` or `cuda:1`; none: a GPU if there is one"
+    rollouts: int = option(
+        32,
+        WholeNumber(least=0, most=1_000_000),
+        "how many of them are rolled out, which takes a hundred predictions each",
+    )
+    pictures: int = option(
+        8, WholeNumber(least=0, most=1000), "how many rollouts of each dataset are drawn over its pictures"
+    )
+    horizon: int = option(
+        10,
+        WholeNumber(least=0, most=10_000),
+        "labels are the motion over ceil(n / N) frames, where the end is n frames away; 0: one frame",
+        source="Sec. 3.2.1",
+    )
+    batch_size: int = option(
+        16,
+        WholeNumber(least=1, most=4096),
+        "samples that are predicted at once; figures depend on it by rounding alone",
+    )
+    seed: int = option(0, WholeNumber(least=0, most=2**32 - 1), "of all that is drawn at random")
+    device: str | None = option(
+        None,
+        Text(or_none=True),
+        "where the networks run, such as `cpu` or `cuda:1`",
+        default_text="a GPU if there is one",
     )
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"`split` is {self.split!r}: one of {SPLITS} is accepted.")
-        for name, least in (("samples", 1), ("rollouts", 0), ("pictures", 0), ("horizon", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"`{name}` is {getattr(self, name)}: a whole number from {least} on is accepted.")
+        check_fields(self)
 
     @property
     def torch_device(self) -> str:

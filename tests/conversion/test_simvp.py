@@ -172,7 +172,7 @@ def test_how_it_was_asked_in_training_is_told_by_options(tmp_path):
     path = saved(tmp_path, SimVP(n_t=2).state_dict())
     model = load_simvp(path, sample_size=None, delta_paint="disc", heatmap_radius=2.0, flow_scale=10.0).model
     assert (model.config.sample_size, model.config.delta_paint, model.config.flow_scale) == (None, "disc", 10.0)
-    with pytest.raises(ValueError, match=r"gives no motion predictor: `delta_paint` .*'dot'"):
+    with pytest.raises(ValueError, match=r"gives no motion predictor: `delta_paint` must be .* got 'dot'"):
         load_simvp(path, delta_paint="dot")
     with pytest.raises(ValueError, match=r"`conditioning` must be one of 'sample_size', .*, got 'in_channels'"):
         load_simvp(path, in_channels=3)

@@ -61,10 +61,10 @@ def test_from_a_video_to_a_measured_predictor(video: Path, tmp_path: Path, capsy
     ("arguments", "message"),
     [
         (["train-motion-predictor", "missing.yaml"], "missing.yaml"),
-        (["train-motion-predictor", "missing.yaml", "200"], "`200` is not KEY=VALUE"),
+        (["train-motion-predictor", "missing.yaml", "200"], "`KEY=VALUE` must be such as steps=200, got '200'"),
         (["evaluate-motion-predictor", "--model", "m", "--data", "nowhere", "--out", "o"], "nowhere"),
         (["build-dataset", "nowhere.mp4", "--out", "o"], "nowhere.mp4"),
-        (["build-dataset", "nowhere.mp4", "--out", "o", "--val-share", "2"], "`val_share` is 2.0"),
+        (["build-dataset", "nowhere.mp4", "--out", "o", "--max-frames", "15"], "`max_frames` must be"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -76,6 +76,30 @@ def test_mistakes_are_told_in_one_line(
     assert error.startswith("dynadrag: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["build-dataset", "v", "--val-share", "2"],
+            "--val-share: must be a finite number of at least 0 and at most 1",
+        ),
+        (["build-dataset", "v", "--short-side", "10000000"], "--short-side: must be a whole number of at least 32"),
+        (["build-dataset", "v", "--region", "hands"], "--region: must be one of 'motion', "),
+        (["build-portraits", "p", "--landmarks", "l", "--size", "1e3"], "--size: must be a whole number"),
+        (["evaluate-motion-predictor", "--batch-size", "10000000"], "--batch-size: must be a whole number"),
+    ],
+)
+def test_values_that_are_not_accepted_are_told_with_the_option(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--out", "o"])
+    assert left.value.code == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert len(shown.splitlines()) <= 3
 
 
 def test_a_missing_package_is_told_with_the_extra_that_brings_it(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
 from motion_predictor import MotionPredictorModel, training
+from motion_predictor.data.dataset_folder import DatasetFolder
 from motion_predictor.data.samples import MotionSample
 from motion_predictor.data.shards import write_shard
 from motion_predictor.training import StepSampler, learning_rate_factor, motion_loss, train_motion_predictor
@@ -209,18 +215,117 @@ def test_ctrl_c_ends_the_step_saves_and_can_be_resumed(dataset: str, tmp_path: P
         return descend(run, batch)
 
     monkeypatch.setattr(training._Run, "_descend", interrupt)
+    before = signal.getsignal(signal.SIGINT)  # ignored, in the background of a shell
     with pytest.raises(KeyboardInterrupt):
         train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
     assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-1"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setattr(training._Run, "_descend", descend)
     train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
     assert_same_weights(tmp_path / "through", tmp_path / "stopped")
 
 
+@dataclass
+class Canary:
+    """A pickle that makes a folder when it is loaded."""
+
+    folder: str
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.folder,)
+
+
+@pytest.fixture
+def stopped_run(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run of 6 steps that was stopped after the fourth."""
+    descend, calls = training._Run._descend, iter(range(1000))
+
+    def fail(run, batch):
+        if next(calls) == 4:
+            raise ZeroDivisionError
+        return descend(run, batch)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(training._Run, "_descend", fail)
+        with pytest.raises(ZeroDivisionError):
+            train_motion_predictor(make_config(dataset, tmp_path / "stopped"))
+    forget_accelerate_state()
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-4"]
+    return tmp_path / "stopped"
+
+
+@pytest.mark.parametrize("write", [lambda canary, path: path.write_bytes(pickle.dumps(canary)), torch.save])
+def test_no_file_of_a_run_can_run_code(dataset: str, tmp_path: Path, stopped_run: Path, write: Callable):
+    train_motion_predictor(make_config(dataset, tmp_path / "through"))
+    forget_accelerate_state()
+    canary = Canary(str(tmp_path / "escaped"))
+    checkpoint = stopped_run / "checkpoint-4"
+    ours = sorted(checkpoint.iterdir())
+    for path in ours:
+        sound = path.read_bytes()
+        write(canary, path)
+        with pytest.raises(ValueError, match=rf"`{re.escape(str(path))}` must be .*: remove the folder"):
+            train_motion_predictor(make_config(dataset, stopped_run))
+        forget_accelerate_state()
+        path.write_bytes(sound)
+    for name in ("custom_checkpoint_0.pkl", "optimizer.bin", "pytorch_model.bin", "random_states_0.pkl", "sampler.bin",
+                 "scaler.pt", "scheduler.bin"):  # fmt: skip
+        write(canary, checkpoint / name)  # files that accelerate knows
+    train_motion_predictor(make_config(dataset, stopped_run))
+    assert_same_weights(tmp_path / "through", stopped_run)
+    assert not Path(canary.folder).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("checkpoint-4/state.safetensors", lambda content: content[: len(content) // 2]),
+        ("checkpoint-4/state.safetensors", lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]),
+        ("checkpoint-4/state.safetensors", lambda content: b""),
+        ("checkpoint-4/state.json", lambda content: content[:-9]),
+        ("checkpoint-4/state.json", lambda content: b"[]"),
+        ("config.yaml", lambda content: b"out: ["),
+        ("config.yaml", lambda content: b"\xff"),
+        ("log.jsonl", lambda content: b"{}\n" + content),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(dataset: str, stopped_run: Path, name: str, damage: Callable):
+    path = stopped_run / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"`{re.escape(str(path))}`.* must be .* got ") as error:
+        train_motion_predictor(make_config(dataset, stopped_run))
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_is_named_in_few_words(dataset: str, tmp_path: Path, workers: int):
+    shard = Path(dataset, "train", "clip.tar")
+    DatasetFolder(Path(dataset)).mark_finished("clip", {"status": "done", "split": "train", "records": 4})
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=rf"^`{re.escape(str(shard))}` must be as it was written") as error:
+        train_motion_predictor(make_config(dataset, tmp_path / "run", workers=workers))
+    assert len(str(error.value)) < 400
+
+
+def test_a_checkpoint_that_lacks_a_file_is_named(dataset: str, stopped_run: Path):
+    (stopped_run / "checkpoint-4" / "state.json").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-4` must be a checkpoint with `state\.json`, got none: remove"):
+        train_motion_predictor(make_config(dataset, stopped_run))
+
+
+def test_a_checkpoint_of_another_network_is_named(dataset: str, tmp_path: Path, stopped_run: Path):
+    wider = {**NETWORK, "hidden_channels_translator": 16}
+    train_motion_predictor(make_config(dataset, tmp_path / "wider", network=wider, steps=4))
+    forget_accelerate_state()
+    shutil.rmtree(stopped_run / "checkpoint-4")
+    shutil.copytree(tmp_path / "wider" / "checkpoint-4", stopped_run / "checkpoint-4")
+    with pytest.raises(ValueError, match="checkpoint-4` must be a checkpoint of this network"):
+        train_motion_predictor(make_config(dataset, stopped_run))
+
+
 def test_a_folder_with_another_run_is_refused(dataset: str, tmp_path: Path):
     train_motion_predictor(make_config(dataset, tmp_path / "run"))
-    with pytest.raises(ValueError, match=r"another `learning_rate`: 0\.001, and not 0\.01"):
+    with pytest.raises(ValueError, match=r"`learning_rate` must be 0\.001, .* got 0\.01"):
         train_motion_predictor(make_config(dataset, tmp_path / "run", learning_rate=0.01))
 
 
@@ -260,6 +365,13 @@ def test_layers_of_another_shape_than_those_to_begin_with_are_refused(dataset: s
         )
 
 
+@pytest.mark.parametrize("size", [None, 10_000_000])
+def test_training_pictures_have_a_size_that_fits_into_memory(dataset: str, tmp_path: Path, size: int | None):
+    config = make_config(dataset, tmp_path / "run", network={**NETWORK, "sample_size": size})
+    with pytest.raises(ValueError, match=rf"`network\.sample_size` must be .* at most 4096, got {size}\."):
+        train_motion_predictor(config)
+
+
 def test_missing_data_say_how_to_build_them(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="dynadrag build-dataset"):
         train_motion_predictor(make_config(str(tmp_path / "nothing"), tmp_path / "run"))
@@ -274,7 +386,6 @@ def test_two_processes_stopped_and_resumed_end_with_the_same_weights(dataset: st
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command(tmp_path / "through"), check=True, env=environment, timeout=300, capture_output=True)
-    assert len(list((tmp_path / "through" / "checkpoint-30").glob("random_states_*.pkl"))) == 2  # one of each process
     stopped = tmp_path / "stopped"
     process = subprocess.Popen(
         command(stopped), env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

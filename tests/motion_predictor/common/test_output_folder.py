@@ -78,7 +78,7 @@ def test_a_folder_of_other_things_is_never_replaced(tmp_path):
 
 def test_a_file_in_the_place_is_refused(tmp_path):
     (tmp_path / "model").write_text("a file")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="must be a new folder, got a file"):
         write(tmp_path / "model", force=True)
 
 

@@ -225,7 +225,7 @@ def test_a_video_that_breaks_off_without_a_word_is_used_as_far_as_it_goes(
     video.write_bytes(content)
     outcome = build([video], tmp_path / "out", optical_flow=KnownFlow()).outcomes["clip"]
     assert 20 <= outcome["frames"] < 60
-    assert outcome["note"] == f"truncated: only {outcome['frames']} of 60 frames can be read"
+    assert outcome["note"] == f"only {outcome['frames']} of 60 frames can be read, up to damage or a gap"
     assert max(record.info["start"] for record in records_of(tmp_path / "out")) < outcome["frames"]
 
 
@@ -321,9 +321,9 @@ def test_an_error_or_an_interrupt_keeps_what_is_finished(
 def test_other_settings_are_refused_by_name_and_both_values(tmp_path: Path, clip: Path):
     build([clip], tmp_path / "out", optical_flow=KnownFlow())
     before = contents(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"`seed` is 5, but .* was begun with 0"):
+    with pytest.raises(ValueError, match=r"`seed` must be 0, which .* was begun with, got 5"):
         build([clip], tmp_path / "out", replace(SMALL, seed=5), optical_flow=KnownFlow())
-    with pytest.raises(ValueError, match=r"`flow` is 'dis', but .* was begun with 'known'"):
+    with pytest.raises(ValueError, match=r"`flow` must be 'known', which .* got 'dis'"):
         build([clip], tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -333,7 +333,7 @@ def test_another_video_of_a_name_is_refused(
 ):
     build([clip], tmp_path / "out", optical_flow=KnownFlow())
     write_video(clip, moving_picture(18, (1, -1), 64, 80, seed=4))
-    with pytest.raises(ValueError, match=r"another video of that name, `clip`.*Delete `videos/clip\.json`"):
+    with pytest.raises(ValueError, match=r"another of the name `clip`: delete `videos/clip\.json`"):
         build([clip], tmp_path / "out", optical_flow=KnownFlow())
     (tmp_path / "out" / "videos" / "clip.json").unlink()
     assert build([clip], tmp_path / "out", optical_flow=KnownFlow()).outcomes["clip"]["frames"] == 18
@@ -347,3 +347,12 @@ def test_two_builds_of_one_folder_do_not_meet(tmp_path: Path, clip: Path):
             return super().__call__(first, second)
 
     assert build([clip], tmp_path / "out", optical_flow=Nested()).outcomes["clip"]["status"] == "done"
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda shard: shard.write_bytes(shard.read_bytes()[:-1] + b"!")])
+def test_a_shard_that_is_gone_or_damaged_is_built_anew(tmp_path: Path, clip: Path, damage: Callable):
+    build([clip], tmp_path / "out", optical_flow=KnownFlow())
+    whole = contents(tmp_path / "out")
+    damage(tmp_path / "out" / "train" / "clip.tar")
+    build([clip], tmp_path / "out", optical_flow=KnownFlow())
+    assert contents(tmp_path / "out") == whole

@@ -85,9 +85,17 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
     assert {path: path.stat().st_mtime_ns for path in written} == finished
 
 
+def test_a_shard_that_is_gone_is_built_anew(source: PortraitSource, tmp_path: Path):
+    build_portraits([source], tmp_path / "data", QUICK)
+    whole = contents(tmp_path / "data")
+    next((tmp_path / "data" / "train").glob("*.tar")).unlink()
+    build_portraits([source], tmp_path / "data", QUICK)
+    assert contents(tmp_path / "data") == whole
+
+
 def test_other_settings_are_refused(source: PortraitSource, tmp_path: Path):
     build_portraits([source], tmp_path / "data", QUICK)
-    with pytest.raises(ValueError, match=r"`seed` is 1, but .* was begun with 0"):
+    with pytest.raises(ValueError, match=r"`seed` must be 0, which .* was begun with, got 1"):
         build_portraits([source], tmp_path / "data", PortraitSettings(**{**vars(QUICK), "seed": 1}))
 
 
@@ -126,16 +134,16 @@ def test_a_portrait_that_cannot_be_used_is_noted_and_the_others_are_built(tmp_pa
     np.savez(tmp_path / "faces.npz", files=np.array(["broken.png", "good.png", "wide.png"]), landmarks=landmarks)
     counts = build_portraits([PortraitSource(tmp_path / "faces", tmp_path / "faces.npz")], tmp_path / "data", QUICK)
     assert (counts["portraits"], counts["skipped"]) == (1, 2)
-    for name, reason in (("broken", "cannot be read as a picture"), ("wide", "a square is accepted")):
+    for name, reason in (("broken", "must be a picture"), ("wide", "must be square")):
         mark = json.loads((tmp_path / "data" / "videos" / f"faces-{name}.json").read_text())
         assert reason in mark["detail"]
 
 
 def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path: Path):
     np.savez(tmp_path / "points.npz", files=np.array(NAMES), landmarks=np.zeros((5, 68, 2)))
-    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz has shape \(5, 68, 2\)"):
+    with pytest.raises(ValueError, match=r"`landmarks` in .*points.npz must be of shape .* got \(5, 68, 2\)"):
         build_portraits([PortraitSource(source.pictures, tmp_path / "points.npz")], tmp_path / "data", QUICK)
-    with pytest.raises(ValueError, match=r"`landmarks` is .*faces.zip: an npz file"):
+    with pytest.raises(ValueError, match=r"`landmarks` must be an npz file .* got .*faces\.zip"):
         build_portraits([PortraitSource(source.pictures, source.pictures)], tmp_path / "data2", QUICK)
 
 
@@ -156,14 +164,35 @@ def test_processes_share_the_portraits_and_write_the_same_bytes(
 
 
 def test_two_archives_of_one_name_are_refused(source: PortraitSource, tmp_path: Path):
-    with pytest.raises(ValueError, match="`sources` have two portraits of one name"):
+    with pytest.raises(ValueError, match="must have a name for each portrait, got 'faces-face0' for `face0"):
         build_portraits([source, source], tmp_path / "data", QUICK)
+
+
+def test_pictures_of_one_stem_are_two_portraits(tmp_path: Path):
+    (tmp_path / "faces").mkdir()
+    names = ["face.png", "face.webp", "Face.jpg", "other.png"]
+    for name in names:
+        Image.fromarray(make_picture(40)).save(tmp_path / "faces" / name)
+    np.savez(tmp_path / "faces.npz", files=np.array(names), landmarks=np.stack([make_landmarks()] * len(names)))
+    build_portraits([PortraitSource(tmp_path / "faces", tmp_path / "faces.npz")], tmp_path / "data", QUICK)
+    marks = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "data" / "videos").iterdir()}
+    assert sorted(mark["source"] for mark in marks.values()) == sorted(names)
+    assert "faces-other" in marks
+    assert len({name.casefold() for name in marks}) == len(names)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("size", 30), ("records_per_motion", 0), ("frames", 50), ("val_share", 1.5), ("horizon_frames", 60)],
+    [
+        ("size", 28),
+        ("size", 33),
+        ("size", 10_000_000),
+        ("records_per_motion", 0),
+        ("frames", 50),
+        ("val_share", 1.5),
+        ("horizon_frames", 60),
+    ],
 )
 def test_settings_out_of_range_are_named(name: str, value: float):
-    with pytest.raises(ValueError, match=f"`{name}` is {value}"):
+    with pytest.raises(ValueError, match=rf"`{name}` must be .*, got {value}\."):
         PortraitSettings(**{name: value})

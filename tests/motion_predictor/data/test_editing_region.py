@@ -102,12 +102,12 @@ def test_classes_are_chosen_by_name_or_number(save_parser: Callable):
     assert FaceParsing(folder, ["Hair", "skin"], CPU)(start_frame()).all()
     assert FaceParsing(folder, ["13"], CPU)(start_frame()).all()
     assert not FaceParsing(folder, ["skin"], CPU)(start_frame()).any()
-    with pytest.raises(ValueError, match=r"`region_labels` is \['hair', 'wig'\].*cloth"):
+    with pytest.raises(ValueError, match=r"`region_labels` must be .* got \['hair', 'wig'\].*cloth"):
         FaceParsing(folder, ["hair", "wig"], CPU)
 
 
 def test_a_parser_of_other_things_asks_for_labels(save_parser: Callable):
-    with pytest.raises(ValueError, match=r"`region_labels` is None.*road"):
+    with pytest.raises(ValueError, match=r"`region_labels` must be .* got None.*road"):
         FaceParsing(save_parser(["sky", "road"], 0), None, CPU)
 
 
@@ -223,14 +223,14 @@ def test_a_person_region_is_the_boxes_of_the_persons_found(detectors: dict[str, 
 
 
 def test_a_detector_that_knows_no_persons_asks_for_labels(detectors: dict[str, str]):
-    with pytest.raises(ValueError, match=r"`region_labels` is \['horse'\].*bicycle"):
+    with pytest.raises(ValueError, match=r"`region_labels` must be .* got \['horse'\].*bicycle"):
         PersonBox(detectors["yolos"], ["horse"], CPU)
 
 
 def test_models_that_cannot_be_had_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for kind in (FaceParsing, PersonBox):
-        with pytest.raises(ValueError, match=r"`region_model` is '.*nothing'"):
+        with pytest.raises(ValueError, match=r"`region_model` must be .* got '.*nothing'"):
             kind(str(tmp_path / "nothing"), None, CPU)
 
 
@@ -290,9 +290,9 @@ def test_a_face_is_the_hull_of_its_landmarks(fake_mediapipe: types.ModuleType, t
 
 def test_mediapipe_without_a_model_asks_for_one(fake_mediapipe: types.ModuleType, tmp_path: Path):
     del fake_mediapipe.solutions
-    with pytest.raises(ValueError, match=r"`region_model` is None.*face_landmarker\.task"):
+    with pytest.raises(ValueError, match=r"`region_model` must be .*face_landmarker\.task.* got None"):
         FaceLandmarks(None)
-    with pytest.raises(ValueError, match=r"`region_model` is '.*nowhere\.task'"):
+    with pytest.raises(ValueError, match=r"`region_model` must be .* got '.*nowhere\.task'"):
         FaceLandmarks(str(tmp_path / "nowhere.task"))
 
 
@@ -325,7 +325,7 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path):
 
 def test_masks_need_a_folder(tmp_path: Path):
     for folder in (None, str(tmp_path / "nowhere")):
-        with pytest.raises(ValueError, match="`masks` is"):
+        with pytest.raises(ValueError, match="`masks` must be a folder"):
             GivenMasks(folder)
 
 

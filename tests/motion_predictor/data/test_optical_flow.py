@@ -172,11 +172,11 @@ def test_networks_that_are_not_installed_say_how_to_get_them(monkeypatch: pytest
 def test_checkpoints_that_are_none_are_refused_by_name(tmp_path: Path):
     (tmp_path / "text.pth").write_text("no weights")
     others = weights_file(tmp_path / "others.pth", other=torch.zeros(3))
-    with pytest.raises(ValueError, match=r"`flow_checkpoint` is None.*gmflow-scale2-regrefine6"):
+    with pytest.raises(ValueError, match=r"`flow_checkpoint` must be .*gmflow-scale2-regrefine6, got None"):
         UniMatchFlow(None, CPU)
     for path in (tmp_path / "missing.pth", tmp_path / "text.pth", others):
         for kind in (UniMatchFlow, RaftFlow):
-            with pytest.raises(ValueError, match=r"`flow_checkpoint` is '.*\.pth'"):
+            with pytest.raises(ValueError, match=r"`flow_checkpoint` must be .* got '.*\.pth'"):
                 kind(str(path), CPU)
 
 
@@ -193,5 +193,5 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path):
 
 
 def test_an_unknown_flow_is_refused():
-    with pytest.raises(ValueError, match="`flow` is 'farneback'"):
+    with pytest.raises(ValueError, match=r"`flow` must be .* got 'farneback'"):
         make_optical_flow("farneback", None, CPU)

@@ -150,12 +150,12 @@ def test_the_same_seed_gives_the_same_motion_at_any_size(fields: HeadFields):
 
 
 def test_a_picture_that_is_not_square_is_refused(fields: HeadFields):
-    with pytest.raises(ValueError, match=r"`picture` has shape \(64, 60, 3\)"):
+    with pytest.raises(ValueError, match=r"`picture` must be of shape .* \(64, 60, 3\)"):
         PortraitMotion(make_picture()[:, :60], fields, Factors.zeros(2))
 
 
 def test_landmarks_of_another_mesh_are_refused():
-    with pytest.raises(ValueError, match=r"`landmarks` has shape \(468, 3\)"):
+    with pytest.raises(ValueError, match=r"`landmarks` must be .* got .* \(468, 3\)"):
         HeadFields.from_landmarks(make_landmarks()[:468])
 
 
@@ -180,7 +180,7 @@ def test_a_patch_is_dragged_by_a_bump_and_the_rest_stays(fields: HeadFields):
 
 def test_faces_too_small_to_have_parts_are_refused():
     landmarks = 0.5 + 0.02 * (make_landmarks() - 0.5)
-    with pytest.raises(ValueError, match=r"`landmarks` has a face 0\.011 sides high"):
+    with pytest.raises(ValueError, match=r"`landmarks` must have a face .* got 0\.011"):
         HeadFields.from_landmarks(landmarks)
 
 

@@ -66,7 +66,7 @@ def test_points_that_leave_the_picture_are_lost_from_then_on(fields: HeadFields)
 
 
 def test_a_start_without_enough_frames_after_it_is_refused(fields: HeadFields):
-    with pytest.raises(ValueError, match=r"`start` is 5: 0 to 4 is accepted"):
+    with pytest.raises(ValueError, match=r"`start` must be from 0 to 4, .* got 5"):
         portrait_record("face", drawn(fields, frames=60), 5, np.random.default_rng(0))
 
 
@@ -120,5 +120,5 @@ def test_the_same_seed_draws_the_same_pair(fields: HeadFields):
 
 def test_a_way_that_no_head_goes_is_refused(fields: HeadFields, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("motion_predictor.data.portrait_records.MAX_TRIES", 2)
-    with pytest.raises(ValueError, match=r"`least_way` is 0\.9"):
+    with pytest.raises(ValueError, match=r"`least_way` must be smaller, got 0\.9"):
         portrait_pair(make_picture(SIZE), fields, np.random.default_rng(0), least_way=0.9)

@@ -134,7 +134,7 @@ def test_a_record_that_is_too_short_or_all_lost_gives_no_sample():
 
 
 def test_a_horizon_that_the_record_does_not_reach_says_so():
-    with pytest.raises(ValueError, match="`horizon` is 2"):
+    with pytest.raises(ValueError, match="`horizon` must be larger, got 2"):
         draw_sample(steady_record(), SampleSettings(horizon=2), np.random.default_rng(0))
 
 

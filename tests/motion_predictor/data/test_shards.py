@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from motion_predictor.data.dataset_folder import DatasetFolder
 from motion_predictor.data.motion_record import MotionRecord, decode_record, encode_record
 from motion_predictor.data.shards import MotionShards, split_of, write_shard
 
@@ -107,5 +112,71 @@ def test_the_split_depends_on_the_name_alone_and_keeps_to_its_share():
 
 
 def test_a_share_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"`val_share` is 1\.5"):
+    with pytest.raises(ValueError, match=r"`val_share` must be .* got 1\.5"):
         split_of("clip", val_share=1.5, seed=0)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    """A shard of two records, without a mark."""
+    path = tmp_path / "train" / "clip.tar"
+    write_shard(path, [make_record(f"clip_{index:06d}", seed=index) for index in range(2)])
+    return path
+
+
+def without_a_member(content: bytes) -> bytes:
+    kept = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(content)) as whole, tarfile.open(fileobj=kept, mode="w") as part:
+        for member in whole:
+            if member.name != "clip_000001.motion.npz":
+                part.addfile(member, whole.extractfile(member))
+    return kept.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:700],
+        lambda content: content[:100],
+        lambda content: bytes(len(content)),
+        lambda content: np.random.default_rng(0).bytes(3000),
+        without_a_member,
+    ],
+)
+def test_a_damaged_shard_is_named_when_it_is_opened(shard: Path, damage: Callable):
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(ValueError, match=rf"`{re.escape(str(shard))}` must .* got .*: delete it and start its build"):
+        MotionShards(shard.parents[1], "train")
+
+
+@pytest.mark.parametrize("name", ["frame.jpg", "motion.npz", "info.json"])
+def test_a_record_that_cannot_be_decoded_is_named_with_its_shard(shard: Path, name: str):
+    (member,) = (file for file in MotionShards(shard.parents[1], "train").places[1].members if file[0] == name)
+    content = bytearray(shard.read_bytes())
+    content[member[1] : member[1] + member[2]] = bytes(member[2])
+    shard.write_bytes(content)
+    shards = MotionShards(shard.parents[1], "train")
+    assert shards[0].key == "clip_000000"
+    with pytest.raises(ValueError, match=rf"`{re.escape(str(shard))}` must hold whole records.*`clip_000001`"):
+        shards[1]
+
+
+def test_a_bit_that_flipped_is_noticed_by_the_checksum_of_the_mark(shard: Path):
+    DatasetFolder(shard.parents[1]).mark_finished("clip", {"status": "done", "split": "train", "records": 2})
+    assert MotionShards(shard.parents[1], "train")[1].key == "clip_000001"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1  # behind the records
+    shard.write_bytes(content)
+    shards = MotionShards(shard.parents[1], "train")
+    for index in (0, 1, 0):
+        with pytest.raises(ValueError, match=rf"`{re.escape(str(shard))}` must be as it was written"):
+            shards[index]
+
+
+def test_a_shard_that_is_gone_is_noticed_by_its_mark(shard: Path):
+    DatasetFolder(shard.parents[1]).mark_finished("clip", {"status": "done", "split": "train", "records": 2})
+    write_shard(shard.parent / "drive.tar", [make_record("drive_000000")])
+    shard.unlink()
+    with pytest.raises(ValueError, match=rf"`{re.escape(str(shard))}` must hold 2 records, got no such file"):
+        MotionShards(shard.parents[1], "train")

@@ -71,9 +71,9 @@ def test_links_are_named_by_their_own_places(tmp_path: Path):
 
 
 def test_paths_without_videos_are_refused_by_name(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"`videos` names `.*nowhere`"):
+    with pytest.raises(FileNotFoundError, match=r"`videos` must be .* got `.*nowhere`"):
         find_videos([tmp_path / "nowhere"])
-    with pytest.raises(FileNotFoundError, match=r"`videos` is .*no file ends in"):
+    with pytest.raises(FileNotFoundError, match=r"`videos` must be .*no file ends in"):
         find_videos([tmp_path])
 
 
@@ -257,3 +257,68 @@ def test_reading_ends_where_frames_are_missing(tmp_path: Path, moving_picture: C
         for packet in stream.encode():
             container.mux(packet)
     assert len(list(read_frames(path, 64))) == 12
+
+
+def write_at(path: Path, frames: list[np.ndarray], times: list[float], codec: str, rate: int = 25) -> Path:
+    """Write frames that are shown at given times, in seconds; `rate` is what the file declares."""
+    clock = Fraction(1, 1000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = clock
+        for frame, time in zip(frames, times, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = round(time / clock), clock
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+FORMATS = [("clip.mkv", "libx264"), ("clip.mp4", "libx264"), ("clip.ts", "libx264"), ("clip.webm", "libvpx-vp9")]
+
+
+@pytest.mark.parametrize(("name", "codec"), FORMATS)
+@pytest.mark.parametrize(
+    ("start", "rate"), [(0, 1000), (3600, 25)], ids=["declares-its-clock-as-frame-rate", "starts-after-an-hour"]
+)
+def test_times_count_from_the_first_frame_and_not_what_a_file_declares(
+    tmp_path: Path, moving_picture: Callable, name: str, codec: str, start: float, rate: int
+):
+    times = [start + index / 25 for index in range(40)]
+    path = write_at(tmp_path / name, moving_picture(40), times, codec, rate)
+    header = read_header(path)
+    assert (header.frames, header.note) == (40, "")
+    assert header.fps == pytest.approx(25)
+    assert len(list(read_frames(path, 64))) == 40
+
+
+@pytest.mark.parametrize(("name", "codec"), FORMATS)
+@pytest.mark.parametrize(
+    ("intervals", "fps"),
+    [
+        ([0.04] * 25 + [0.1] * 14, 25),
+        ([0.1] * 25 + [0.04] * 14, 10),
+        ([0.03, 0.05, 0.04] * 13, 25),
+        ([0.033, 0.033, 0.034] * 13, 30),
+    ],
+    ids=["slower", "faster", "uneven", "rounded"],
+)
+def test_frames_may_come_at_uneven_times(
+    tmp_path: Path, moving_picture: Callable, name: str, codec: str, intervals: list[float], fps: float
+):
+    times = [0.0, *np.cumsum(intervals)]
+    path = write_at(tmp_path / name, moving_picture(40), times, codec)
+    header = read_header(path)
+    assert (header.frames, header.note) == (40, "")
+    assert header.fps == pytest.approx(fps, rel=1e-3)
+    assert len(list(read_frames(path, 64))) == 40
+
+
+def test_a_truncated_file_that_starts_late_says_how_long_it_should_be(tmp_path: Path, moving_picture: Callable):
+    path = write_at(tmp_path / "clip.mkv", moving_picture(40), [100 + i / 25 for i in range(40)], "libx264")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    header = read_header(path)
+    assert 8 <= header.frames <= 36
+    assert header.note.startswith("truncated: it ends after ")
+    assert header.note.endswith(" of 1.6 s")

@@ -206,11 +206,11 @@ def test_paths_are_called_by_what_tells_them_apart():
         "b/motion_predictor",
     ]
     assert list(short_names(["runs/a", "other/b"])) == ["a", "b"]
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="`paths` must be different"):
         short_names(["a", "./a"])
 
 
 @pytest.mark.parametrize("change", [{"samples": 0}, {"rollouts": -1}, {"batch_size": 0}, {"split": "test"}])
 def test_settings_out_of_range_are_named(change: dict):
-    with pytest.raises(ValueError, match=f"`{next(iter(change))}` is"):
+    with pytest.raises(ValueError, match=f"`{next(iter(change))}` must be"):
         EvaluationSettings(**change)
