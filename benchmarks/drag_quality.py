@@ -32,6 +32,8 @@ from tqdm import tqdm
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline, MotionPredictorModel
 from dynadrag_pipeline.kv_replacement import self_attention_layers
+from dynadrag_pipeline.motion.predicted import PredictedMotion
+from dynadrag_pipeline.motion.source import MotionSource
 from dynadrag_pipeline.settings import recommended_settings
 from dynadrag_pipeline.visualization import draw_points
 from motion_predictor.common.atomic_file import atomic_file
@@ -95,20 +97,13 @@ MEASURES = {
 }
 
 
-class TrueMotion(MotionPredictorModel):
+class TrueFlow:
     """Answers with a tenth of the true motion, whatever the picture has become."""
 
     def __init__(self, flow: np.ndarray) -> None:
-        super().__init__(hidden_channels_spatial=16, hidden_channels_translator=16, num_translator_blocks=2)
         self.flow = torch.from_numpy(np.nan_to_num(flow)).permute(2, 0, 1)[None] / MOTION_SHARE
 
-    def predict_flow(
-        self,
-        image: torch.Tensor,
-        handles: torch.Tensor,
-        targets: torch.Tensor,
-        valid: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def predict_flow(self, image: torch.Tensor, handles: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.flow
 
 
@@ -119,9 +114,13 @@ class Editor:
         torch.set_num_threads(1)
         self.pipe = DynaDragPipeline.from_pretrained(model, dtype=torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
-        self.predictors = {"predictor": self.pipe.motion_predictor, "straight": None, "none": None}
+        self.sources: dict[str, MotionSource | str] = {
+            "predictor": "predicted",
+            "straight": "straight",
+            "none": "straight",
+        }
         if paper_predictor is not None:
-            self.predictors["paper"] = MotionPredictorModel.from_pretrained(paper_predictor)
+            self.sources["paper"] = PredictedMotion(MotionPredictorModel.from_pretrained(paper_predictor))
         self.forwards = 0
         self.pipe.unet.register_forward_hook(self._count)
 
@@ -130,8 +129,7 @@ class Editor:
 
     def edit(self, pair: EvaluationPair, row: Row, settings: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
         """The edited picture `[S, S, 3]` uint8, and how it came about."""
-        motion = TrueMotion(pair.flow) if row.motion == "truth" else self.predictors[row.motion]
-        self.pipe.register_modules(motion_predictor=motion)
+        motion = PredictedMotion(TrueFlow(pair.flow)) if row.motion == "truth" else self.sources[row.motion]
         if settings.get("kv_start_layer") == EVERY_LAYER_PASSED:
             settings = {**settings, "kv_start_layer": len(self_attention_layers(self.pipe.unet))}
         asked = with_misplaced_handle(pair) if row.misplaced else pair
@@ -141,6 +139,7 @@ class Editor:
             asked.handles,
             asked.handles if row.motion == "none" else asked.targets,
             Image.fromarray(np.uint8(255) * pair.mask),
+            motion=motion,
             **settings,
         )
         return np.asarray(output.images[0]), {

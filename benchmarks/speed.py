@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -39,10 +39,14 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_SETTINGS, DragInstruction, DynaDragPipeline
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DragInstruction, DynaDragPipeline
 from dynadrag_pipeline.components import channels_last_on_cpu
 from dynadrag_pipeline.ddim_inversion import ddim_denoise, ddim_preview, make_ddim_schedulers, preview_timesteps
-from dynadrag_pipeline.drag_engine import DragEdit, DragEngine, DragSettings, DragStep, Reference
+from dynadrag_pipeline.denoiser import Condition, UNetDenoiser
+from dynadrag_pipeline.drag_edit import DragEdit
+from dynadrag_pipeline.drag_engine import DragEngine, Reference
+from dynadrag_pipeline.drag_loop import DragLoop
+from dynadrag_pipeline.drag_state import DragState
 from dynadrag_pipeline.encoding import decode_latents, encode_picture, encode_prompt
 from dynadrag_pipeline.identity_lora import (
     IdentityLora,
@@ -52,7 +56,10 @@ from dynadrag_pipeline.identity_lora import (
     fit_identity_lora,
 )
 from dynadrag_pipeline.kv_replacement import KVBank, default_kv_start_layer, self_attention_layers
+from dynadrag_pipeline.loss_scale import LossScale
+from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.picture import to_picture_tensor
+from dynadrag_pipeline.settings import DragSettings, recommended_settings
 from motion_predictor import MotionPredictorModel
 from motion_predictor.common.atomic_file import atomic_file
 
@@ -129,57 +136,6 @@ def mutual_attention(unet: UNet2DConditionModel, start_layer: int) -> Iterator[N
         unet.set_attn_processor(before)
 
 
-@dataclass
-class MeasuredEngine(DragEngine):
-    """The engine with each measure to be switched off."""
-
-    measures: Measures = EXACT
-    noise: torch.Tensor | None = None
-    backward_passes: int = 0
-
-    def denoise_reference(self, noise: torch.Tensor) -> Reference:
-        self.noise = noise
-        if self.measures.kv_bank:
-            return super().denoise_reference(noise)
-        previous = ddim_denoise(self._predict_noise, self.sampler, noise, self.timesteps[:1])  # of the mask's term
-        return Reference(noise, previous, KVBank(0))
-
-    def denoise(self, noise: torch.Tensor, reference: Reference, steps: int | None = None) -> torch.Tensor:
-        if self.measures.kv_bank:
-            return super().denoise(noise, reference, steps)
-
-        def predict_both(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-            return self.unet(latents.to(self.unet.dtype), timestep, both_prompts, return_dict=False)[0].float()
-
-        both_prompts = self.prompt_embeds.expand(2, -1, -1)
-        both = torch.cat([self.noise, noise])
-        with mutual_attention(self.unet, self.settings.kv_start_layer):
-            if steps is None:
-                return ddim_denoise(predict_both, self.sampler, both, self.timesteps)[1:]
-            return ddim_preview(predict_both, self.sampler, both, preview_timesteps(self.timesteps, steps))[1:]
-
-    def _prompt_projected(self) -> AbstractContextManager[None]:
-        return super()._prompt_projected() if self.measures.prompt_once else nullcontext()
-
-    def iterate(self, edit: DragEdit) -> None:
-        """One iteration: [`DragEdit.iterate`] with the measures that are on."""
-        edit.gradient = partial(self._gradient, edit)
-        edit.select_points()
-        if not self.measures.one_look:
-            edit._seen = None
-        edit.predict_motion()
-        edit.supervise_motion()
-        edit.denoise()
-
-    def _gradient(self, edit: DragEdit, loss: torch.Tensor) -> torch.Tensor:
-        self.backward_passes += 1
-        if self.measures.frozen_weights:
-            return DragEdit.gradient(edit, loss)
-        edit.latents.grad = None
-        loss.backward()
-        return edit.latents.grad
-
-
 class Meter:
     """Counts the forward passes of a UNet, and adds up seconds by stage."""
 
@@ -204,6 +160,89 @@ class Meter:
             return result
 
         return run
+
+
+@dataclass
+class MeasuredEngine(DragEngine):
+    """The engine with the K/V bank to be switched off."""
+
+    measures: Measures = EXACT
+    noise: torch.Tensor | None = None
+
+    def denoise_reference(self, noise: torch.Tensor) -> Reference:
+        self.noise = noise
+        if self.measures.kv_bank:
+            return super().denoise_reference(noise)
+        previous = ddim_denoise(self.denoiser, self.sampler, noise, self.timesteps[:1])  # of the mask's term
+        return Reference(noise, previous, KVBank(0))
+
+    def denoise(self, noise: torch.Tensor, reference: Reference, steps: int | None = None) -> torch.Tensor:
+        if self.measures.kv_bank:
+            return super().denoise(noise, reference, steps)
+        prompt = self.denoiser.condition.prompt_embeds
+        predict_both = UNetDenoiser(self.denoiser.unet, Condition(prompt.expand(2, -1, -1)))
+        both = torch.cat([self.noise, noise])
+        with mutual_attention(self.denoiser.unet, self.kv_start_layer):
+            if steps is None:
+                return ddim_denoise(predict_both, self.sampler, both, self.timesteps)[1:]
+            return ddim_preview(predict_both, self.sampler, both, preview_timesteps(self.timesteps, steps))[1:]
+
+
+class MeasuredDenoiser(UNetDenoiser):
+    """A denoiser that may project the prompt anew in each pass."""
+
+    def __init__(self, unet: UNet2DConditionModel, condition: Condition, prompt_once: bool) -> None:
+        super().__init__(unet, condition)
+        self.prompt_once = prompt_once
+
+    def prompt_projected(self) -> AbstractContextManager[None]:
+        return super().prompt_projected() if self.prompt_once else nullcontext()
+
+
+class MeasuredGradients(LossScale):
+    """Counts backward passes, which may reach the weights too."""
+
+    def __init__(self, is_half: bool, frozen_weights: bool) -> None:
+        super().__init__(is_half)
+        self.frozen_weights = frozen_weights
+        self.passes = 0
+
+    def gradients(self, loss: torch.Tensor, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        self.passes += 1
+        if self.frozen_weights:
+            return super().gradients(loss, inputs)
+        for each in inputs:
+            each.grad = None
+        loss.backward()
+        return tuple(each.grad for each in inputs)
+
+
+class MeasuredEdit(DragEdit):
+    """An edit that may look at the latent anew for each purpose, and whose parts are timed."""
+
+    def __init__(self, engine: MeasuredEngine, *arguments: Any, meter: Meter | None = None) -> None:
+        super().__init__(engine, *arguments, is_watched=False)
+        self.meter = meter
+        self.measures = engine.measures
+        self.gradients = MeasuredGradients(engine.denoiser.is_half, self.measures.frozen_weights)
+        self.optimizer.loss_scale = self.gradients
+
+    def select_points(self) -> None:
+        super().select_points()
+        if not self.measures.one_look:
+            self.look_again()
+
+    def propose_motion(self) -> None:
+        self._timed("motion prediction", super().propose_motion)
+
+    def supervise_motion(self) -> None:
+        self._timed("motion supervision", super().supervise_motion)
+
+    def denoise(self) -> None:
+        self._timed("denoising", super().denoise)
+
+    def _timed(self, stage: str, part: Callable[[], None]) -> None:
+        (part if self.meter is None else self.meter.timed(stage, part))()
 
 
 class Subject:
@@ -235,11 +274,9 @@ class Subject:
         scale = side // 128
         points = ([(scale * x, scale * y) for x, y in each] for each in (HANDLES, TARGETS))
         self.instruction = DragInstruction.from_user(*points, None, (side, side))
-        self.settings = DragSettings(
-            max_iterations=args.iterations,
-            kv_start_layer=default_kv_start_layer(self.unet),
-            **{} if args.random_stable_diffusion else {name: EMBEDDED_SETTINGS[name] for name in ADAM_SETTINGS},
-        )
+        recommended = {} if args.random_stable_diffusion else recommended_settings(EMBEDDED_CHECKPOINT)
+        adam = {name: recommended[name] for name in ADAM_SETTINGS if name in recommended}
+        self.settings = DragSettings(max_iterations=args.iterations, **adam)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -250,10 +287,9 @@ class Subject:
         with torch.no_grad():
             _, sample_latents = encode_picture(self.vae, self.picture)
         return fit_identity_lora(
-            self.unet,
+            UNetDenoiser(self.unet, Condition(self.prompt_embeds)),
             self.scheduler_config,
             sample_latents,
-            self.prompt_embeds,
             LoraSettings(steps=self.args.identity_lora_steps),
             progress_bar=lambda total: tqdm(total=total, desc="Identity LoRA", leave=False),
         )
@@ -274,19 +310,24 @@ class Subject:
     def engine(self, measures: Measures, decode: Callable[[torch.Tensor], torch.Tensor]) -> MeasuredEngine:
         sampler, inverse = make_ddim_schedulers(self.scheduler_config, self.args.steps)
         return MeasuredEngine(
-            unet=self.unet,
+            denoiser=MeasuredDenoiser(self.unet, Condition(self.prompt_embeds), measures.prompt_once),
             sampler=sampler,
             inverse=inverse,
-            prompt_embeds=self.prompt_embeds,
             decode=decode,
             progress_bar=lambda total, text: tqdm(
                 total=total, desc=text, leave=False, disable=not sys.stderr.isatty()
             ),
-            motion_predictor=self.predictor,
-            is_watched=False,
             settings=replace(self.settings, preview_steps=measures.preview_steps),
+            kv_start_layer=default_kv_start_layer(self.unet),
             measures=measures,
         )
+
+    def edit(
+        self, engine: MeasuredEngine, noise: torch.Tensor, reference: Reference, meter: Meter | None = None
+    ) -> MeasuredEdit:
+        """The drag that all rows make."""
+        start = DragState(noise, reference.latents, self.picture)
+        return MeasuredEdit(engine, reference, start, self.instruction, PredictedMotion(self.predictor), meter=meter)
 
     @torch.no_grad()
     def one_pass(self) -> list[float]:
@@ -334,21 +375,17 @@ def run_row(args: argparse.Namespace, measures: Measures, lora_folder: Path) -> 
         meter = Meter(subject.unet, subject.synchronize)
         decode = meter.timed("decoding", partial(decode_latents, subject.vae))
         engine = subject.engine(measures, decode)
-        engine.denoise = meter.timed("denoising", engine.denoise)
-
-        def iterate(edit: DragEdit) -> None:
-            edit.predict_motion = meter.timed("motion prediction", partial(DragEdit.predict_motion, edit))
-            edit.supervise_motion = meter.timed("motion supervision", partial(DragEdit.supervise_motion, edit))
-            engine.iterate(edit)
 
         began = time.perf_counter()
         latents, _ = encode_picture(subject.vae, subject.picture)
         noise = meter.timed("inversion", engine.invert)(latents)
         reference = meter.timed("reference", engine.denoise_reference)(noise)
-        steps: list[DragStep] = list(engine.drag(noise, reference, subject.picture, subject.instruction, iterate))
+        edit = subject.edit(engine, noise, reference, meter)
+        loop = DragLoop(edit)
+        steps = list(loop)
         subject.synchronize()
         seconds = time.perf_counter() - began
-        counted = meter.passes + engine.backward_passes
+        counted = meter.passes + edit.gradients.passes
         passes = passes_before + subject.one_pass()
     if subject.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated()
@@ -361,7 +398,7 @@ def run_row(args: argparse.Namespace, measures: Measures, lora_folder: Path) -> 
         "overhead": seconds / (counted * statistics.median(passes)),
         "memory": memory,
         "iterations": len(steps),
-        "stop_reason": engine.stop_reason,
+        "stop_reason": loop.stop_reason,
         "stages": dict(meter.seconds),
         "image": steps[-1].image.cpu(),
     }
@@ -376,26 +413,27 @@ def run_exactness(args: argparse.Namespace, lora_folder: Path) -> list[float]:
     pictures: list[torch.Tensor] = []
     decode = partial(decode_latents, subject.vae)
 
-    def remember(engine: MeasuredEngine, edit: DragEdit) -> None:
+    def remember(edit: MeasuredEdit) -> None:
         starts.append(
             {
                 "latents": edit.latents.detach().clone(),
-                "adam": [{k: v.clone() for k, v in state.items()} for state in edit.optimizer.state.values()],
-                "handles": edit.handles,
+                "adam": [{k: v.clone() for k, v in state.items()} for state in edit.optimizer.adam.state.values()],
+                "handles": edit.points.handles,
                 "image": edit.image,
             }
         )
-        engine.iterate(edit)
+        edit.iterate()
         pictures.append(decode(edit.denoised))
 
-    def follow(engine: MeasuredEngine, edit: DragEdit) -> None:
+    def follow(edit: MeasuredEdit) -> None:
         start = starts[len(differences)]
         edit.latents.copy_(start["latents"])
-        edit.optimizer.state.clear()
+        edit.optimizer.adam.state.clear()
         for state in start["adam"]:
-            edit.optimizer.state[edit.latents] = state
-        edit.handles, edit.image, edit._seen = start["handles"], start["image"], None
-        engine.iterate(edit)
+            edit.optimizer.adam.state[edit.latents] = state
+        edit.points.handles, edit.image = start["handles"], start["image"]
+        edit.look_again()
+        edit.iterate()
         differences.append((decode(edit.denoised) - pictures[len(differences)]).abs().max().item())
 
     differences: list[float] = []
@@ -404,7 +442,7 @@ def run_exactness(args: argparse.Namespace, lora_folder: Path) -> list[float]:
             engine = subject.engine(measures, decode)
             noise = engine.invert(encode_picture(subject.vae, subject.picture)[0])
             reference = engine.denoise_reference(noise)
-            list(engine.drag(noise, reference, subject.picture, subject.instruction, partial(iterate, engine)))
+            list(DragLoop(subject.edit(engine, noise, reference), iterate))
     return differences
 
 

@@ -44,7 +44,8 @@ class LossScale:
         if not self.is_half or not torch.isfinite(loss):
             return torch.autograd.grad(loss, inputs)
         while self.scale >= LEAST_SCALE:
-            scaled = torch.autograd.grad(self.scale * loss, inputs, retain_graph=True)
+            scale = torch.full_like(loss, self.scale)
+            scaled = torch.autograd.grad(loss, inputs, grad_outputs=scale, retain_graph=True)
             if all(bool(torch.isfinite(gradient).all()) for gradient in scaled):
                 return tuple(gradient / self.scale for gradient in scaled)
             self.scale /= FALL

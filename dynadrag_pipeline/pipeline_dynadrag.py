@@ -48,18 +48,18 @@ Callback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPi
 """`callback(pipe, iteration, timestep, tensors) -> changed tensors`."""
 
 EXAMPLE_DOC_STRING = """
-    Examples:
-        ```py
-        >>> from PIL import Image
-        >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+        Examples:
+            ```py
+            >>> from PIL import Image
+            >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 
-        >>> pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
-        >>> portrait = Image.open("portrait.png")
-        >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)])
-        >>> result.images[0].save("dragged.png")
-        >>> result.stop_reason
-        'reached'
-        ```
+            >>> pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
+            >>> portrait = Image.open("portrait.png")
+            >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)])
+            >>> result.images[0].save("dragged.png")
+            >>> result.stop_reason
+            'reached'
+            ```
 """
 
 

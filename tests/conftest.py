@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from dynadrag_pipeline import DynaDragPipeline
-from support.tiny_models import make_scheduler, make_unet, make_vae
+from support.tiny_models import make_scheduler, make_text_encoder, make_unet, make_vae
 
 torch.set_num_threads(1)  # tiny networks gain nothing from threads, and lose much on a busy machine
 
@@ -29,19 +29,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
 
 @pytest.fixture(scope="session")
 def text_encoder() -> CLIPTextModel:
-    torch.manual_seed(0)
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=514,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            bos_token_id=512,
-            eos_token_id=513,
-            pad_token_id=513,
-        )
-    ).eval()
+    """For fixtures that live longer than a test, which must leave it as it is."""
+    return make_text_encoder()
 
 
 @pytest.fixture
@@ -50,9 +39,9 @@ def unet() -> UNet2DConditionModel:
 
 
 @pytest.fixture
-def pipe(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> DynaDragPipeline:
+def pipe(unet: UNet2DConditionModel, tokenizer: CLIPTokenizer) -> DynaDragPipeline:
     """A pipeline with random weights and without a motion predictor; it edits at 64 pixels."""
-    pipeline = DynaDragPipeline(make_vae(), text_encoder, tokenizer, unet, make_scheduler())
+    pipeline = DynaDragPipeline(make_vae(), make_text_encoder(), tokenizer, unet, make_scheduler())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -28,10 +28,10 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/architecture.md",
-    "docs/experiments.md",
+    "docs/notebook/experiments.md",
     "docs/hub.md",
     "docs/modular.md",
-    "docs/motion_prediction.md",
+    "docs/notebook/motion_prediction.md",
     "examples/portraits_128/README.md",
 )
 OUR_PACKAGES = {"conversion", "dynadrag_pipeline", "motion_predictor"}

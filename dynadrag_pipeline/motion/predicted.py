@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from motion_predictor import MotionPredictorModel
@@ -20,7 +22,7 @@ class PredictedMotion(BaseMotionSource):
     name = "predicted"
     needs_picture = True
 
-    def __init__(self, predictor: MotionPredictorModel) -> None:
+    def __init__(self, predictor: MotionPredictorModel | Any) -> None:
         self.predictor = predictor
 
     def propose(self, view: EditView) -> Motion:

@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from drag_quality import DEFAULT, ROWS, Row, TrueMotion, format_table, interval, make_edits, parse_option, plan_rows
+from drag_quality import DEFAULT, ROWS, Row, TrueFlow, format_table, interval, make_edits, parse_option, plan_rows
 from pairs import EvaluationPair, with_misplaced_handle
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT
@@ -43,7 +43,7 @@ def test_edits_are_told_apart_by_their_settings_and_motion():
 
 def test_true_motion_leads_a_tenth_of_the_way_and_nowhere_where_it_is_not_known(pair):
     pair.flow[0, 0] = np.nan
-    flow = TrueMotion(pair.flow).predict_flow(torch.zeros(1, 3, 128, 128), torch.zeros(1, 2), torch.zeros(1, 2))
+    flow = TrueFlow(pair.flow).predict_flow(torch.zeros(1, 3, 128, 128), torch.zeros(1, 2), torch.zeros(1, 2))
     assert flow[0, :, 50, 40].tolist() == pytest.approx([1, -0.5])
     assert flow[0, :, 0, 0].tolist() == [0, 0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from motion_predictor import MotionPredictorModel
 
@@ -59,4 +60,21 @@ def make_motion_predictor(seed: int = 0) -> MotionPredictorModel:
         num_translator_blocks=2,
         inception_groups=2,
         sample_size=64,
+    ).eval()
+
+
+def make_text_encoder(seed: int = 0) -> CLIPTextModel:
+    """One layer of width 16, for the letters of CLIP's alphabet."""
+    torch.manual_seed(seed)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=514,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            bos_token_id=512,
+            eos_token_id=513,
+            pad_token_id=513,
+        )
     ).eval()
