@@ -13,7 +13,7 @@ FLOOR_TESTS := tests/conversion tests/motion_predictor/test_modeling_motion_pred
 	$(EDITING:%=tests/dynadrag_pipeline/test_%.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint floors floors-in-venv clean
+.PHONY: help demo test docs lint floors floors-in-venv clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -22,12 +22,16 @@ demo: $(DEMO_INSTALLED) ## drag a real portrait; DEMO_ARGS="--edit hopper_smile"
 	@$(BIN)/python examples/demo/run_demo.py $(DEMO_ARGS)
 
 test: $(DEV_INSTALLED) ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 10
+
+docs: $(DEV_INSTALLED) ## write the pages that are made from the code
+	@$(BIN)/python docs/make_pages.py
 
 lint: $(DEV_INSTALLED) ## check format, style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests/typing/call.py
 
 floors: ## run the main tests with the oldest versions that setup.py allows
 	@$(MAKE) --no-print-directory VENV=build/floors-venv floors-in-venv

@@ -122,8 +122,8 @@ def claimed(unet: UNet2DConditionModel) -> Iterator[None]:
 def channels_last_on_cpu(unet: UNet2DConditionModel) -> Iterator[None]:
     """Context in which the kernels of a UNet on the CPU lie as convolutions there like them best.
 
-    An edit takes some 6 % less time for it (docs/notebook/performance.md). Afterwards their strides are those of before, so
-    that the UNet computes what it did, to the bit. On other devices nothing is done.
+    An edit takes some 6 % less time for it (docs/notebook/performance.md). Afterwards their strides are those of
+    before, so that the UNet computes what it did, to the bit. On other devices nothing is done.
     """
     strides = {
         parameter: parameter.stride()

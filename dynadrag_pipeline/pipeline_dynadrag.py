@@ -13,7 +13,6 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
-from diffusers.utils import replace_example_docstring
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 from transformers.image_processing_base import ImageProcessingMixin
 
@@ -46,21 +45,6 @@ from .settings import (
 
 Callback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
 """`callback(pipe, iteration, timestep, tensors) -> changed tensors`."""
-
-EXAMPLE_DOC_STRING = """
-        Examples:
-            ```py
-            >>> from PIL import Image
-            >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
-
-            >>> pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
-            >>> portrait = Image.open("portrait.png")
-            >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)])
-            >>> result.images[0].save("dragged.png")
-            >>> result.stop_reason
-            'reached'
-            ```
-"""
 
 
 @dataclass(frozen=True)
@@ -179,7 +163,6 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         """Whether a callback asked for the end (`pipe._interrupt = True`); the edit so far is returned."""
         return self._interrupt
 
-    @replace_example_docstring(EXAMPLE_DOC_STRING)
     @takes(DragCall)
     @torch.no_grad()
     def __call__(self, given: dict[str, Any]) -> DynaDragPipelineOutput | tuple[Any, ...]:
@@ -231,6 +214,17 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             ValueError: before any work, if an argument or a component does not fit; the message says which.
 
         Examples:
+            ```py
+            >>> from PIL import Image
+            >>> from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+
+            >>> pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
+            >>> portrait = Image.open("portrait.png")
+            >>> result = pipe(portrait, handles=[(64, 70)], targets=[(76, 70)])
+            >>> result.images[0].save("dragged.png")
+            >>> result.stop_reason
+            'reached'
+            ```
         """
         call = DragCall(**given)
         in_force = self.settings_in_force(given, call.settings, call.preset)

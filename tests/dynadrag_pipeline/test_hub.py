@@ -26,6 +26,17 @@ ROOT = Path(__file__).parents[2]
 CODE = {"pipeline.py", "motion_predictor/modeling_motion_predictor.py"}
 
 
+RECOMMENDED = {
+    "num_inference_steps": 4,
+    "max_iterations": 2,
+    "supervision_steps": 2,
+    "identity_lora_steps": 2,
+    "supervision_reach": 0.4,
+    "dynamic_selection": None,
+}
+WITHOUT_SETTINGS = ("from parts", "from a pipe", "parts, saved")  # a plain Stable Diffusion recommends nothing
+
+
 @dataclass
 class Case:
     """What a process of `hub_process.py` left behind."""
@@ -38,7 +49,15 @@ class Case:
 def whole(text_encoder, tokenizer) -> DynaDragPipeline:
     """A tiny pipeline with its motion predictor."""
     unet, predictor = make_unet(), make_motion_predictor()
-    pipe = DynaDragPipeline(make_vae(), text_encoder, tokenizer, unet, make_scheduler(), motion_predictor=predictor)
+    pipe = DynaDragPipeline(
+        make_vae(),
+        text_encoder,
+        tokenizer,
+        unet,
+        make_scheduler(),
+        motion_predictor=predictor,
+        recommended_settings=RECOMMENDED,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -50,10 +69,6 @@ def expected(whole, picture) -> torch.Tensor:
         picture,
         handles=[(40, 30), (20, 50)],
         targets=[(60, 50), (10, 40)],
-        num_inference_steps=4,
-        max_iterations=2,
-        supervision_steps=2,
-        identity_lora_steps=2,
         generator=torch.Generator().manual_seed(3),
         output_type="pt",
     ).images
@@ -63,6 +78,7 @@ def expected(whole, picture) -> torch.Tensor:
 def workplace(tmp_path_factory, picture) -> Path:
     folder: Path = tmp_path_factory.mktemp("hub")
     save_file({"picture": picture}, folder / "picture.safetensors")
+    (folder / "recommended.json").write_text(json.dumps(RECOMMENDED))
     return folder
 
 
@@ -140,7 +156,8 @@ class TestWithThePackage:
     )
     def test_every_way_to_the_same_weights_gives_the_same_picture(self, installed, expected, way):
         assert torch.equal(installed.pictures[way], expected)
-        assert installed.facts[f"{way} by"] == "motion_predictor"
+        assert installed.facts[f"{way} by"] == "predicted"
+        assert installed.facts[f"{way}, settings"] == ("given" if way in WITHOUT_SETTINGS else "of the checkpoint")
 
     def test_no_code_of_a_repository_is_run(self, installed):
         assert installed.facts["remote code"] == []
@@ -162,7 +179,8 @@ class TestWithoutThePackage:
     def test_the_code_that_came_along_edits_bit_for_bit_alike(self, not_installed, expected, way):
         assert not_installed.facts["really not installed"]
         assert torch.equal(not_installed.pictures[way], expected)
-        assert not_installed.facts[f"{way} by"] == "motion_predictor"
+        assert not_installed.facts[f"{way} by"] == "predicted"
+        assert not_installed.facts[f"{way}, settings"] == ("given" if way in WITHOUT_SETTINGS else "of the checkpoint")
 
     def test_trust_is_asked_for(self, not_installed):
         assert "trust_remote_code=True" in not_installed.facts["without trust"]
@@ -179,10 +197,12 @@ class TestInBlocks:
     @pytest.mark.parametrize("way", ["in blocks", "in pushed blocks"])
     def test_with_the_package_the_picture_is_the_same(self, installed, expected, way):
         assert torch.equal(installed.pictures[way], expected)
+        assert installed.facts[f"{way}, settings"] == "of the checkpoint"
 
     @pytest.mark.parametrize("way", ["in blocks", "in saved blocks"])
     def test_without_the_package_too(self, not_installed, expected, way):
         assert torch.equal(not_installed.pictures[way], expected)
+        assert not_installed.facts[f"{way}, settings"] == "of the checkpoint"
 
     def test_blocks_are_pushed_with_code_index_and_card(self, installed, hub):
         names = {"README.md", "modular_blocks.py", "modular_config.json", "modular_model_index.json"}

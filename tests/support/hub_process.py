@@ -20,21 +20,21 @@ from safetensors.torch import load_file, save_file
 torch.set_num_threads(1)
 CASE, FOLDER = sys.argv[1], Path(sys.argv[2])
 PICTURE = load_file(FOLDER / "picture.safetensors")["picture"]
+RECOMMENDED = json.loads((FOLDER / "recommended.json").read_text())
 pictures: dict[str, torch.Tensor] = {}
 facts: dict[str, Any] = {}
 
 
 def edit(name: str, pipe: Any) -> None:
-    """Drag the picture as the tests do in their own process, and keep the result."""
+    """Drag the picture as the tests do in their own process, by the settings that came along, and keep the result."""
     pipe.set_progress_bar_config(disable=True)
+    brought_along = pipe.config.get("recommended_settings")
+    facts[f"{name}, settings"] = "of the checkpoint" if brought_along else "given"
     result = pipe(
         image=PICTURE,
         handles=[(40, 30), (20, 50)],
         targets=[(60, 50), (10, 40)],
-        num_inference_steps=4,
-        max_iterations=2,
-        supervision_steps=2,
-        identity_lora_steps=2,
+        settings=None if brought_along else RECOMMENDED,
         generator=torch.Generator().manual_seed(3),
         output_type="pt",
     )
