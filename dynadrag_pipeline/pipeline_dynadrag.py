@@ -33,6 +33,7 @@ from .motion.path import Paths
 from .motion.source import MotionSource
 from .picture import Picture, to_picture_tensor
 from .pipeline_output import DynaDragPipelineOutput
+from .provenance import provenance_of
 from .session import DragSession, embed_prompt
 from .session_file import load_session, save_session
 from .settings import (
@@ -249,7 +250,9 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 break
         self.maybe_free_model_hooks()
 
-        output = self._collect(edits, call.output_type, is_batch, in_force)
+        seeds = [request.seed for request in requests]
+        provenance = provenance_of(str(self.name_or_path or ""), seeds if is_batch else seeds[0])
+        output = self._collect(edits, call.output_type, is_batch, in_force, provenance)
         return output if call.return_dict else output.to_tuple()
 
     def edit(
@@ -474,6 +477,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         output_type: str,
         is_batch: bool,
         in_force: SettingsInForce,
+        provenance: dict[str, Any],
     ) -> DynaDragPipelineOutput:
         """Put the edits of a call into one output, in the type that was asked for."""
         results, tensors = zip(*edits, strict=True)
@@ -489,6 +493,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             [result.stop_reason for result in results],
             [result.motion_source for result in results],
             in_force,
+            provenance,
         )
         if not is_batch:
             for name in ("trajectories", "iterations", "stop_reason", "motion_source"):

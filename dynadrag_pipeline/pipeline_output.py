@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,6 +73,7 @@ class DynaDragPipelineOutput(BaseOutput):
         stop_reason (`str`): `reached`, `max_iterations`, `stalled`, `interrupted` or `diverged`.
         motion_source (`str`): name of what said where handles go: `predicted`, `straight`, `path`, or a source's own.
         settings ([`SettingsInForce`], *optional*): every setting of the call, and where it comes from.
+        provenance (`dict`): versions of the packages, the model, and the seed of each picture.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -81,3 +82,4 @@ class DynaDragPipelineOutput(BaseOutput):
     stop_reason: StopReason | list[StopReason] = "max_iterations"
     motion_source: str | list[str] = "straight"
     settings: SettingsInForce | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)

@@ -6,13 +6,11 @@ import argparse
 import json
 import math
 import os
-import platform
 import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from ..pipeline_dynadrag import DynaDragPipeline
     from ..pipeline_output import DynaDragPipelineOutput
 
-PACKAGES = ("dynadrag", "torch", "diffusers", "transformers", "peft", "accelerate")
 LARGEST_SEED = 2**63 - 1
 
 EDIT_EXAMPLES = """\
@@ -465,13 +462,14 @@ def _run(pipe: DynaDragPipeline, job: _Job, seed: int) -> DynaDragPipelineOutput
 
     generator = torch.Generator("cpu").manual_seed(seed)
     try:
-        return pipe(job.image, **job.call, generator=generator)
+        output = pipe(job.image, **job.call, generator=generator)
     except (ValueError, FloatingPointError) as error:
         raise CommandError(one_line(error)) from error
     except torch.cuda.OutOfMemoryError as error:
         raise CommandError(
             "not enough memory on the GPU: try --dtype float16, a smaller --processing-resolution, or --device cpu."
         ) from error
+    return cast("DynaDragPipelineOutput", output)
 
 
 def _record(args: argparse.Namespace, job: _Job, output: DynaDragPipelineOutput) -> dict[str, Any]:
@@ -484,7 +482,7 @@ def _record(args: argparse.Namespace, job: _Job, output: DynaDragPipelineOutput)
     picture = cast("Image.Image", output.images[0])
     assert output.settings is not None
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": output.provenance.get("versions"),
         "image": _shown(args.image),
         "mask": None if args.mask is None else _shown(args.mask),
         "model": args.model or "embedded",
@@ -492,6 +490,7 @@ def _record(args: argparse.Namespace, job: _Job, output: DynaDragPipelineOutput)
         "device": args.device,
         "dtype": args.dtype,
         "seed": args.seed,
+        "seed_drawn": output.provenance.get("seed"),
         "prompt": job.call["prompt"],
         "settings": output.settings.record(),
         "cross_attention_kwargs": args.cross_attention_kwargs,
@@ -512,13 +511,6 @@ def _record(args: argparse.Namespace, job: _Job, output: DynaDragPipelineOutput)
         ],
         "files": {name: _shown(Path(path.name)) for name, path in job.files.items()},
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "not installed"
 
 
 def _shown(path: Path) -> str:

@@ -82,6 +82,7 @@ class FakePipeline:
             iterations=[self._iteration(way[step], way[step + 1]) for step in range(2)],
             stop_reason="stalled",
             motion_source="predicted",
+            provenance={"versions": {"torch": "2"}, "seed": 5},
             settings=settings_in_force(
                 {name: value for name, value in options.items() if name in options_of(DragSettings)},
                 options.get("settings"),
@@ -154,7 +155,7 @@ def test_edit_writes_picture_sheet_and_record(pipeline, portrait, out, capsys):
     assert record["mean_remaining_distance"] == 9
     assert (record["stop_reason"], record["motion_source"]) == ("stalled", "predicted")
     assert record["size"] == {"width": 96, "height": 80}
-    assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"] == {"torch": "2"}
     assert record["iterations"][1] == {
         "handles": [[25, 30], [50, 14]],
         "predicted_step": [[5, 0], [0, 4]],

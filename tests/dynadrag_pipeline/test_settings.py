@@ -13,6 +13,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
 
 from dynadrag_pipeline import DynaDragPipeline, settings
@@ -165,6 +166,8 @@ def test_every_setting_of_an_edit_is_in_its_record_with_its_origin(pipe, picture
     assert set(record) == set(options_of(DragSettings))
     assert record["max_iterations"] == {"value": 3, "from": "given"}
     assert record["mask_weight"] == {"value": 0.1, "from": "paper"}
+    assert output.provenance["seed"] == 0
+    assert output.provenance["versions"]["torch"] == torch.__version__
 
 
 # --- every face ---
