@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("dynadrag", "torch", "diffusers", "transformers", "peft", "accelerate")
+RECORDED_PACKAGES = ("dynadrag", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
 def provenance_of(model: str, seed: int | list[int]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def provenance_of(model: str, seed: int | list[int]) -> dict[str, Any]:
         0
     """
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in RECORDED_PACKAGES}},
         "model": model,
         "seed": seed,
     }

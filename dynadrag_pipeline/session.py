@@ -33,7 +33,7 @@ from .motion.choice import choose_motion
 from .motion.path import Paths
 from .motion.source import MotionSource
 from .picture import resize_picture
-from .settings import SettingsInForce
+from .settings import DragSettings, SettingsInForce
 from .source_restoration import restore_source
 
 ONCE_PER_PICTURE = (
@@ -120,16 +120,15 @@ class DragSession:
         self.check()
         with self.working():
             self.encode()
-            self.lora = (
-                (find_lora or DragSession.fit_identity_lora)(self) if self.settings.identity_lora_steps else None
-            )
+            if self.settings.identity_lora_steps:
+                self.lora = self.fit_identity_lora() if find_lora is None else find_lora(self)
             self.invert()
             self.denoise_reference()
         return self
 
     @property
-    def settings(self) -> Any:
-        """The [`DragSettings`] of the session."""
+    def settings(self) -> DragSettings:
+        """The values of `in_force`."""
         return self.in_force.settings
 
     @property

@@ -190,7 +190,7 @@ def test_without_a_predictor_steps_are_straight_and_equal(frozen_unet):
 
 
 def test_predictions_that_are_not_finite_are_an_error(frozen_unet):
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="`step` must be finite"):
         drag(make_engine(frozen_unet, predictor=ConstantFlow(float("nan"), 0.0)), FAR)
 
 
