@@ -8,9 +8,6 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +17,20 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
+from dynadrag_pipeline.cli import main
 from motion_predictor import MotionPredictorModel, training
 from motion_predictor.data.dataset_folder import DatasetFolder
 from motion_predictor.data.samples import MotionSample
 from motion_predictor.data.shards import write_shard
 from motion_predictor.training import StepSampler, learning_rate_factor, motion_loss, train_motion_predictor
-from motion_predictor.training_config import DataSource, LossSettings, TrainingConfig, save_training_config
+from motion_predictor.training_config import (
+    DataSource,
+    LossSettings,
+    TrainingConfig,
+    load_training_config,
+    save_training_config,
+)
+from support.processes import run_together, train_until_killed
 
 NETWORK = {
     "hidden_channels_spatial": 4,
@@ -377,25 +382,13 @@ def test_missing_data_say_how_to_build_them(tmp_path: Path):
         train_motion_predictor(make_config(str(tmp_path / "nothing"), tmp_path / "run"))
 
 
-def test_two_processes_stopped_and_resumed_end_with_the_same_weights(dataset: str, tmp_path: Path):
-    def command(out: Path) -> list[str]:
-        file = tmp_path / f"{out.name}.yaml"
-        file.write_text(save_training_config(make_config(dataset, out, steps=30)))
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        return [*launch, "-m", "dynadrag_pipeline", "train-motion-predictor", str(file)]
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(tmp_path / "through"), check=True, env=environment, timeout=300, capture_output=True)
-    stopped = tmp_path / "stopped"
-    process = subprocess.Popen(
-        command(stopped), env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    deadline = time.monotonic() + 200
-    while not list(stopped.glob("checkpoint-*[0-9]")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    assert list(stopped.glob("checkpoint-*[0-9]"))
-    assert not (stopped / "motion_predictor").exists()
-    subprocess.run(command(stopped), check=True, env=environment, timeout=300, capture_output=True)
-    assert_same_weights(tmp_path / "through", stopped)
+def test_two_processes_killed_and_resumed_end_with_the_weights_of_the_command(dataset: str, tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text(save_training_config(make_config(dataset, tmp_path / "through")))
+    assert run_together(main, ["train-motion-predictor", str(file)]) == [0, 0]
+    stopped = load_training_config(file, [f"out={tmp_path / 'stopped'}"])
+    run_together(train_until_killed, stopped, 5)
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not (tmp_path / "stopped" / "motion_predictor").exists()
+    run_together(train_motion_predictor, stopped)
+    assert_same_weights(tmp_path / "through", tmp_path / "stopped")
