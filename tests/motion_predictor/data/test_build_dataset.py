@@ -191,7 +191,7 @@ def odd_videos(tmp_path: Path, clip: Path, moving_picture: Callable, write_video
 def test_videos_without_records_are_named_with_the_reason(
     tmp_path: Path, odd_videos: Path, capsys: pytest.CaptureFixture[str]
 ):
-    settings = replace(SMALL, records_per_video=1, max_track_frames=15)
+    settings = replace(SMALL, records_per_video=1, max_track_frames=15, reverse=False)
     summary = build_dataset([odd_videos], tmp_path / "out", settings)
     assert summary is not None
     reasons = {name: o["reason"] for name, o in summary.outcomes.items() if o["status"] == "skipped"}
