@@ -92,6 +92,13 @@ class Pictures:
     def read(self, name: str, size: int) -> np.ndarray:
         """A picture as `[size, size, 3]` uint8 RGB.
 
+        Args:
+            name (`str`): one of [`Pictures.names`].
+            size (`int`): side that it is resized to, in pixels.
+
+        Returns:
+            `np.ndarray` of shape `(size, size, 3)`: uint8 RGB.
+
         Raises:
             ValueError: if it is not square, or cannot be read as a picture.
         """
@@ -108,6 +115,13 @@ class Pictures:
 
 def held_out_names(names: Iterable[str], count: int = HELD_OUT_FACES) -> list[str]:
     """Pick the `count` names with the smallest SHA-256: a split that needs no list and no random state.
+
+    Args:
+        names (`Iterable[str]`): file names.
+        count (`int`, *optional*, defaults to `HELD_OUT_FACES`): how many are held out.
+
+    Returns:
+        `list[str]`: those that are held out.
 
     Example:
         >>> held_out_names(["ada.jpg", "grace.jpg", "katherine.jpg"], count=1)
