@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 HELD_OUT_FACES = 60
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -43,7 +44,7 @@ class PortraitSource:
         try:
             with np.load(self.landmarks, allow_pickle=False) as stored:
                 names, landmarks = stored["files"].tolist(), stored["landmarks"].astype(np.float32)
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (EOFError, IndexError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(
                 f"`landmarks` must be an npz file with `files` and `landmarks`, got {self.landmarks} ({error})."
             ) from error
@@ -71,7 +72,11 @@ class PortraitSource:
             paths = {str(path.relative_to(self.pictures)): path for path in sorted(self.pictures.rglob("*"))}
             yield Pictures(self.pictures, _by_name(self.pictures, paths), None)
         elif zipfile.is_zipfile(self.pictures):
-            with zipfile.ZipFile(self.pictures) as archive:
+            try:
+                archive = zipfile.ZipFile(self.pictures)
+            except zipfile.BadZipFile as error:
+                raise ValueError(f"`pictures` must be a whole zip archive, got {self.pictures} ({error}).") from error
+            with archive:
                 yield Pictures(self.pictures, _by_name(self.pictures, sorted(archive.namelist())), archive)
         else:
             raise ValueError(f"`pictures` must be a folder or a zip archive of pictures, got {self.pictures}.")
@@ -103,10 +108,10 @@ class Pictures:
             ValueError: if it is not square, or cannot be read as a picture.
         """
         member = self._members[name]
-        data = self._archive.read(member) if self._archive else (self._source / member).read_bytes()
         try:
+            data = self._archive.read(member) if self._archive else (self._source / member).read_bytes()
             image = Image.open(io.BytesIO(data)).convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:  # whatever archives and decoders say of damaged bytes
             raise ValueError(f"`{name}` in {self._source} must be a picture, got another file ({error}).") from error
         if image.width != image.height:
             raise ValueError(f"`{name}` in {self._source} must be square, got {image.width} x {image.height} pixels.")
