@@ -218,7 +218,19 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
 
 
 def check_point_pairs(handles: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None) -> None:
-    """Raise a ValueError unless handles and targets are alike, `[B, N, 2]`, and `valid` is `[B, N]` bool."""
+    """Raise a ValueError unless handles and targets are alike, `[B, N, 2]`, and `valid` is `[B, N]` bool.
+
+    Args:
+        handles (`torch.Tensor` of shape `(batch, points, 2)`): in pixels.
+        targets (`torch.Tensor` of shape `(batch, points, 2)`): in pixels.
+        valid (`torch.Tensor` of shape `(batch, points)` or `None`): bool, False for padding.
+
+    Example:
+        >>> check_point_pairs(torch.zeros(1, 2, 2), torch.zeros(1, 3, 2), None)
+        Traceback (most recent call last):
+        ...
+        ValueError: `targets` must be of the shape of `handles`, (1, 2, 2), got Tensor of shape (1, 3, 2).
+    """
     if handles.ndim != 3 or handles.shape[2] != 2:
         raise ValueError(f"`handles` must be of shape (batch, points, 2), got {got(handles)}.")
     if targets.shape != handles.shape:
@@ -230,7 +242,20 @@ def check_point_pairs(handles: torch.Tensor, targets: torch.Tensor, valid: torch
 
 
 def check_inside(name: str, points: torch.Tensor, size: tuple[int, int], valid: torch.Tensor | None) -> None:
-    """Raise a ValueError if a valid point of `[B, N, 2]` lies off the pixels of a grid of `(height, width)`."""
+    """Raise a ValueError if a valid point of `[B, N, 2]` lies off the pixels of a grid of `(height, width)`.
+
+    Args:
+        name (`str`): of the argument, for the message.
+        points (`torch.Tensor` of shape `(batch, points, 2)`): in pixels.
+        size (`tuple[int, int]`): `(height, width)` of the grid.
+        valid (`torch.Tensor` of shape `(batch, points)` or `None`): bool, False for padding.
+
+    Example:
+        >>> check_inside("handles", torch.tensor([[[9.0, 2.0]]]), (4, 8), None)
+        Traceback (most recent call last):
+        ...
+        ValueError: `handles` must have x in [-0.5, 7.5] and y in [-0.5, 3.5], got a point at (9.0, 2.0).
+    """
     height, width = size
     x, y = points[..., 0], points[..., 1]
     inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)

@@ -39,7 +39,15 @@ CHANGEABLE = ("steps", "workers", "save_every", "validate_every", "validation_sa
 
 
 def network_input(model: MotionPredictorModel, batch: MotionSample) -> tuple[torch.Tensor, torch.Tensor]:
-    """The six channels of Sec. 3.2.1, `[B, 6, H, W]`, and among them the heatmap, `[B, 1, H, W]`."""
+    """The six channels of Sec. 3.2.1, `[B, 6, H, W]`, and among them the heatmap, `[B, 1, H, W]`.
+
+    Args:
+        model (`MotionPredictorModel`): whose configuration says how points are drawn.
+        batch (`MotionSample`): of samples.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: the channels and the heatmap.
+    """
     config = model.config
     delta_map, heatmap = rasterize_points(
         batch.handles,
@@ -88,7 +96,20 @@ def _straight_tenth(batch: MotionSample) -> torch.Tensor:
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Warm-up, plateau and fall, each linear. The plateau does not depend on `steps`, so a run can be prolonged."""
+    """Warm-up, plateau and fall, each linear. The plateau does not depend on `steps`, so a run can be prolonged.
+
+    Args:
+        step (`int`): that is about to be taken, from 0.
+        config (`TrainingConfig`): of the run.
+
+    Returns:
+        `float`: from 0 to 1.
+
+    Example:
+        >>> config = TrainingConfig("run", [DataSource("clips")], steps=100, warmup_steps=10, decay_share=0.2)
+        >>> [learning_rate_factor(step, config) for step in (0, 50, 90)]
+        [0.1, 1.0, 0.5]
+    """
     rising = (step + 1) / max(config.warmup_steps, 1)
     fall = max(config.steps * config.decay_share, 1)
     return min(1.0, rising, (config.steps - step) / fall if config.decay_share else 1.0)
@@ -129,6 +150,17 @@ class StepSampler(Sampler[list[int]]):
 
     Step n takes the samples n * G ... (n + 1) * G - 1, where G is the size of a batch over all processes and
     accumulations. A process takes its share of each.
+
+    Args:
+        config (`TrainingConfig`): of the run.
+        process (`int`): number of this process.
+        processes (`int`): that train together.
+        start_step (`int`): of the first batch.
+
+    Example:
+        >>> config = TrainingConfig("run", [DataSource("clips")], steps=2, batch_size=2)
+        >>> list(StepSampler(config, process=1, processes=2, start_step=0))
+        [[2, 3], [6, 7]]
     """
 
     def __init__(self, config: TrainingConfig, process: int, processes: int, start_step: int):

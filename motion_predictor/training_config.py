@@ -257,7 +257,18 @@ def _reason(error: Exception) -> str:
 
 
 def save_training_config(config: TrainingConfig) -> str:
-    """A run as YAML, with every value written out."""
+    """A run as YAML, with every value written out.
+
+    Args:
+        config (`TrainingConfig`): of the run.
+
+    Returns:
+        `str`: YAML that [`load_training_config`] reads.
+
+    Example:
+        >>> save_training_config(TrainingConfig("run", [DataSource("clips")])).splitlines()[0]
+        'out: run'
+    """
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.structured(config))

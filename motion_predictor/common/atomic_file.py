@@ -16,6 +16,9 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     Until then it has a temporary name in the same folder. If the block fails, it is removed, and an older file at
     `path` stays as it was.
 
+    Args:
+        path (`str` or `Path`): of the file.
+
     Example:
         >>> with atomic_file("result.json") as file:  # doctest: +SKIP
         ...     file.write(b"{}")

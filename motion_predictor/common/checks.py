@@ -16,6 +16,12 @@ LONGEST_SHOWN = 120  # letters of a value in a message
 def got(value: Any) -> str:
     """How a message shows a value: as Python writes it, cut short, whatever it is.
 
+    Args:
+        value (`Any`): of an argument, whatever it is.
+
+    Returns:
+        `str`: at most 120 letters.
+
     Example:
         >>> got(0.5), got("x" * 1000)[-4:]
         ('0.5', 'x...')
@@ -31,7 +37,21 @@ def got(value: Any) -> str:
 
 
 def check_whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
-    """The whole number from `least` to `most` that `value` is, or a ValueError."""
+    """The whole number from `least` to `most` that `value` is, or a ValueError.
+
+    Args:
+        name (`str`): of the argument, for the message.
+        value (`Any`): that was given.
+        least (`int`): that is accepted.
+        most (`float`, *optional*): that is accepted.
+
+    Returns:
+        `int`: the value.
+
+    Example:
+        >>> check_whole_number("steps", 25, least=1)
+        25
+    """
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or not least <= int(value) <= most:
         upper = "" if most == math.inf else f" and at most {most:.0f}"
@@ -42,7 +62,24 @@ def check_whole_number(name: str, value: Any, least: int, most: float = math.inf
 def check_number(
     name: str, value: Any, *, above: float | None = None, least: float = -math.inf, most: float = math.inf
 ) -> float:
-    """The finite number over `above`, or else from `least` on, up to `most`, that `value` is, or a ValueError."""
+    """The finite number over `above`, or else from `least` on, up to `most`, that `value` is, or a ValueError.
+
+    Args:
+        name (`str`): of the argument, for the message.
+        value (`Any`): that was given.
+        above (`float`, *optional*): that it must lie over, in place of `least`.
+        least (`float`, *optional*, defaults to -math.inf): that is accepted.
+        most (`float`, *optional*): that is accepted.
+
+    Returns:
+        `float`: the value.
+
+    Example:
+        >>> check_number("rate", 1.5, least=0, most=1)
+        Traceback (most recent call last):
+        ...
+        ValueError: `rate` must be a finite number of at least 0 and at most 1, got 1.5.
+    """
     number = _finite(value)
     if number is None or not (number >= least if above is None else number > above) or number > most:
         limits = [] if least == -math.inf or above is not None else [f"of at least {least:g}"]
@@ -54,7 +91,20 @@ def check_number(
 
 
 def check_choice(name: str, value: Any, accepted: Sequence[Any]) -> Any:
-    """The one of `accepted` that `value` is, or a ValueError."""
+    """The one of `accepted` that `value` is, or a ValueError.
+
+    Args:
+        name (`str`): of the argument, for the message.
+        value (`Any`): that was given.
+        accepted (`Sequence[Any]`): values; one of them may be `None`.
+
+    Returns:
+        `Any`: the one that it is.
+
+    Example:
+        >>> check_choice("guard", "clamp", ("none", "clamp"))
+        'clamp'
+    """
     for each in accepted:
         if value is each or (isinstance(value, str) and isinstance(each, str) and value == each):
             return each
@@ -62,7 +112,21 @@ def check_choice(name: str, value: Any, accepted: Sequence[Any]) -> Any:
 
 
 def check_switch(name: str, value: Any) -> bool:
-    """Whether `value` is true, for `True` and `False` alone, Python's or numpy's; else a ValueError."""
+    """Whether `value` is true, for `True` and `False` alone, Python's or numpy's; else a ValueError.
+
+    Args:
+        name (`str`): of the argument, for the message.
+        value (`Any`): that was given.
+
+    Returns:
+        `bool`: the value.
+
+    Example:
+        >>> check_switch("gif", 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: `gif` must be True or False, got 1.
+    """
     if type(value).__name__ not in ("bool", "bool_") or getattr(value, "shape", ()) != ():
         raise ValueError(f"`{name}` must be True or False, got {got(value)}.")
     return bool(value)

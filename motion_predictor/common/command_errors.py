@@ -17,6 +17,12 @@ class NotSaved(Exception):
 def one_line(error: BaseException) -> str:
     """The message of an error on one line; its class, if it has none.
 
+    Args:
+        error (`BaseException`): of any kind.
+
+    Returns:
+        `str`: its message.
+
     Example:
         >>> one_line(ValueError("not\\n  here"))
         'not here'

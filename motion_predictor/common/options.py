@@ -192,7 +192,14 @@ def option(default: Any, kind: Kind, help: str, **more: Any) -> Any:
 
 
 def options_of(settings: type[Any]) -> dict[str, Option]:
-    """The options of a dataclass by name, in the order of its fields."""
+    """The options of a dataclass by name, in the order of its fields.
+
+    Args:
+        settings (`type[Any]`): a dataclass of options.
+
+    Returns:
+        `dict[str, Option]`: each with its name and type.
+    """
     hints = typing.get_type_hints(settings)
     return {
         each.name: replace(each.metadata["option"], name=each.name, type=hints[each.name])
@@ -202,7 +209,15 @@ def options_of(settings: type[Any]) -> dict[str, Option]:
 
 
 def checked(settings: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of options as plain Python objects, or a ValueError for the first that is not accepted."""
+    """The values of options as plain Python objects, or a ValueError for the first that is not accepted.
+
+    Args:
+        settings (`type[Any]`): a dataclass of options.
+        values (`Mapping[str, Any]`): of some of them, by name.
+
+    Returns:
+        `dict[str, Any]`: the values, checked.
+    """
     options = options_of(settings)
     unknown = [name for name in values if name not in options]
     if unknown:
@@ -211,13 +226,24 @@ def checked(settings: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_fields(settings: Any) -> None:
-    """Check the options of a dataclass and keep them as plain Python objects: for its `__post_init__`."""
+    """Check the options of a dataclass and keep them as plain Python objects: for its `__post_init__`.
+
+    Args:
+        settings (`Any`): an object whose class is a dataclass of options.
+    """
     for name, each in options_of(type(settings)).items():
         object.__setattr__(settings, name, each.kind.check(name, getattr(settings, name)))
 
 
 def parameters_of(settings: type[Any]) -> list[inspect.Parameter]:
-    """The options as keywords of a signature."""
+    """The options as keywords of a signature.
+
+    Args:
+        settings (`type[Any]`): a dataclass of options.
+
+    Returns:
+        `list[inspect.Parameter]`: one for each, with its default and type.
+    """
     return [
         inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
         for each in options_of(settings).values()
@@ -236,7 +262,14 @@ def docstring_of(settings: type[Any], indent: int = 12) -> str:
 
 
 def options_table(settings: type[Any]) -> str:
-    """The options as tables in Markdown, one for each group."""
+    """The options as tables in Markdown, one for each group.
+
+    Args:
+        settings (`type[Any]`): a dataclass of options.
+
+    Returns:
+        `str`: the tables, each under a heading.
+    """
     groups: dict[str, list[str]] = {}
     for each in options_of(settings).values():
         default = each.default_text or f"`{each.default!r}`"
@@ -285,7 +318,24 @@ def add_options(
 
 
 def given_options(args: argparse.Namespace, settings: type[Any]) -> dict[str, Any]:
-    """The options that were given to a command of [`add_options`]."""
+    """The options that were given to a command of [`add_options`].
+
+    Args:
+        args (`argparse.Namespace`): what the command was called with.
+        settings (`type[Any]`): the dataclass of options.
+
+    Returns:
+        `dict[str, Any]`: their values by name.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Settings:
+        ...     steps: int = option(50, WholeNumber(least=1), "steps of a denoising")
+        >>> parser = argparse.ArgumentParser()
+        >>> add_options(parser, Settings)
+        >>> given_options(parser.parse_args(["--steps", "7"]), Settings)
+        {'steps': 7}
+    """
     given = {name: each for name, each in options_of(settings).items() if hasattr(args, name)}
     none = {name for name, each in given.items() if each.kind.or_none and getattr(args, name) == ["none"]}
     return {name: None if name in none else getattr(args, name) for name in given}
@@ -293,6 +343,12 @@ def given_options(args: argparse.Namespace, settings: type[Any]) -> dict[str, An
 
 def type_shown(annotation: Any) -> str:
     """An annotation as the docs show it.
+
+    Args:
+        annotation (`Any`): of a field.
+
+    Returns:
+        `str`: its name.
 
     Example:
         >>> type_shown(int | None), type_shown(typing.Literal["mean", "sum"])

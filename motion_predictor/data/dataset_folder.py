@@ -79,15 +79,37 @@ class DatasetFolder:
         return folder
 
     def shard(self, split: str, name: str) -> Path:
-        """Where the records of a source lie: `train/NAME.tar` or `val/NAME.tar`."""
+        """Where the records of a source lie: `train/NAME.tar` or `val/NAME.tar`.
+
+        Args:
+            split (`str`): `"train"` or `"val"`.
+            name (`str`): of the source.
+
+        Returns:
+            `Path`: of the shard, whether it is there or not.
+        """
         return self.path / split / f"{_checked(name)}.tar"
 
     def mark(self, name: str) -> Path:
-        """What became of a source, and the sign that it is finished: `videos/NAME.json`."""
+        """What became of a source, and the sign that it is finished: `videos/NAME.json`.
+
+        Args:
+            name (`str`): of the source.
+
+        Returns:
+            `Path`: of the mark, whether it is there or not.
+        """
         return self.path / MARKS / f"{_checked(name)}.json"
 
     def is_finished(self, name: str) -> bool:
-        """Whether a source needs no more work."""
+        """Whether a source needs no more work.
+
+        Args:
+            name (`str`): of the source.
+
+        Returns:
+            `bool`: whether its mark is there.
+        """
         return self.mark(name).exists()
 
     def mark_finished(self, name: str, outcome: dict[str, Any]) -> None:
@@ -142,6 +164,9 @@ class DatasetFolder:
 @contextmanager
 def only_writer(path: str | Path) -> Iterator[None]:
     """Hold the lock of a dataset's folder, which ends with the process, however that ends.
+
+    Args:
+        path (`str` or `Path`): of the folder; made if it is not there.
 
     Raises:
         BlockingIOError: if another build holds it.

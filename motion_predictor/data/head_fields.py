@@ -270,7 +270,8 @@ def _between_curves(
     """Two edges of lips or lids that meet in their corners, as smooth curves over `x` of the face.
 
     Args:
-        upper, lower: `[n, 2]` marks from one corner to the other.
+        upper (`torch.Tensor` of shape `(points, 2)`): marks from one corner to the other.
+        lower (`torch.Tensor` of shape `(points, 2)`): the same below.
         x (`torch.Tensor` of shape `(...,)`): where the curves are read.
 
     Returns:

@@ -80,6 +80,9 @@ class MotionRecord:
 def encode_record(record: MotionRecord) -> dict[str, Any]:
     """A record as a sample of webdataset: a JPEG, an npz of 16-bit motion, and JSON.
 
+    Args:
+        record (`MotionRecord`): to store.
+
     Returns:
         `dict`: `__key__`, `frame.jpg`, `motion.npz` and `info.json`; the values but for the key are bytes.
     """
@@ -102,7 +105,14 @@ def encode_record(record: MotionRecord) -> dict[str, Any]:
 
 
 def decode_record(sample: dict[str, Any]) -> MotionRecord:
-    """The inverse of `encode_record`, but for the losses of JPEG and of rounding."""
+    """The inverse of `encode_record`, but for the losses of JPEG and of rounding.
+
+    Args:
+        sample (`dict[str, Any]`): as [`encode_record`] makes it.
+
+    Returns:
+        `MotionRecord`: the record.
+    """
     with np.load(io.BytesIO(sample["motion.npz"]), allow_pickle=False) as motion:
         return MotionRecord(
             key=sample["__key__"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class PortraitSource:
         try:
             with np.load(self.landmarks, allow_pickle=False) as stored:
                 names, landmarks = stored["files"].tolist(), stored["landmarks"].astype(np.float32)
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (EOFError, IndexError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(
                 f"`landmarks` must be an npz file with `files` and `landmarks`, got {self.landmarks} ({error})."
             ) from error
@@ -72,7 +73,11 @@ class PortraitSource:
             paths = {str(path.relative_to(self.pictures)): path for path in sorted(self.pictures.rglob("*"))}
             yield Pictures(self.pictures, _by_name(self.pictures, paths), None)
         elif zipfile.is_zipfile(self.pictures):
-            with zipfile.ZipFile(self.pictures) as archive:
+            try:
+                archive = zipfile.ZipFile(self.pictures)
+            except zipfile.BadZipFile as error:
+                raise ValueError(f"`pictures` must be a whole zip archive, got {self.pictures} ({error}).") from error
+            with archive:
                 yield Pictures(self.pictures, _by_name(self.pictures, sorted(archive.namelist())), archive)
         else:
             raise ValueError(f"`pictures` must be a folder or a zip archive of pictures, got {self.pictures}.")
@@ -93,6 +98,13 @@ class Pictures:
     def read(self, name: str, size: int) -> np.ndarray:
         """A picture as `[size, size, 3]` uint8 RGB.
 
+        Args:
+            name (`str`): one of [`Pictures.names`].
+            size (`int`): side that it is resized to, in pixels.
+
+        Returns:
+            `np.ndarray` of shape `(size, size, 3)`: uint8 RGB.
+
         Raises:
             ValueError: if it is not square, or cannot be read as a picture.
         """
@@ -102,7 +114,7 @@ class Pictures:
                 image = open_picture(self._source / member).convert("RGB")
             else:
                 image = decode_picture(self._archive.read(member), member).convert("RGB")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever archives and decoders say of damaged bytes
             raise ValueError(f"`{name}` in {self._source} must be a picture, got another file ({error}).") from error
         if image.width != image.height:
             raise ValueError(f"`{name}` in {self._source} must be square, got {image.width} x {image.height} pixels.")
@@ -111,6 +123,13 @@ class Pictures:
 
 def held_out_names(names: Iterable[str], count: int = HELD_OUT_FACES) -> list[str]:
     """Pick the `count` names with the smallest SHA-256: a split that needs no list and no random state.
+
+    Args:
+        names (`Iterable[str]`): file names.
+        count (`int`, *optional*, defaults to `HELD_OUT_FACES`): how many are held out.
+
+    Returns:
+        `list[str]`: those that are held out.
 
     Example:
         >>> held_out_names(["ada.jpg", "grace.jpg", "katherine.jpg"], count=1)

@@ -82,12 +82,26 @@ class MotionSample:
 
     @staticmethod
     def stack(samples: Sequence[MotionSample]) -> MotionSample:
-        """A batch of samples of one size."""
+        """A batch of samples of one size.
+
+        Args:
+            samples (`Sequence[MotionSample]`): with pictures of one size.
+
+        Returns:
+            `MotionSample`: a batch.
+        """
         names = [entry.name for entry in fields(MotionSample)]
         return MotionSample(**{name: torch.stack([getattr(sample, name) for sample in samples]) for name in names})
 
     def to(self, device: torch.device | str) -> MotionSample:
-        """The same on another device."""
+        """The same on another device.
+
+        Args:
+            device (`torch.device` or `str`): to copy to.
+
+        Returns:
+            `MotionSample`: the copy.
+        """
         return MotionSample(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
     def pin_memory(self) -> MotionSample:

@@ -42,6 +42,12 @@ def read_marks(folder: str | Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         ValueError: if one is damaged, naming it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_marks(folder)
+        {}
     """
     return {path.stem: _read_mark(path) for path in sorted((Path(folder) / MARKS).glob("*.json"))}
 
@@ -80,6 +86,10 @@ def split_of(video: str, val_share: float, seed: int) -> str:
 
 def write_shard(path: Path, records: Iterable[MotionRecord]) -> int:
     """Write records to a new shard, whole or not at all; the same records give the same bytes.
+
+    Args:
+        path (`Path`): of the shard.
+        records (`Iterable[MotionRecord]`): in the order in which they are written.
 
     Returns:
         `int`: the number of records.

@@ -132,6 +132,9 @@ def dataset_statistics(folder: str | Path, split: str) -> dict[str, Any]:
         folder (`str` or `Path`): of the dataset.
         split (`str`): `"train"` or `"val"`.
 
+    Returns:
+        `dict[str, Any]`: the figures.
+
     Raises:
         FileNotFoundError: if the folder holds no record of this split.
     """
@@ -140,6 +143,9 @@ def dataset_statistics(folder: str | Path, split: str) -> dict[str, Any]:
 
 def save_statistics(folder: str | Path) -> str:
     """Write `statistics.json`, `statistics.md` and the histograms `statistics.png` into the folder of a dataset.
+
+    Args:
+        folder (`str` or `Path`): of the dataset.
 
     Returns:
         `str`: the table of `statistics.md`; empty if the dataset has no record.
@@ -160,7 +166,14 @@ def save_statistics(folder: str | Path) -> str:
 
 
 def statistics_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Figures of one or more splits as a table in Markdown, a column for each."""
+    """Figures of one or more splits as a table in Markdown, a column for each.
+
+    Args:
+        summaries (`Mapping[str, Mapping[str, Any]]`): of [`dataset_statistics`], by title of the column.
+
+    Returns:
+        `str`: the table.
+    """
     rows: list[tuple[str, str, Callable[[Any], str]]] = [
         ("videos", "videos", str),
         ("records", "records", str),

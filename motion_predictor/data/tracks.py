@@ -88,6 +88,10 @@ def chain_tracks(points: np.ndarray, steps: Iterable[FlowStep]) -> np.ndarray:
 def cell_centres(height: int, width: int) -> np.ndarray:
     """Centres `[H / 4, W / 4, 2]` of the cells of `horizon_flows`, in pixels.
 
+    Args:
+        height (`int`): of the picture, in pixels.
+        width (`int`): of the picture, in pixels.
+
     Example:
         >>> cell_centres(4, 8).tolist()
         [[[1.5, 1.5], [5.5, 1.5]]]
@@ -102,6 +106,9 @@ def is_cut(step: FlowStep, seen: np.ndarray) -> bool:
     Args:
         step (`FlowStep`): between the frames.
         seen (`np.ndarray` of shape `(height, width)`): bool, where the first has texture.
+
+    Returns:
+        `bool`: whether it is.
     """
     centres = cell_centres(*seen.shape)
     cells = centres[seen[centres[..., 1].astype(int), centres[..., 0].astype(int)]]

@@ -71,6 +71,9 @@ def find_videos(paths: Sequence[str | Path]) -> list[VideoFile]:
         paths (`Sequence[str | Path]`): files of any suffix, and folders that are searched recursively for files with a
             suffix of `VIDEO_SUFFIXES`; hidden files and folders are passed over.
 
+    Returns:
+        `list[VideoFile]`: each with its name.
+
     Raises:
         FileNotFoundError: if a path does not exist, or there is no video.
 
@@ -123,6 +126,20 @@ def fingerprint(path: Path) -> str:
     """What tells a video from all others: a digest of its size, beginning and end.
 
     So a file that was replaced, or that lies in two places, is noticed without being read as a whole.
+
+    Args:
+        path (`Path`): of the file.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("one", "two"):
+        ...         _ = Path(folder, name).write_bytes(b"frames")
+        ...     fingerprint(Path(folder, "one")) == fingerprint(Path(folder, "two"))
+        True
     """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
@@ -269,6 +286,14 @@ def _sound_frames(container: Any, stream: Any, longest_gap: float) -> Iterator[A
 
 def fitted_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """`(width, height)` with the given short side, both rounded to multiples of 4.
+
+    Args:
+        width (`int`): in pixels.
+        height (`int`): in pixels.
+        short_side (`int`): that is wanted, in pixels.
+
+    Returns:
+        `tuple[int, int]`: width and height.
 
     Example:
         >>> fitted_size(1920, 1080, 256)

@@ -50,7 +50,18 @@ class EndedEarlyError(Exception):
 
 
 def random_generator(seed: int, *labels: str | int) -> np.random.Generator:
-    """A generator that depends on the seed and the labels alone, so that no record depends on another."""
+    """A generator that depends on the seed and the labels alone, so that no record depends on another.
+
+    Args:
+        seed (`int`): of the dataset.
+
+    Returns:
+        `np.random.Generator`: the same for the same seed and labels.
+
+    Example:
+        >>> random_generator(0, "clip", 3).random() == random_generator(0, "clip", 3).random()
+        True
+    """
     digest = hashlib.sha256("/".join(map(str, (seed, *labels))).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
@@ -62,6 +73,14 @@ def draw_starts(video: str, frames: int, settings: BuildSettings) -> list[Start]
         video (`str`): its name in the dataset.
         frames (`int`): number of its frames; empty is what too few give.
         settings (`BuildSettings`): of the dataset.
+
+    Returns:
+        `list[Start]`: in their order.
+
+    Example:
+        >>> starts = draw_starts("clip", 40, BuildSettings(records_per_video=3))
+        >>> len(starts), {start.direction for start in starts}, max(start.index for start in starts) < 40
+        (6, {1, -1}, True)
     """
     starts = []
     for direction in (1, -1) if settings.reverse else (1,):
@@ -216,6 +235,12 @@ def draw_points(speed: np.ndarray, region: np.ndarray, count: int, generator: np
 
     Returns:
         `np.ndarray` of shape `(points, 2)`: float32 pixel centres `(x, y)`.
+
+    Example:
+        >>> speed = np.zeros((4, 4))
+        >>> speed[1, 2] = 3
+        >>> draw_points(speed, np.ones((4, 4), bool), 256, np.random.default_rng(0)).tolist()
+        [[2.0, 1.0]]
     """
     weight = np.where(region, speed, 0).astype(np.float64).ravel()
     moving = int(np.count_nonzero(weight))

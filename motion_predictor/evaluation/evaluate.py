@@ -163,6 +163,12 @@ def _all_rollout_figures(rollouts: Rollouts, best_linear_share: float) -> dict[s
 def short_names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
     """Paths by as many of their last parts as tell them apart.
 
+    Args:
+        paths (`Sequence[str | Path]`): of models or of datasets.
+
+    Returns:
+        `dict[str, str | Path]`: the paths by short name.
+
     Raises:
         ValueError: if two are the same.
 
@@ -179,7 +185,12 @@ def short_names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
 
 
 def save_results(results: Mapping[str, Any], out: Path) -> None:
-    """Write `evaluation.json` and `evaluation.md` to a folder."""
+    """Write `evaluation.json` and `evaluation.md` to a folder.
+
+    Args:
+        results (`Mapping[str, Any]`): as [`evaluate`] returns them.
+        out (`Path`): the folder.
+    """
     for name, text in (
         ("evaluation.json", json.dumps(results, indent=2) + "\n"),
         ("evaluation.md", format_table(results)),

@@ -118,6 +118,9 @@ def best_linear_share(label: np.ndarray, way: np.ndarray) -> float:
         label (`np.ndarray` of shape `(points, 2)`): true steps.
         way (`np.ndarray` of shape `(points, 2)`): none of them zero.
 
+    Returns:
+        `float`: the share.
+
     Example:
         >>> round(best_linear_share(np.array([[1.0, 0.0], [2.0, 0.0], [9.0, 0.0]]), np.full((3, 2), [10.0, 0.0])), 6)
         0.2
@@ -144,7 +147,20 @@ def best_linear_share(label: np.ndarray, way: np.ndarray) -> float:
 
 
 def bootstrap_interval(values: np.ndarray, record: np.ndarray, seed: int = 0) -> list[float]:
-    """The 95 % interval of the mean of `values` `[n]`, if the records that they come from were drawn anew."""
+    """The 95 % interval of the mean of `values` `[n]`, if the records that they come from were drawn anew.
+
+    Args:
+        values (`np.ndarray` of shape `(points,)`): of handles.
+        record (`np.ndarray` of shape `(points,)`): int, the record that each handle was drawn from.
+        seed (`int`, *optional*, defaults to 0): of the drawing.
+
+    Returns:
+        `list[float]`: the lower and the upper limit.
+
+    Example:
+        >>> bootstrap_interval(np.ones(4), np.arange(4))
+        [1.0, 1.0]
+    """
     _, group = np.unique(record, return_inverse=True)
     sums, counts = np.bincount(group, weights=values), np.bincount(group)
     times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
@@ -169,7 +185,19 @@ class Rollouts:
 
 
 def linear_distances(distance: np.ndarray, share: float) -> np.ndarray:
-    """`[n, 26]`: how far handles `[n]` px from their targets are after each step that goes a share of what is left."""
+    """`[n, 26]`: how far handles `[n]` px from their targets are after each step that goes a share of what is left.
+
+    Args:
+        distance (`np.ndarray` of shape `(points,)`): of handles from their targets, in any unit.
+        share (`float`): of what is left, that a step goes.
+
+    Returns:
+        `np.ndarray` of shape `(points, 26)`: in the same unit.
+
+    Example:
+        >>> linear_distances(np.array([8.0]), 0.5)[0, :4].tolist()
+        [8.0, 4.0, 2.0, 1.0]
+    """
     return distance[:, None] * abs(1 - share) ** np.arange(ROLLOUT_STEPS + 1)
 
 
@@ -202,7 +230,18 @@ def rollout_figures(rollouts: Rollouts, distances: np.ndarray) -> dict[str, Any]
 
 
 def length_of(vectors: np.ndarray) -> np.ndarray:
-    """`[..., 2]` to `[...]`."""
+    """`[..., 2]` to `[...]`.
+
+    Args:
+        vectors (`np.ndarray` of shape `(..., 2)`): of any unit.
+
+    Returns:
+        `np.ndarray` of shape `(...,)`: their lengths.
+
+    Example:
+        >>> float(length_of(np.array([3.0, 4.0])))
+        5.0
+    """
     return np.hypot(vectors[..., 0], vectors[..., 1])
 
 

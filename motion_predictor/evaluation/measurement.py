@@ -49,6 +49,14 @@ def draw_numbered(shards: MotionShards, number: int, settings: EvaluationSetting
     """The n-th sample of a dataset: a whole frame as it is. None if its record is too short.
 
     It depends on `settings.samples`, `settings.horizon` and `settings.seed` alone.
+
+    Args:
+        shards (`MotionShards`): the dataset.
+        number (`int`): of the sample.
+        settings (`EvaluationSettings`): how to draw.
+
+    Returns:
+        `Drawn` or `None`: the sample.
     """
     record = number * len(shards) // settings.samples
     random = np.random.default_rng((settings.seed, number))
@@ -57,7 +65,13 @@ def draw_numbered(shards: MotionShards, number: int, settings: EvaluationSetting
 
 
 def drawn_batches(shards: MotionShards, numbers: Iterable[int], settings: EvaluationSettings) -> Iterator[list[Drawn]]:
-    """The samples of these numbers, in their order; those of one batch have pictures of one size."""
+    """The samples of these numbers, in their order; those of one batch have pictures of one size.
+
+    Args:
+        shards (`MotionShards`): the dataset.
+        numbers (`Iterable[int]`): of the samples.
+        settings (`EvaluationSettings`): how to draw.
+    """
     drawn = (draw_numbered(shards, int(number), settings) for number in numbers)
     there = (entry for entry in drawn if entry is not None)
     for _, alike in itertools.groupby(there, key=lambda entry: entry.sample.image.shape):
@@ -67,6 +81,13 @@ def drawn_batches(shards: MotionShards, numbers: Iterable[int], settings: Evalua
 
 def spread(values: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the values, evenly spread.
+
+    Args:
+        values (`np.ndarray`): in their order.
+        most (`int`): how many are wanted.
+
+    Returns:
+        `np.ndarray`: some of the values, in their order.
 
     Example:
         >>> spread(np.arange(10), 4).tolist()
@@ -79,7 +100,16 @@ def spread(values: np.ndarray, most: int) -> np.ndarray:
 def measure_steps(
     predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str
 ) -> Steps | None:
-    """Predict one step of every handle. None if there is no sample."""
+    """Predict one step of every handle. None if there is no sample.
+
+    Args:
+        predictors (`Mapping[str, FlowPredictor]`): by name.
+        batches (`Iterable[list[Drawn]]`): of [`drawn_batches`].
+        device (`str`): that samples are moved to.
+
+    Returns:
+        `Steps` or `None`: what was measured.
+    """
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     predicted: dict[str, list[np.ndarray]] = defaultdict(list)
     for drawn in batches:
@@ -101,7 +131,16 @@ def measure_steps(
 
 
 def measure_rollouts(predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str) -> Rollouts:
-    """Roll out every sample with every predictor in every way."""
+    """Roll out every sample with every predictor in every way.
+
+    Args:
+        predictors (`Mapping[str, FlowPredictor]`): by name.
+        batches (`Iterable[list[Drawn]]`): of [`drawn_batches`].
+        device (`str`): that samples are moved to.
+
+    Returns:
+        `Rollouts`: what was measured.
+    """
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     distances: dict[str, dict[str, list[np.ndarray]]] = {name: defaultdict(list) for name in predictors}
     for drawn in batches:

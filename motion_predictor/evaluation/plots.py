@@ -136,6 +136,12 @@ def save_trajectories(
     """Draw rollouts of samples, evenly spread over a dataset, beside the ways that the handles really went.
 
     The rollouts are those without a guard, on a picture that stays.
+
+    Args:
+        predictors (`Mapping[str, FlowPredictor]`): by name.
+        shards (`MotionShards`): the dataset.
+        settings (`EvaluationSettings`): what is drawn; `pictures` says how many.
+        path (`Path`): of the picture.
     """
     drawn = []
     for number in spread(np.arange(settings.samples), settings.pictures):

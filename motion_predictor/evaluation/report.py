@@ -25,6 +25,9 @@ def format_table(results: Mapping[str, Any]) -> str:
 
     Args:
         results (`Mapping[str, Any]`): as `evaluate` returns them.
+
+    Returns:
+        `str`: the tables.
     """
     horizon = results["settings"]["horizon"]
     label = f"n / {horizon} frames, rounded up" if horizon else "one frame"

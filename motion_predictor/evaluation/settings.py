@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..common.checks import got
 from ..common.options import Choice, Text, WholeNumber, check_fields, option
 from ..data.shards import SPLITS
 
@@ -58,7 +59,16 @@ class EvaluationSettings:
 
     @property
     def torch_device(self) -> str:
-        """Where the networks run."""
+        """Where the networks run.
+
+        Raises:
+            ValueError: if there is no such device.
+        """
         import torch
 
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=wanted)
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"`device` must be one that is there, such as 'cpu', got {got(wanted)}.") from error
+        return wanted

@@ -33,7 +33,8 @@ def video(tmp_path: Path) -> Path:
 
 
 def test_from_a_video_to_a_measured_predictor(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    build = ["build-dataset", str(video), "--short-side", "48", "--records-per-video", "3", "--candidates", "32"]
+    build = ["build-dataset", str(video), "--short-side", "48", "--records-per-video", "2", "--candidates", "32"]
+    build += ["--no-reverse", "--max-frames", "18"]
     data, run, figures = tmp_path / "data", tmp_path / "run", tmp_path / "figures"
     assert main([*build, "--region", "whole", "--val-share", "0", "--out", str(data)]) == 0
     assert main([*build, "--region", "whole", "--val-share", "1", "--out", str(tmp_path / "held-out")]) == 0

@@ -8,10 +8,7 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +16,22 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
+from torch._utils import ExceptionWrapper
 
+from dynadrag_pipeline.cli import main
 from motion_predictor import MotionPredictorModel, training
 from motion_predictor.data.dataset_folder import DatasetFolder
 from motion_predictor.data.samples import MotionSample
 from motion_predictor.data.shards import write_shard
 from motion_predictor.training import StepSampler, learning_rate_factor, motion_loss, train_motion_predictor
-from motion_predictor.training_config import DataSource, LossSettings, TrainingConfig, save_training_config
+from motion_predictor.training_config import (
+    DataSource,
+    LossSettings,
+    TrainingConfig,
+    load_training_config,
+    save_training_config,
+)
+from support.processes import run_together, train_until_killed
 
 NETWORK = {
     "hidden_channels_spatial": 4,
@@ -297,14 +303,26 @@ def test_damaged_files_of_a_run_are_named(dataset: str, stopped_run: Path, name:
     assert len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_shard_is_named_in_few_words(dataset: str, tmp_path: Path, workers: int):
+def test_a_damaged_shard_is_named(dataset: str, tmp_path: Path):
     shard = Path(dataset, "train", "clip.tar")
     DatasetFolder(Path(dataset)).mark_finished("clip", {"status": "done", "split": "train", "records": 4})
     shard.write_bytes(shard.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match=rf"^`{re.escape(str(shard))}` must be as it was written") as error:
-        train_motion_predictor(make_config(dataset, tmp_path / "run", workers=workers))
+        train_motion_predictor(make_config(dataset, tmp_path / "run"))
     assert len(str(error.value)) < 400
+
+
+def test_errors_of_processes_that_draw_samples_say_what_they_say_without_a_traceback():
+    def batches() -> Iterator[MotionSample]:
+        try:
+            raise ValueError("`train/clip.tar` must be as it was written")
+        except ValueError:
+            wrapped = ExceptionWrapper(where="in DataLoader worker process 0")  # as torch carries errors over
+        wrapped.reraise()
+        yield
+
+    with pytest.raises(ValueError, match=r"^`train/clip\.tar` must be as it was written$"):
+        next(training._with_plain_errors(batches()))
 
 
 def test_a_checkpoint_that_lacks_a_file_is_named(dataset: str, stopped_run: Path):
@@ -377,25 +395,13 @@ def test_missing_data_say_how_to_build_them(tmp_path: Path):
         train_motion_predictor(make_config(str(tmp_path / "nothing"), tmp_path / "run"))
 
 
-def test_two_processes_stopped_and_resumed_end_with_the_same_weights(dataset: str, tmp_path: Path):
-    def command(out: Path) -> list[str]:
-        file = tmp_path / f"{out.name}.yaml"
-        file.write_text(save_training_config(make_config(dataset, out, steps=30)))
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        return [*launch, "-m", "dynadrag_pipeline", "train-motion-predictor", str(file)]
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(tmp_path / "through"), check=True, env=environment, timeout=300, capture_output=True)
-    stopped = tmp_path / "stopped"
-    process = subprocess.Popen(
-        command(stopped), env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    deadline = time.monotonic() + 200
-    while not list(stopped.glob("checkpoint-*[0-9]")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-    assert list(stopped.glob("checkpoint-*[0-9]"))
-    assert not (stopped / "motion_predictor").exists()
-    subprocess.run(command(stopped), check=True, env=environment, timeout=300, capture_output=True)
-    assert_same_weights(tmp_path / "through", stopped)
+def test_two_processes_killed_and_resumed_end_with_the_weights_of_the_command(dataset: str, tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text(save_training_config(make_config(dataset, tmp_path / "through")))
+    assert run_together(main, ["train-motion-predictor", str(file)]) == [0, 0]
+    stopped = load_training_config(file, [f"out={tmp_path / 'stopped'}"])
+    run_together(train_until_killed, stopped, 5)
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert not (tmp_path / "stopped" / "motion_predictor").exists()
+    run_together(train_motion_predictor, stopped)
+    assert_same_weights(tmp_path / "through", tmp_path / "stopped")

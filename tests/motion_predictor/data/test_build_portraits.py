@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,6 +139,36 @@ def test_a_portrait_that_cannot_be_used_is_noted_and_the_others_are_built(tmp_pa
     for name, reason in (("broken", "must be a picture"), ("wide", "must be square")):
         mark = json.loads((tmp_path / "data" / "videos" / f"faces-{name}.json").read_text())
         assert reason in mark["detail"]
+
+
+def test_a_picture_that_is_damaged_in_its_archive_is_noted(source: PortraitSource, tmp_path: Path):
+    with zipfile.ZipFile(source.pictures) as archive:
+        place = archive.getinfo("png/face2.png").header_offset + 200
+    content = bytearray(source.pictures.read_bytes())
+    content[place] ^= 0xFF
+    source.pictures.write_bytes(content)
+    counts = build_portraits([source], tmp_path / "data", QUICK)
+    assert (counts["portraits"], counts["skipped"]) == (4, 1)
+    mark = json.loads((tmp_path / "data" / "videos" / "faces-face2.json").read_text())
+    assert "`face2.png`" in mark["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("faces.npz", lambda content: b""),
+        ("faces.npz", lambda content: content[: len(content) // 2]),
+        ("faces.npz", lambda content: content[:200] + bytes(50) + content[250:]),
+        ("faces.zip", lambda content: b""),
+        ("faces.zip", lambda content: content[: len(content) // 2]),
+        ("faces.zip", lambda content: content[-100:]),
+    ],
+)
+def test_damaged_sources_are_named(source: PortraitSource, tmp_path: Path, name: str, damage: Callable):
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"must be .* got {re.escape(str(path))}"):
+        build_portraits([source], tmp_path / "data", QUICK)
 
 
 def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path: Path):

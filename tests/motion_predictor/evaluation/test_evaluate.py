@@ -214,3 +214,9 @@ def test_paths_are_called_by_what_tells_them_apart():
 def test_settings_out_of_range_are_named(change: dict):
     with pytest.raises(ValueError, match=f"`{next(iter(change))}` must be"):
         EvaluationSettings(**change)
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(device: str):
+    with pytest.raises(ValueError, match=f"`device` must be one that is there, .* got '{device}'"):
+        _ = EvaluationSettings(device=device).torch_device
