@@ -8,7 +8,7 @@ PACKAGING := setup.py pyproject.toml constraints.txt
 DEMO_INSTALLED := $(VENV)/.demo-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 DEMO_ARGS ?=
-EDITING := pipeline_dynadrag hub embedded_checkpoint identity_lora kv_replacement ddim_inversion
+EDITING := pipeline_dynadrag embedded_checkpoint identity_lora kv_replacement ddim_inversion
 FLOOR_TESTS := tests/conversion tests/motion_predictor/test_modeling_motion_predictor.py \
 	$(EDITING:%=tests/dynadrag_pipeline/test_%.py)
 

@@ -28,7 +28,7 @@ from motion_predictor import MotionPredictorModel
 from motion_predictor.common.command_errors import CommandError
 from support.lora_layouts import in_layout, random_matrices
 from support.simvp_network import SimVP
-from support.tiny_models import make_motion_predictor, make_unet
+from support.tiny_models import make_unet
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,16 +45,9 @@ def run(*arguments: object) -> list[Path]:
     return written
 
 
-@pytest.fixture
-def base(pipe: DynaDragPipeline, tmp_path: Path) -> Path:
-    pipe.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-def test_a_pipeline(base, tmp_path, capsys):
-    make_motion_predictor().save_pretrained(tmp_path / "predictor")
+def test_a_pipeline(base, predictor, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run("pipeline", "--base", base, "--motion-predictor", tmp_path / "predictor", "--out", out) == [out]
+    assert run("pipeline", "--base", base, "--motion-predictor", predictor, "--out", out) == [out]
     printed = capsys.readouterr().out
     assert printed.startswith(f"wrote {out}\n")
     assert "Handles will move as the motion predictor says." in printed

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from conversion.foreign_lora import convert_identity_lora, load_foreign_lora
-from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.identity_lora import IdentityLora, attached_identity_lora
 from support.lora_layouts import LAYOUTS, PROJECTIONS, Matrices, attention, in_layout, random_matrices
 from support.tiny_models import make_unet
@@ -54,12 +53,6 @@ def saved(folder: Path, weights: dict[str, torch.Tensor], name: str = "pytorch_l
     else:
         torch.save(weights, folder / name)
     return folder / name
-
-
-@pytest.fixture
-def base(pipe: DynaDragPipeline, tmp_path: Path) -> Path:
-    pipe.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
 
 
 # The same output.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,10 +34,16 @@ def models_2() -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
     return ldm_layout.tiny_unet(**SECOND), ldm_layout.tiny_vae(), text_encoder
 
 
-@pytest.fixture
-def words(tokenizer: CLIPTokenizer, tmp_path: Path) -> Path:
-    tokenizer.save_pretrained(tmp_path / "words" / "tokenizer")
-    return tmp_path / "words"
+@pytest.fixture(scope="module")
+def weights(models) -> Weights:
+    """A whole 1.x; tests that change it make a dictionary of their own."""
+    return ldm_layout.stable_diffusion_1(*models)
+
+
+@pytest.fixture(scope="module")
+def file(weights, tmp_path_factory) -> Path:
+    """It in safetensors, for tests that read it alone."""
+    return saved(tmp_path_factory.mktemp("file"), weights)
 
 
 def saved(folder: Path, weights: Weights, name: str = "model.safetensors", **metadata: str) -> Path:
@@ -49,25 +56,31 @@ def saved(folder: Path, weights: Weights, name: str = "model.safetensors", **met
 
 
 @torch.no_grad()
-def assert_computes_the_same(loaded, unet, vae, text_encoder) -> None:
+def outputs(unet, vae, text_encoder) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     latents, prompt = torch.randn(1, 4, 16, 16, generator=generator), torch.randn(1, 77, 64, generator=generator)
     picture = torch.rand(1, 3, 64, 64, generator=generator)
     ids = torch.randint(0, 514, (1, 77), generator=generator)
-    close = {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(loaded.unet(latents, 301, prompt).sample, unet(latents, 301, prompt).sample, **close)
-    torch.testing.assert_close(
-        loaded.vae.encode(picture).latent_dist.parameters, vae.encode(picture).latent_dist.parameters, **close
+    return (
+        unet(latents, 301, prompt).sample,
+        vae.encode(picture).latent_dist.parameters,
+        vae.decode(latents).sample,
+        text_encoder(ids).last_hidden_state,
     )
-    torch.testing.assert_close(loaded.vae.decode(latents).sample, vae.decode(latents).sample, **close)
-    torch.testing.assert_close(
-        loaded.text_encoder(ids).last_hidden_state, text_encoder(ids).last_hidden_state, **close
-    )
+
+
+expected_outputs = functools.cache(outputs)  # of the models that several tests share
+
+
+def assert_computes_the_same(loaded, *models) -> None:
+    found = outputs(loaded.unet, loaded.vae, loaded.text_encoder)
+    for each, expected in zip(found, expected_outputs(*models), strict=True):
+        torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
-def test_1_x_computes_the_same(tmp_path, words, models, name):
-    loaded = load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_1(*models), name), tokenizer=words)
+def test_1_x_computes_the_same(tmp_path, words, models, weights, name):
+    loaded = load_single_file(saved(tmp_path, weights, name), tokenizer=words)
     assert_computes_the_same(loaded, *models)
     assert loaded.scheduler.config.prediction_type == "epsilon"
     assert (loaded.unet.config.sample_size, loaded.vae.config.scaling_factor) == (64, 0.18215)
@@ -110,46 +123,41 @@ def test_which_kind_2_x_is_has_to_be_said_by_the_file_or_the_user(tmp_path, word
         (torch.float64, None, torch.float32),
     ],
 )
-def test_the_precision_is_the_files_unless_another_is_asked_for(tmp_path, words, models, stored, asked, expected):
-    weights = ldm_layout.stable_diffusion_1(*models)
+def test_the_precision_is_the_files_unless_another_is_asked_for(tmp_path, words, weights, stored, asked, expected):
     weights = {name: value.to(stored) if value.is_floating_point() else value for name, value in weights.items()}
     loaded = load_single_file(saved(tmp_path, weights), tokenizer=words, dtype=asked)
     assert {model.dtype for model in (loaded.unet, loaded.vae, loaded.text_encoder)} == {expected}
     assert {p.dtype for p in loaded.unet.parameters()} == {expected}
 
 
-def test_weights_that_overflow_the_precision_asked_for_are_named(tmp_path, words, models):
-    weights = ldm_layout.stable_diffusion_1(*models)
-    weights["model.diffusion_model.out.2.bias"] = torch.full((4,), 1e5)
-    path = saved(tmp_path, weights)
+def test_weights_that_overflow_the_precision_asked_for_are_named(tmp_path, words, weights):
+    path = saved(tmp_path, weights | {"model.diffusion_model.out.2.bias": torch.full((4,), 1e5)})
     assert load_single_file(path, tokenizer=words).unet.dtype == torch.float32
     with pytest.raises(ValueError, match=r"the weight `conv_out.bias` is not finite in float16"):
         load_single_file(path, tokenizer=words, dtype=torch.float16)
 
 
-def test_averaged_weights_are_taken_on_request(tmp_path, words, models):
+def test_averaged_weights_are_taken_on_request(tmp_path, words, models, weights, file):
     averaged = ldm_layout.tiny_unet()
     with torch.no_grad():
         for parameter in averaged.parameters():
             parameter.mul_(0.9)
-    weights = ldm_layout.stable_diffusion_1(*models)
+    both = dict(weights)
     for name, value in ldm_layout.unet_weights(averaged):
-        weights["model_ema." + f"diffusion_model.{name}".replace(".", "")] = value
-    path = saved(tmp_path, weights)
+        both["model_ema." + f"diffusion_model.{name}".replace(".", "")] = value
+    path = saved(tmp_path, both)
     assert_computes_the_same(load_single_file(path, tokenizer=words), *models)
     assert_computes_the_same(load_single_file(path, tokenizer=words, ema=True), averaged, *models[1:])
     with pytest.raises(ValueError, match=r"`ema` must be left out for .*it has no averages for"):
-        load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_1(*models)), tokenizer=words, ema=True)
+        load_single_file(file, tokenizer=words, ema=True)
 
 
-def test_text_encoders_without_the_level_text_model_are_read(tmp_path, words, models):
-    weights = ldm_layout.stable_diffusion_1(*models)
+def test_text_encoders_without_the_level_text_model_are_read(tmp_path, words, models, weights):
     weights = {name.replace("transformer.text_model.", "transformer."): value for name, value in weights.items()}
     assert_computes_the_same(load_single_file(saved(tmp_path, weights), tokenizer=words), *models)
 
 
-def test_an_autoencoder_under_the_other_prefix_is_read(tmp_path, words, models):
-    weights = ldm_layout.stable_diffusion_1(*models)
+def test_an_autoencoder_under_the_other_prefix_is_read(tmp_path, words, models, weights):
     weights = {name.replace("first_stage_model.", "vae."): value for name, value in weights.items()}
     assert_computes_the_same(load_single_file(saved(tmp_path, weights), tokenizer=words), *models)
 
@@ -243,45 +251,43 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_without_a_tokenizer_and_a_hub_the_remedy_is_said_before_the_models_are_built(tmp_path, models, monkeypatch):
+def test_without_a_tokenizer_and_a_hub_the_remedy_is_said_before_the_models_are_built(file, monkeypatch):
     asked = no_hub(monkeypatch)
     monkeypatch.setattr(single_file, "_load_unet", lambda *_: pytest.fail("built the UNet first"))
     with pytest.raises(
         ValueError,
         match=r"`tokenizer` must be the folder .*got None: a single file has no vocabulary.*couldn't connect",
     ):
-        load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_1(*models)))
+        load_single_file(file)
     assert asked == ["openai/clip-vit-large-patch14/vocab.json"]
 
 
-def test_without_a_tokenizer_clips_is_taken_from_the_hub(tmp_path, models, models_2, tokenizer, monkeypatch):
+def test_without_a_tokenizer_clips_is_taken_from_the_hub(tmp_path, file, models_2, tokenizer, monkeypatch):
     asked = []
     monkeypatch.setattr(CLIPTokenizer, "from_pretrained", lambda name, **o: asked.append((name, o)) or tokenizer)
     monkeypatch.setattr(single_file, "hf_hub_download", lambda *file: None)
-    load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_1(*models)))
+    load_single_file(file)
     load_single_file(saved(tmp_path, ldm_layout.stable_diffusion_2(*models_2)), prediction_type="epsilon")
     hub = "openai/clip-vit-large-patch14"
     assert asked == [(hub, {}), (hub, {"pad_token": "!"})]  # 2.x fills prompts up with token 0
 
 
-@pytest.mark.parametrize("folder", ["words", "words/tokenizer"])
-def test_a_folder_of_a_tokenizer_or_of_a_pipeline_is_accepted(tmp_path, models, words, folder, monkeypatch):
+@pytest.mark.parametrize("folder", [".", "tokenizer"])
+def test_a_folder_of_a_tokenizer_or_of_a_pipeline_is_accepted(file, words, folder, monkeypatch):
     asked = no_hub(monkeypatch)
-    path = saved(tmp_path, ldm_layout.stable_diffusion_1(*models))
-    assert load_single_file(path, tokenizer=tmp_path / folder).tokenizer.model_max_length == 77
+    assert load_single_file(file, tokenizer=words / folder).tokenizer.model_max_length == 77
     assert asked == [str(words / "tokenizer")]
 
 
-def test_a_tokenizer_that_is_none_or_another_models_is_refused(tmp_path, models, words):
-    path = saved(tmp_path, ldm_layout.stable_diffusion_1(*models))
+def test_a_tokenizer_that_is_none_or_another_models_is_refused(tmp_path, models, file, words):
     with pytest.raises(ValueError, match="`tokenizer` must be the folder of a CLIP tokenizer, got 'nowhere'"):
-        load_single_file(path, tokenizer="nowhere")
+        load_single_file(file, tokenizer="nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"`tokenizer` must be of 514 tokens, .*, got one of 2"):
-        load_single_file(path, tokenizer=tmp_path / "empty")
+        load_single_file(file, tokenizer=tmp_path / "empty")
     (tmp_path / "empty" / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"`tokenizer` must be the folder .*, got '\S*empty': a single file"):
-        load_single_file(path, tokenizer=tmp_path / "empty")
+        load_single_file(file, tokenizer=tmp_path / "empty")
     small = ldm_layout.tiny_text_encoder(vocab_size=100, bos_token_id=98, eos_token_id=99, pad_token_id=99)
     path = saved(tmp_path, ldm_layout.stable_diffusion_1(*models[:2], small))
     with pytest.raises(ValueError, match=r"`tokenizer` must be of 100 tokens, .*, got one of 514"):
@@ -306,10 +312,10 @@ def test_a_tokenizer_that_is_none_or_another_models_is_refused(tmp_path, models,
     ],
 )
 @pytest.mark.parametrize("alone", [True, False])
-def test_other_models_are_refused_by_name(tmp_path, models, extra, message, alone):
-    weights = {} if alone else ldm_layout.stable_diffusion_1(*models)
+def test_other_models_are_refused_by_name(tmp_path, weights, extra, message, alone):
+    beside = {} if alone else dict.fromkeys(weights, torch.ones(2))
     with pytest.raises(ValueError, match=rf"model.safetensors` must be Stable Diffusion 1.x or 2.x, got {message}"):
-        load_single_file(saved(tmp_path, {**weights, extra: torch.ones(2)}))
+        load_single_file(saved(tmp_path, {**beside, extra: torch.ones(2)}))
 
 
 @pytest.mark.parametrize(
@@ -336,8 +342,7 @@ def test_unets_that_are_given_more_than_latents_are_refused(tmp_path, models, ch
         ("cond_stage_model.", "got no text encoder under"),
     ],
 )
-def test_a_part_that_is_missing_is_named(tmp_path, models, stem, message):
-    weights = ldm_layout.stable_diffusion_1(*models)
+def test_a_part_that_is_missing_is_named(tmp_path, weights, stem, message):
     weights = {name: value for name, value in weights.items() if not name.startswith(stem)}
     with pytest.raises(ValueError, match=message):
         load_single_file(saved(tmp_path, weights))
@@ -366,9 +371,8 @@ UNET = "model.diffusion_model."
         (lambda w: w[f"{UNET}out.0.bias"].fill_(torch.nan), r"`conv_norm_out.bias` is not finite in float32"),
     ],
 )
-def test_weights_that_are_missing_too_many_or_other_are_named(tmp_path, words, change, message):
-    models = ldm_layout.tiny_unet(), ldm_layout.tiny_vae(), ldm_layout.tiny_text_encoder()
-    weights = ldm_layout.stable_diffusion_1(*models)
+def test_weights_that_are_missing_too_many_or_other_are_named(tmp_path, words, weights, change, message):
+    weights = dict(weights)
     weights[f"{UNET}out.0.bias"] = weights[f"{UNET}out.0.bias"].clone()
     change(weights)
     with pytest.raises(ValueError, match=rf"model.safetensors`.*{message}"):

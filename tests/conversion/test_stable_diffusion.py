@@ -17,7 +17,6 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTokenizer
 
 import conversion.stable_diffusion
 from conversion.stable_diffusion import check_signed_in, convert_pipeline, ddim_scheduler, push_to_hub
@@ -45,16 +44,17 @@ def stable_diffusion(text_encoder, tokenizer) -> StableDiffusionPipeline:
     )
 
 
-@pytest.fixture
-def base(stable_diffusion: StableDiffusionPipeline, tmp_path: Path) -> Path:
-    stable_diffusion.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+@pytest.fixture(scope="module")
+def saved_base(stable_diffusion: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("stable-diffusion") / "base"
+    stable_diffusion.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
-def predictor(tmp_path: Path) -> Path:
-    make_motion_predictor().save_pretrained(tmp_path / "predictor")
-    return tmp_path / "predictor"
+def base(saved_base: Path, tmp_path: Path) -> Path:
+    """A copy, which tests may change."""
+    return shutil.copytree(saved_base, tmp_path / "base")
 
 
 def load(out: Path, dtype: torch.dtype = torch.float32) -> DynaDragPipeline:
@@ -227,22 +227,17 @@ def test_the_card_names_the_repository_and_the_licence_of_the_base(base, tmp_pat
 # Single files.
 
 
-@pytest.fixture
-def words(tokenizer: CLIPTokenizer, tmp_path: Path) -> Path:
-    tokenizer.save_pretrained(tmp_path / "words")
-    return tmp_path / "words"
-
-
-def single_file(path: Path) -> Path:
+@pytest.fixture(scope="module")
+def single_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = ldm_layout.tiny_unet(), ldm_layout.tiny_vae(), ldm_layout.tiny_text_encoder()
     contents = {name: value.clone().contiguous() for name, value in ldm_layout.stable_diffusion_1(*models).items()}
+    path: Path = tmp_path_factory.mktemp("single-file") / "model.safetensors"
     save_file(contents, path)
     return path
 
 
-def test_a_single_file_makes_a_pipeline_that_edits(tmp_path, words, predictor, picture):
-    file = single_file(tmp_path / "model.safetensors")
-    notes = convert_pipeline(file, tmp_path / "out", motion_predictor=predictor, tokenizer=words)
+def test_a_single_file_makes_a_pipeline_that_edits(tmp_path, single_file, words, predictor, picture):
+    notes = convert_pipeline(single_file, tmp_path / "out", motion_predictor=predictor, tokenizer=words)
     pipe = load(tmp_path / "out")
     expected = dict(ldm_layout.tiny_unet().state_dict())
     assert all(torch.equal(value, expected[name]) for name, value in weights(pipe.unet).items())
@@ -251,17 +246,15 @@ def test_a_single_file_makes_a_pipeline_that_edits(tmp_path, words, predictor, p
     assert any("Stable Diffusion 1.x of 512 pixels" in note for note in notes)
 
 
-def test_a_single_file_as_half_precision(tmp_path, words):
-    convert_pipeline(
-        single_file(tmp_path / "model.safetensors"), tmp_path / "out", tokenizer=words, dtype=torch.float16
-    )
+def test_a_single_file_as_half_precision(tmp_path, single_file, words):
+    convert_pipeline(single_file, tmp_path / "out", tokenizer=words, dtype=torch.float16)
     stored = load_file(tmp_path / "out/vae/diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
 
 
-def test_options_of_one_kind_of_base_are_refused_with_the_other(base, tmp_path, words):
+def test_options_of_one_kind_of_base_are_refused_with_the_other(base, tmp_path, single_file, words):
     with pytest.raises(ValueError, match=r"`variant` must be left out where `base` is one file, got 'fp16'"):
-        convert_pipeline(single_file(tmp_path / "model.safetensors"), tmp_path / "out", variant="fp16")
+        convert_pipeline(single_file, tmp_path / "out", variant="fp16")
     for name, value in {"tokenizer": words, "prediction_type": "epsilon", "ema": True}.items():
         with pytest.raises(ValueError, match=f"`{name}` must be left out unless `base` is one file, got "):
             convert_pipeline(base, tmp_path / "out", **{name: value})

@@ -166,21 +166,24 @@ class TestLayoutDistribution:
 
 @pytest.mark.embedded
 class TestSampler:
-    def test_a_face_depends_on_its_seed_and_not_on_the_batch_that_it_is_drawn_in(self):
-        sampler = Sampler(EMBEDDED_CHECKPOINT, steps=2, guidance=2.0)
+    @pytest.fixture(scope="class")
+    def sampler(self) -> Sampler:
+        return Sampler(EMBEDDED_CHECKPOINT, steps=2, guidance=2.0)
+
+    def test_a_face_depends_on_its_seed_and_not_on_the_batch_that_it_is_drawn_in(self, sampler):
         faces = [np.asarray(face, dtype=float) for face in draw_faces(sampler, count=3, seed=5)]
         alone = np.asarray(draw_faces(sampler, count=1, seed=7)[0], dtype=float)
         assert np.abs(alone - faces[2]).max() <= 1
         assert np.abs(faces[1] - faces[2]).mean() > 10
 
-    def test_guidance_goes_on_from_what_unperturbed_attention_predicts(self):
-        plain, guided = (Sampler(EMBEDDED_CHECKPOINT, steps=2, guidance=guidance) for guidance in (0.0, 1e-6))
+    def test_guidance_goes_on_from_what_unperturbed_attention_predicts(self, sampler, monkeypatch):
+        plain = Sampler(EMBEDDED_CHECKPOINT, steps=2, guidance=0.0)
         latents = plain.draw_noise(torch.Generator().manual_seed(0))[None]
         with torch.no_grad():
             unguided = plain.predict_noise(latents, torch.tensor(500))
-            torch.testing.assert_close(guided.predict_noise(latents, torch.tensor(500)), unguided, atol=1e-4, rtol=0)
-            guided.guidance = 2.0
-            assert (guided.predict_noise(latents, torch.tensor(500)) - unguided).abs().max() > 0.01
+            assert (sampler.predict_noise(latents, torch.tensor(500)) - unguided).abs().max() > 0.01
+            monkeypatch.setattr(sampler, "guidance", 1e-6)
+            torch.testing.assert_close(sampler.predict_noise(latents, torch.tensor(500)), unguided, atol=1e-4, rtol=0)
 
 
 def test_what_is_put_together_has_no_code_and_names_none_as_the_shipped_checkpoint(tmp_path):
