@@ -16,7 +16,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dynadrag_pipeline import DynaDragPipeline, settings
+import dynadrag_pipeline
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline, settings
 from dynadrag_pipeline.settings import (
     PRESETS,
     DragSettings,
@@ -139,6 +140,13 @@ def test_a_saved_pipeline_brings_its_settings_along(recommending, picture, tmp_p
     assert len(output.iterations) == 3
     assert output.settings.origins["supervision_reach"] == "checkpoint"
     assert loaded(picture, HANDLES, TARGETS, supervision_reach=None).settings.settings.supervision_reach is None
+
+
+def test_the_embedded_checkpoint_brings_along_what_had_to_be_passed_before():
+    with pytest.warns(FutureWarning, match="is not needed any more"):
+        before = dynadrag_pipeline.EMBEDDED_SETTINGS
+    assert before == recommended_settings(EMBEDDED_CHECKPOINT)
+    assert before["source_patches"] == "original"
 
 
 def test_settings_go_through_other_pipelines_and_back(recommending):
