@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _embedded_settings() -> dict[str, Any]:
-    """What the embedded checkpoint recommends, under the name that had to be passed to every call before 0.2."""
+    """What the embedded checkpoint recommends, under the name that had to be passed to every call in 0.1."""
     from .settings import recommended_settings
 
     warnings.warn(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+
+TOKENIZING = threading.Lock()
+"""A tokenizer switches its padding on and off in itself: pipelines in two threads that share one would disturb it."""
 
 
 def encode_prompt(
@@ -28,13 +32,14 @@ def encode_prompt(
     Returns:
         `torch.Tensor` of shape `(1, tokens, width)`: in the text encoder's precision if there is no `unet`.
     """
-    ids = tokenizer(
-        prompt,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
+    with TOKENIZING:
+        ids = tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
     embedding = text_encoder(ids.to(device)).last_hidden_state
     return embedding if unet is None else embedding.to(unet.dtype)
 

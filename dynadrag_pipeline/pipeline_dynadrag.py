@@ -394,8 +394,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Embed a prompt: `(1, tokens, width)` on the execution device, in the UNet's precision if there is one."""
-        embeds = embed_prompt(self, prompt)
-        return embeds if self.unet is None else embeds.to(self.unet.dtype)
+        return embed_prompt(self, prompt)
 
     def encode_image(self, picture: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Generator], torch.Tensor]]:
         """Encode a picture `(1, 3, height, width)` in [0, 1]; see [`encode_picture`]."""

@@ -20,7 +20,7 @@ from .drag_instruction import DragInstruction, Mask
 from .drag_loop import DragLoop
 from .drag_result import DragResult
 from .drag_state import DragState, DragStep
-from .encoding import decode_latents, encode_picture, encode_prompt
+from .encoding import TOKENIZING, decode_latents, encode_picture, encode_prompt
 from .identity_lora import (
     IdentityLora,
     LoraSettings,
@@ -171,7 +171,7 @@ class DragSession:
         with self.working():
             self.edit_picture = resize_picture(self.picture, self.size).to(self.models._execution_device)
             self.image_latents, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
-            self.prompt_embeds = embed_prompt(self.models, self.prompt).to(self.models.unet.dtype)
+            self.prompt_embeds = embed_prompt(self.models, self.prompt)
 
     def fit_identity_lora(self) -> IdentityLora:
         """Fit a LoRA to the picture. Models: the UNet with gradients, and the VAE's encoder for samples."""
@@ -378,7 +378,11 @@ class _Held:
 
 
 def embed_prompt(models: Any, prompt: str) -> torch.Tensor:
-    """`(1, tokens, width)` of a prompt, with the words of textual inversions that a pipeline has loaded."""
+    """`(1, tokens, width)` of a prompt, with the words of textual inversions that a pipeline has loaded.
+
+    In the precision of the UNet, if there is one.
+    """
     convert = getattr(models, "maybe_convert_prompt", None)
-    text = prompt if convert is None else convert(prompt, models.tokenizer)
-    return encode_prompt(models.tokenizer, models.text_encoder, text, models._execution_device)
+    with TOKENIZING:
+        text = prompt if convert is None else convert(prompt, models.tokenizer)
+    return encode_prompt(models.tokenizer, models.text_encoder, text, models._execution_device, models.unet)

@@ -124,9 +124,8 @@ def test_command_line_is_a_function_that_exists(declared: dict[str, Any]) -> Non
 
 
 def test_newest_entry_of_the_changelog_is_this_version(declared: dict[str, Any]) -> None:
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert newest is not None
-    assert newest[1] == declared["version"]
+    entries = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert next(entry for entry in entries if entry != "Unreleased") == declared["version"]
 
 
 def test_every_requirement_has_a_tested_version(declared: dict[str, Any], constraints: dict[str, str]) -> None:
@@ -169,13 +168,11 @@ def test_readme_imports_names_that_exist() -> None:
     assert [name for name in names if not hasattr(dynadrag_pipeline, name)] == []
 
 
-def test_readme_names_options_and_defaults_that_the_pipeline_has() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    parameters = inspect.signature(DynaDragPipeline.__call__).parameters
-    assert len(rows) > 5
-    assert {name: ast.literal_eval(default) for name, default in rows} == {
-        name: parameters[name].default for name, _ in rows
-    }
+def test_readme_names_options_that_the_pipeline_has() -> None:
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    names = {name for row in rows for name in re.findall(r"\w+", row)}
+    assert len(names) > 5
+    assert names <= set(inspect.signature(DynaDragPipeline.__call__).parameters)
 
 
 def test_readme_commands_are_understood(capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,11 +169,11 @@ def test_a_base_that_is_no_model_is_named(tmp_path):
 
 
 def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    from dynadrag_pipeline import pipeline_dynadrag
+    from dynadrag_pipeline import session
 
     fits: list[object] = []
-    fit = pipeline_dynadrag.fit_identity_lora
-    monkeypatch.setattr(pipeline_dynadrag, "fit_identity_lora", lambda *a, **k: fits.append(a) or fit(*a, **k))
+    fit = session.fit_identity_lora
+    monkeypatch.setattr(session, "fit_identity_lora", lambda *a, **k: fits.append(a) or fit(*a, **k))
     return fits
 
 
