@@ -96,7 +96,7 @@ def test_a_folder_and_a_predictor_make_a_pipeline_that_edits(base, predictor, tm
         weights(make_motion_predictor())["encoder.blocks.0.conv.weight"],
     )
     result = pipe(picture, **EDIT)
-    assert result.motion_source == "motion_predictor"
+    assert result.motion_source == "predicted"
     assert any("StableDiffusionPipeline of diffusers" in note for note in notes)
     assert any("as the motion predictor says" in note for note in notes)
 
