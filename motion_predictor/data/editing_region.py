@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.checks import got
+from ..common.mask_picture import painted_region
 from ..common.picture_files import open_picture
 from .build_settings import BuildSettings
 from .video import UnusableVideo
@@ -136,7 +137,8 @@ class GivenMasks:
     Args:
         folder (`str` or `None`): with `VIDEO.png` for all frames of a video, or `VIDEO/000012.png` for its frame 12,
             from 0, where VIDEO is the video's path without its suffix, relative to the folder that holds all videos.
-            White belongs to the region. Masks are resized to the frames; a frame without one gives no record.
+            What is painted belongs to the region, as in the mask of an edit: what is opaque, or bright. Masks are
+            resized to the frames; a frame without one gives no record.
 
     Raises:
         ValueError: if the folder does not exist.
@@ -155,10 +157,10 @@ class GivenMasks:
         for path in (video / f"{start.index:06d}.png", video.with_name(f"{video.name}.png")):
             if path.exists():
                 try:
-                    mask = open_picture(path).convert("L").resize((width, height), Image.Resampling.NEAREST)
+                    region = painted_region(open_picture(path))
                 except (OSError, ValueError) as error:
                     raise UnusableVideo("mask cannot be read", f"{path}: {error}") from error
-                return np.asarray(mask) > 127
+                return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.NEAREST))
         return np.zeros((height, width), dtype=bool)
 
 
