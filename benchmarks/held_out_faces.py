@@ -11,7 +11,6 @@ python benchmarks/held_out_faces.py --faces faces.zip --landmarks faces_landmark
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
@@ -29,6 +28,7 @@ from portraits import held_out_names, iter_image_files
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.visualization import contact_sheet
+from motion_predictor.common.picture_files import decode_picture
 
 SIZE = 128
 NOSE, CHIN, LEFT_EYE, RIGHT_EYE = 1, 152, 33, 263  # vertices of the MediaPipe face mesh
@@ -69,7 +69,7 @@ def load_held_out(faces: Path, landmarks: Path, count: int) -> list[tuple[str, I
     return [
         (
             name,
-            Image.open(io.BytesIO(files[name])).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS),
+            decode_picture(files[name], name).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS),
             known["landmarks"][row[name]].astype(np.float64) * SIZE - 0.5,
         )
         for name in names

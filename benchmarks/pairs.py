@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from dynadrag_pipeline import load_instruction
+from motion_predictor.common.mask_picture import painted_region
+from motion_predictor.common.picture_files import open_picture
 
 MARGIN = 12  # pixels from the border that nobody misplaces a handle in
 
@@ -64,9 +66,9 @@ class EvaluationPair:
             flow = stored["flow"].astype(np.float32)
         return cls(
             name=place.name,
-            source=np.array(Image.open(place / "source.png").convert("RGB")),
-            target=np.array(Image.open(place / "target.png").convert("RGB")),
-            mask=np.array(Image.open(place / "mask.png").convert("L")) > 127,
+            source=np.array(open_picture(place / "source.png").convert("RGB")),
+            target=np.array(open_picture(place / "target.png").convert("RGB")),
+            mask=painted_region(open_picture(place / "mask.png")),
             handles=np.array(instruction["handles"], dtype=np.float32),
             targets=np.array(instruction["targets"], dtype=np.float32),
             flow=flow,
