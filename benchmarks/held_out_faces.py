@@ -76,7 +76,7 @@ def load_held_out(faces: Path, landmarks: Path, count: int) -> list[tuple[str, I
     ]
 
 
-def measure(
+def edit_face(
     pipe: DynaDragPipeline, face: Image.Image, handles: np.ndarray, targets: np.ndarray, options: dict[str, Any]
 ) -> tuple[dict[str, Any], Image.Image]:
     """Edit one face: its figures, and a contact sheet."""
@@ -127,7 +127,7 @@ def main() -> None:
     for index, (name, face, landmarks) in enumerate(load_held_out(args.faces, args.landmarks, args.count)):
         handles, targets = head_turn(landmarks, args.degrees * (-1) ** index)
         options = {"mask": face_mask(landmarks), **parse_options(rest)}
-        figures[name], sheet = measure(pipe, face, handles, targets, options)
+        figures[name], sheet = edit_face(pipe, face, handles, targets, options)
         sheet.save(args.out / f"{Path(name).stem}.png")
         print(name, figures[name], flush=True)
         (args.out / "figures.json").write_text(json.dumps(figures, indent=2))

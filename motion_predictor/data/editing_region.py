@@ -183,7 +183,9 @@ class FaceParsing:
         from transformers import AutoModelForSemanticSegmentation
 
         self.device = device
-        self.processor, self.model = _load(AutoModelForSemanticSegmentation, model or FACE_PARSING_MODEL, device)
+        self.processor, self.model = _load_network(
+            AutoModelForSemanticSegmentation, model or FACE_PARSING_MODEL, device
+        )
         self.classes = _classes(self.model.config.id2label, labels, FACE_LABELS)
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -211,7 +213,7 @@ class PersonBox:
         from transformers import AutoModelForObjectDetection
 
         self.device = device
-        self.processor, self.model = _load(AutoModelForObjectDetection, model or PERSON_MODEL, device)
+        self.processor, self.model = _load_network(AutoModelForObjectDetection, model or PERSON_MODEL, device)
         self.classes = _classes(self.model.config.id2label, labels, PERSON_LABELS)
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -317,7 +319,7 @@ def make_editing_region(settings: BuildSettings, device: torch.device) -> Editin
     return PersonBox(settings.region_model, settings.region_labels, device)
 
 
-def _load(kind: Any, model: str, device: torch.device) -> tuple[Any, Any]:
+def _load_network(kind: Any, model: str, device: torch.device) -> tuple[Any, Any]:
     """Image processor and model, of the Hub or a folder."""
     from transformers import AutoImageProcessor
 
