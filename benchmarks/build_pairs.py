@@ -42,7 +42,7 @@ from motion_predictor.data.tracks import FlowStep, chain_tracks, has_texture, is
 from motion_predictor.data.video import VideoFile, find_videos, read_frames
 
 SIZE = 128
-LEAST_WAY = 0.05  # of the side: some handle goes so far
+LEAST_DISPLACEMENT = 0.05  # of the side: some handle goes so far
 LONGEST_SPAN, SHORTEST_SPAN = 55, 15  # frames from source to target (Sec. 8)
 TRIES = 20  # start frames of one video for one pair
 
@@ -71,7 +71,7 @@ def portrait_pairs(source: PortraitSource, out: Path, seed: int) -> Iterator[Eva
                 yield EvaluationPair.load(out / folder)
                 continue
             picture, fields = pictures.read(name, SIZE), HeadFields.from_landmarks(landmarks[name])
-            pair = portrait_pair(picture, fields, random_source(seed, number, name), LEAST_WAY)
+            pair = portrait_pair(picture, fields, random_source(seed, number, name), LEAST_DISPLACEMENT)
             yield EvaluationPair(folder, pair.source, pair.target, pair.mask, pair.handles, pair.targets, pair.flow)
 
 
@@ -112,10 +112,10 @@ def video_pair(video: VideoFile, name: str, random: np.random.Generator) -> Eval
 def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -> EvaluationPair | None:
     """The first and the last of `frames` `[S, S, 3]` as a pair, or `None` if hardly anything moves."""
     flow, back = dense_motion(frames), dense_motion(frames[::-1])
-    way = np.nan_to_num(np.linalg.norm(flow, axis=-1)) * has_texture(frames[0]) * stays_inside(flow)
-    if way.max() < LEAST_WAY * SIZE:
+    length = np.nan_to_num(np.linalg.norm(flow, axis=-1)) * has_texture(frames[0]) * stays_inside(flow)
+    if length.max() < LEAST_DISPLACEMENT * SIZE:
         return None
-    handles = draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), SIZE / 12, random)
+    handles = draw_apart(length, int(random.integers(1, MAX_HANDLES + 1)), SIZE / 12, random)
     columns, rows = handles.astype(int).T
     return EvaluationPair(
         name,
@@ -146,7 +146,7 @@ def central_square(frame: np.ndarray) -> np.ndarray:
     return frame[top : top + SIZE, left : left + SIZE]
 
 
-def sheet(pairs: list[EvaluationPair], zoom: int = 2) -> Image.Image:
+def pairs_sheet(pairs: list[EvaluationPair], zoom: int = 2) -> Image.Image:
     """Source with its points, mask and target of each pair: two pairs in a row."""
     side = zoom * SIZE
     picture = Image.new("RGB", (6 * side, -(-len(pairs) // 2) * side), "white")
@@ -168,7 +168,7 @@ def build(pairs: Iterator[EvaluationPair], out: Path, wanted: int) -> None:
         made += 1
     print(f"{made} pairs in {out}" + ("" if made == wanted else f": no more than that, and {wanted} were asked for"))
     if made:
-        sheet(load_pairs(out, 12)).save(out.with_suffix(".png"))
+        pairs_sheet(load_pairs(out, 12)).save(out.with_suffix(".png"))
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def feature_distances(
 ) -> np.ndarray:
     """Distance in pixels from each target to the content that was at its handle, by [`descriptors`] of both pictures.
 
-    The content is where the descriptor is most like the handle's, within twice the longest way that was asked.
+    The content is where the descriptor is most like the handle's, within twice the longest displacement asked for.
 
     Args:
         source, edited (`torch.Tensor` of shape `(channels, height, width)`).

@@ -37,8 +37,9 @@ from dynadrag_pipeline.motion.source import MotionSource
 from dynadrag_pipeline.settings import recommended_settings
 from dynadrag_pipeline.visualization import draw_points
 from motion_predictor.common.atomic_file import atomic_file
+from motion_predictor.common.picture_files import open_picture
 
-MOTION_SHARE = 10  # a step of the true motion is a tenth of the way, as in the predictor's labels
+MOTION_SHARE = 10  # a step of the true motion is a tenth of the displacement, as in the predictor's labels
 RESAMPLES = 2000
 MATCHED_LAYERS = (1, 2)  # of VGG16's five: relu2_2 and relu3_3
 DEFAULT = "DynaDrag"
@@ -269,7 +270,7 @@ def collect(
     records: dict[str, list[dict[str, Any]]] = {name: [{} for _ in pairs] for name in pictures}
     for name in names:
         places = [args.out / "edits" / slug(name) / pair.name for pair in pairs]
-        pictures[name] = [np.array(Image.open(f"{place}.png")) for place in places]
+        pictures[name] = [np.array(open_picture(f"{place}.png")) for place in places]
         records[name] = [json.loads(Path(f"{place}.json").read_text()) for place in places]
     measures = {
         name: [
@@ -309,14 +310,14 @@ def _cell(mean: float, low: float, high: float) -> str:
     return "" if np.isnan(mean) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
-def sheet(pairs: list[EvaluationPair], names: list[str], out: Path, zoom: int = 2) -> Image.Image:
+def edits_sheet(pairs: list[EvaluationPair], names: list[str], out: Path, zoom: int = 2) -> Image.Image:
     """Source with its points, each row's edit, and the true outcome: one pair a line."""
     side = zoom * len(pairs[0].source)
     picture = Image.new("RGB", ((len(names) + 2) * side, len(pairs) * side), "white")
     for line, pair in enumerate(pairs):
         handles, targets = (torch.from_numpy(zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
         cells = [draw_points(Image.fromarray(pair.source).resize((side, side)), handles, targets)]
-        cells += [Image.open(out / "edits" / slug(name) / f"{pair.name}.png").resize((side, side)) for name in names]
+        cells += [open_picture(out / "edits" / slug(name) / f"{pair.name}.png").resize((side, side)) for name in names]
         cells.append(Image.fromarray(pair.target).resize((side, side)))
         for column, cell in enumerate(cells):
             picture.paste(cell, (column * side, line * side))
@@ -361,7 +362,7 @@ def main() -> None:
     for name, text in (("drag_quality.json", json.dumps(report, indent=1) + "\n"), ("drag_quality.md", table)):
         with atomic_file(args.out / name) as file:
             file.write(text.encode())
-    sheet(pairs[:8], list(plan), args.out).save(args.out / "drag_quality.jpg", quality=90)
+    edits_sheet(pairs[:8], list(plan), args.out).save(args.out / "drag_quality.jpg", quality=90)
     print(table)
 
 

@@ -11,7 +11,6 @@ python benchmarks/held_out_faces.py --faces faces.zip --landmarks faces_landmark
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
@@ -29,6 +28,7 @@ from portraits import held_out_names, iter_image_files
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.visualization import contact_sheet
+from motion_predictor.common.picture_files import decode_picture
 
 SIZE = 128
 NOSE, CHIN, LEFT_EYE, RIGHT_EYE = 1, 152, 33, 263  # vertices of the MediaPipe face mesh
@@ -69,14 +69,14 @@ def load_held_out(faces: Path, landmarks: Path, count: int) -> list[tuple[str, I
     return [
         (
             name,
-            Image.open(io.BytesIO(files[name])).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS),
+            decode_picture(files[name], name).convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS),
             known["landmarks"][row[name]].astype(np.float64) * SIZE - 0.5,
         )
         for name in names
     ]
 
 
-def measure(
+def edit_face(
     pipe: DynaDragPipeline, face: Image.Image, handles: np.ndarray, targets: np.ndarray, options: dict[str, Any]
 ) -> tuple[dict[str, Any], Image.Image]:
     """Edit one face: its figures, and a contact sheet."""
@@ -127,7 +127,7 @@ def main() -> None:
     for index, (name, face, landmarks) in enumerate(load_held_out(args.faces, args.landmarks, args.count)):
         handles, targets = head_turn(landmarks, args.degrees * (-1) ** index)
         options = {"mask": face_mask(landmarks), **parse_options(rest)}
-        figures[name], sheet = measure(pipe, face, handles, targets, options)
+        figures[name], sheet = edit_face(pipe, face, handles, targets, options)
         sheet.save(args.out / f"{Path(name).stem}.png")
         print(name, figures[name], flush=True)
         (args.out / "figures.json").write_text(json.dumps(figures, indent=2))

@@ -103,7 +103,8 @@ def format_source(name: str, source: dict[str, Any], variants: list[str]) -> str
     lines = [
         f"## {name}\n",
         f"{source['handles']} handles, {agreeing['handles']} of them with a label that leads towards the target.\n",
-        "| | error where labels agree, px | error of all, px | wrong ways | samples that arrive | way that remains |",
+        "| | error where labels agree, px | error of all, px | wrong ways | samples that arrive "
+        "| displacement that remains |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
 
@@ -125,7 +126,7 @@ def format_source(name: str, source: dict[str, Any], variants: list[str]) -> str
         lines.append(
             row(title, [n for n in source["steps"]["all"]["steps"] if n.startswith(f"{variant}, seed")], ROLLOUT)
         )
-    lines += [row(title, [title], "any picture") for title in ("zero flow", "way / 10", "best linear")]
+    lines += [row(title, [title], "any picture") for title in ("zero flow", "displacement / 10", "best linear")]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from dynadrag_pipeline import load_instruction
+from motion_predictor.common.mask_picture import painted_region
+from motion_predictor.common.picture_files import open_picture
 
 MARGIN = 12  # pixels from the border that nobody misplaces a handle in
 
@@ -64,9 +66,9 @@ class EvaluationPair:
             flow = stored["flow"].astype(np.float32)
         return cls(
             name=place.name,
-            source=np.array(Image.open(place / "source.png").convert("RGB")),
-            target=np.array(Image.open(place / "target.png").convert("RGB")),
-            mask=np.array(Image.open(place / "mask.png").convert("L")) > 127,
+            source=np.array(open_picture(place / "source.png").convert("RGB")),
+            target=np.array(open_picture(place / "target.png").convert("RGB")),
+            mask=painted_region(open_picture(place / "mask.png")),
             handles=np.array(instruction["handles"], dtype=np.float32),
             targets=np.array(instruction["targets"], dtype=np.float32),
             flow=flow,
@@ -88,8 +90,8 @@ def load_pairs(folder: Path, limit: int | None = None) -> list[EvaluationPair]:
 def with_misplaced_handle(pair: EvaluationPair) -> EvaluationPair:
     """The pair with one handle more in its instruction, the last one, that leads astray.
 
-    It lies on the tenth of the mask that moves least, the likelier the farther from the other handles' ways, and is to
-    go as far as they do on average, in any direction. Pairs of the same name get the same one.
+    It lies on the tenth of the mask that moves least, the likelier the farther from the other handles' paths, and is
+    to go as far as they do on average, in any direction. Pairs of the same name get the same one.
     """
     random = np.random.default_rng(list(pair.name.encode()))
     height, width = pair.mask.shape
@@ -98,13 +100,13 @@ def with_misplaced_handle(pair: EvaluationPair) -> EvaluationPair:
     moved = np.linalg.norm(np.nan_to_num(pair.flow, nan=np.inf), axis=-1)
     still = allowed & (moved <= np.quantile(moved[allowed], 0.1, method="lower"))
     shares = np.linspace(0, 1, 11)[:, None, None]
-    ways = (pair.handles * (1 - shares) + pair.targets * shares).reshape(-1, 2)
+    paths = (pair.handles * (1 - shares) + pair.targets * shares).reshape(-1, 2)
     pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
-    chances = np.linalg.norm(pixels - ways, axis=-1).min(axis=1) * still.ravel()
+    chances = np.linalg.norm(pixels - paths, axis=-1).min(axis=1) * still.ravel()
     handle = pixels[random.choice(len(pixels), p=chances / chances.sum())]
     angle = random.uniform(0, 2 * np.pi)
-    way = np.linalg.norm(pair.targets - pair.handles, axis=1).mean() * np.array([np.cos(angle), np.sin(angle)])
-    target = (handle + way).clip(0, [width - 1, height - 1])
+    distance = np.linalg.norm(pair.targets - pair.handles, axis=1).mean()
+    target = (handle + distance * np.array([np.cos(angle), np.sin(angle)])).clip(0, [width - 1, height - 1])
     return replace(
         pair,
         handles=np.concatenate([pair.handles, handle]).astype(np.float32),

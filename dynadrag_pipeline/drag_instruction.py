@@ -18,10 +18,11 @@ from PIL import Image
 
 from motion_predictor.common.checks import got
 from motion_predictor.common.json_file import read_json_object
+from motion_predictor.common.mask_picture import at_least_half, painted_region
 from motion_predictor.common.picture_files import check_pixel_count
 from motion_predictor.points import Points, scale_points
 
-from .picture import ROUNDING, pil_to_array, plain_numbers
+from .picture import plain_numbers
 
 logger = logging.get_logger(__name__)
 
@@ -213,9 +214,9 @@ def _is_list(values: Any) -> bool:
 def _as_mask(mask: Mask, size: tuple[int, int]) -> torch.Tensor:
     """Convert to `[height, width]` float32 of zeros and ones, for the rules see [`DragInstruction.from_user`]."""
     if isinstance(mask, Image.Image):
-        painted = _painted(pil_to_array("mask", mask))
+        painted = painted_region(mask)
     elif isinstance(mask, (np.ndarray, torch.Tensor)):
-        painted = _at_least_half(_single_channel(plain_numbers("mask", mask)))
+        painted = at_least_half(_single_channel(plain_numbers("mask", mask)))
     else:
         raise ValueError(f"`mask` must be a PIL image, a numpy array or a tensor, got {got(mask)}.")
     if not painted.any():
@@ -239,36 +240,6 @@ def _single_channel(array: np.ndarray) -> np.ndarray:
         raise ValueError(f"`mask` must have one channel, of shape (height, width); got shape {shape}.")
     check_pixel_count("mask", array.size, f"shape {shape}")
     return array
-
-
-def _painted(channels: np.ndarray) -> np.ndarray:
-    """What is painted of a picture `[height, width, channels]`: what is opaque if not all is, else what is bright."""
-    if 0 in channels.shape:
-        raise ValueError(f"`mask` must have pixels, got {channels.shape[1]}x{channels.shape[0]}.")
-    if channels.shape[-1] == 4:
-        opaque = _at_least_half(channels[..., 3])
-        if not opaque.all():
-            return opaque
-    return _at_least_half(channels[..., :3].max(axis=-1))
-
-
-def _at_least_half(values: np.ndarray) -> np.ndarray:
-    """Where values reach half of what is white, which is 1, or for whole numbers what their highest value suggests."""
-    if values.dtype == bool:
-        return values
-    if values.dtype.kind == "f":
-        values = values.astype(np.float32)
-    lowest, highest = values.min(), values.max()
-    if values.dtype.kind != "f":
-        white = next((white for white in (1, 255, 65535) if highest <= white), None)
-    else:
-        white = 1 if highest <= 1 + ROUNDING else None
-    if white is None or not lowest >= -ROUNDING:
-        raise ValueError(
-            f"`mask` must be in [0, 1], or whole numbers from 0 to 255 or 65535, got values in [{lowest:g}, "
-            f"{highest:g}]."
-        )
-    return values >= white / 2
 
 
 def _scaled_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

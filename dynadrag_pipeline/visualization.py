@@ -165,7 +165,7 @@ def contact_sheet(
     intermediates: int = 4,
     tile_size: int = 256,
 ) -> Image.Image:
-    """Put an edit on one sheet: the source with its arrows, some iterations with the way so far, and the result.
+    """Put an edit on one sheet: the source with its arrows, some iterations with the path so far, and the result.
 
     Args:
         source (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): the picture that was given to the pipeline.

@@ -80,7 +80,7 @@ example:
 what is written to --out:
   evaluation.md, .json      errors and wrong ways by dataset and distance, beside straight steps; rollouts
   evaluation.png            the same as curves
-  trajectories-DATASET.png  predicted ways over the true ones, on the pictures
+  trajectories-DATASET.png  predicted paths over the true ones, on the pictures
 """
 
 

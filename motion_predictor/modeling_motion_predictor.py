@@ -221,7 +221,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         delta_scale (`float`, *optional*, defaults to 1.0): Factor on the deltas, in pixels, at the input.
         flow_scale (`float`, *optional*, defaults to 1.0): Factor on the network's output that gives pixels.
         straight_share (`float`, *optional*, defaults to 0.0):
-            Where a delta is painted, the flow starts from this share of the way to the target and the network adds to
+            Where a delta is painted, the flow starts from this share of the displacement and the network adds to
             it; an untrained network then predicts exactly this straight step. 0 is the paper; others need
             `delta_paint="disc"`, as handles between pixels would see little of a single one.
 
@@ -311,7 +311,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         hidden_states = self.translator(hidden_states)
         flow = self.decoder(hidden_states, skip, sizes) * self.config["flow_scale"]
         if self.config["straight_share"]:
-            flow = flow + self.config["straight_share"] * self._painted_way(sample)
+            flow = flow + self.config["straight_share"] * self._painted_displacement(sample)
 
         if not return_dict:
             return (flow,)
@@ -385,8 +385,8 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
     def _card_text(self, repo_id: str, license: str | None) -> str:
         return motion_predictor_card_text(self, self.config["sample_size"], repo_id, license)
 
-    def _painted_way(self, sample: torch.Tensor) -> torch.Tensor:
-        """The way to the target in pixels where the delta map holds one, `[B, 2, H, W]`; zero elsewhere."""
+    def _painted_displacement(self, sample: torch.Tensor) -> torch.Tensor:
+        """The displacement to the target in pixels where the delta map holds one, `[B, 2, H, W]`; zero elsewhere."""
         sign = -1 if self.config["delta_convention"] == "handle_minus_target" else 1
         return sample[:, -3:-1] * (sign / self.config["delta_scale"])
 

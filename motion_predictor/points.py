@@ -145,7 +145,7 @@ def guard_step(
     """Keep predicted steps from passing their targets or leading away from them.
 
     - `"none"`: steps stay as predicted (the paper).
-    - `"clamp"`: a step whose component along the way is at least the remaining distance lands on its target.
+    - `"clamp"`: a step whose component along the displacement is at least its length lands on its target.
     - `"project"`: as `"clamp"`; and a wrong-way step loses its backward component, and a step shorter than `ZERO_STEP`
       (what is left of one that was all backwards, for instance) becomes the straight one.
 
@@ -179,15 +179,15 @@ def guard_step(
     if guard == "none":
         return step
 
-    way = targets.float() - handles.float()
-    along = (step * way).sum(dim=-1, keepdim=True)  # component along the way, times the distance
-    distance_squared = way.square().sum(dim=-1, keepdim=True)
+    displacement = targets.float() - handles.float()
+    along = (step * displacement).sum(dim=-1, keepdim=True)  # component along it, times the distance
+    distance_squared = displacement.square().sum(dim=-1, keepdim=True)
     passes = along >= distance_squared
     if guard == "project":
-        backward = way * (along / distance_squared.clamp(min=torch.finfo(torch.float32).tiny))
+        backward = displacement * (along / distance_squared.clamp(min=torch.finfo(torch.float32).tiny))
         step = torch.where(along < 0, step - backward, step)
         step = torch.where(step.norm(dim=-1, keepdim=True) < ZERO_STEP, straight.float(), step)
-    return torch.where(passes, way, step)
+    return torch.where(passes, displacement, step)
 
 
 def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
@@ -213,8 +213,8 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
     height, width = image_size
     if min(height, width) < 1:
         raise ValueError(f"`image_size` must be a positive (height, width), got {got((height, width))}.")
-    moved = handles.float() + step.float()
-    return torch.stack((moved[..., 0].clamp(0, width - 1), moved[..., 1].clamp(0, height - 1)), dim=-1)
+    next_handles = handles.float() + step.float()
+    return torch.stack((next_handles[..., 0].clamp(0, width - 1), next_handles[..., 1].clamp(0, height - 1)), dim=-1)
 
 
 def check_point_pairs(handles: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None) -> None:

@@ -31,7 +31,7 @@ from .modeling_motion_predictor import MotionPredictorModel
 from .training_checkpoint import TrainingState
 from .training_config import DataSource, LossSettings, TrainingConfig, read_yaml, save_training_config
 
-SHORTEST_STEP = 0.1  # pixels: shorter steps than this do not make an error weigh more
+SHORTEST_HANDLE_STEP = 0.1  # pixels: shorter steps of a handle do not make an error weigh more
 SHORTEST_ERROR = 0.01  # pixels: the length of shorter errors is smoothed
 LOG_EVERY = 20  # steps
 # What a run may be resumed with a change of: nothing that a step depends on, but for the fall of the learning rate.
@@ -89,10 +89,10 @@ def motion_loss(
 
 
 def _straight_tenth(batch: MotionSample) -> torch.Tensor:
-    """Root mean square of a tenth of the ways to the targets, `[B]`, in pixels, and not less than `SHORTEST_STEP`."""
+    """Root mean square of a tenth of the displacements, `[B]`, in pixels, at least `SHORTEST_HANDLE_STEP`."""
     squared = (batch.targets - batch.handles).square().sum(dim=-1) * batch.valid  # [B, N]
     mean = squared.sum(dim=1) / batch.valid.sum(dim=1).clamp(min=1)
-    return (mean.sqrt() / 10).clamp(min=SHORTEST_STEP)
+    return (mean.sqrt() / 10).clamp(min=SHORTEST_HANDLE_STEP)
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

@@ -61,8 +61,8 @@ class LossSettings:
         euclidean (`bool`, *optional*, defaults to `False`): the length of the error, and not its square: labels that
             lead astray then pull less.
         relative (`bool`, *optional*, defaults to `False`): divide a sample's error by that of standing still in place
-            of a straight step. An absolute error would leave short ways untaught, and every way is short before it
-            ends.
+            of a straight step. An absolute error would leave short displacements untaught, and every
+            displacement is short in the end.
     """
 
     handle_weight: float = 0.0
@@ -88,9 +88,9 @@ class TrainingConfig:
             `sample_size` is also the side of the training pictures.
         samples (`SampleSettings`, *optional*): how samples are drawn.
         loss (`LossSettings`, *optional*): how the error is weighed.
-        steps (`int`, *optional*, defaults to 100000): optimisation steps.
-        batch_size (`int`, *optional*, defaults to 8): samples per step and process, before accumulation.
-        gradient_accumulation (`int`, *optional*, defaults to 1): batches per step.
+        steps (`int`, *optional*, defaults to 100000): training steps.
+        batch_size (`int`, *optional*, defaults to 8): samples per training step and process, before accumulation.
+        gradient_accumulation (`int`, *optional*, defaults to 1): batches per training step.
         learning_rate (`float`, *optional*, defaults to 0.001): of AdamW, after the warm-up and before the fall.
         warmup_steps (`int`, *optional*, defaults to 100): over which the rate rises from 0.
         decay_share (`float`, *optional*, defaults to 0.3): of the steps, at the end, over which the rate falls to 0.

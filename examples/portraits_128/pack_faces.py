@@ -15,12 +15,18 @@ import argparse
 import io
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the package is not installed in that environment
+
+from motion_predictor.common.picture_array import upright
+from motion_predictor.common.picture_files import open_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MARGIN = 2.1  # side of the square, in heights of the box round the landmarks
@@ -76,8 +82,8 @@ def pack(files: list[Path], size: int, archive: zipfile.ZipFile) -> tuple[dict[s
                 left_out[str(file)] = f"another picture is called {name}"
                 continue
             try:
-                found = cut(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), mesh, size)
-            except (UnidentifiedImageError, OSError) as error:
+                found = cut(upright(file.name, open_picture(file)).convert("RGB"), mesh, size)
+            except (OSError, ValueError) as error:
                 found = f"it cannot be read ({error})"
             if isinstance(found, str):
                 left_out[str(file)] = found

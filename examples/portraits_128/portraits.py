@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn.functional import affine_grid, grid_sample
 from tqdm import tqdm
 
+from motion_predictor.common.picture_files import decode_picture
 from motion_predictor.data.portraits import held_out_names
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -37,9 +38,9 @@ def iter_image_files(source: Path) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"`{source}` is neither a folder nor a zip archive of pictures.")
 
 
-def decode_square(data: bytes, size: int) -> np.ndarray:
-    """Decode a picture to RGB, crop its central square and resize it to `[size, size, 3]` uint8."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+def decode_square(name: str, data: bytes, size: int) -> np.ndarray:
+    """Decode the picture of a file to RGB, crop its central square and resize it to `[size, size, 3]` uint8."""
+    image = decode_picture(data, name).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
@@ -80,7 +81,7 @@ def load_portraits(
         if not files:
             raise ValueError(f"`{source}` holds no pictures to train on ({', '.join(IMAGE_SUFFIXES)}).")
         with ThreadPoolExecutor() as threads:
-            decoded = threads.map(lambda data: decode_square(data, size), files.values())
+            decoded = threads.map(decode_square, files.keys(), files.values(), repeat(size))
             loaded = list(tqdm(decoded, total=len(files), desc=f"Loading {source.name}"))
         weight = np.array([GREY_WEIGHT if is_grey(pixels) else 1.0 for pixels in loaded], dtype=np.float32)
         share = max(1.0, weight.sum() / 1500) if shares is None else shares[index]
@@ -93,7 +94,7 @@ def load_portraits(
 def load_held_out(source: Path, size: int = 128) -> torch.Tensor:
     """The pictures of `source` that [`load_portraits`] leaves out: `[60, 3, size, size]` uint8."""
     files = dict(iter_image_files(source))
-    loaded = [decode_square(files[name], size) for name in held_out_names(files)]
+    loaded = [decode_square(name, files[name], size) for name in held_out_names(files)]
     return torch.from_numpy(np.stack(loaded)).permute(0, 3, 1, 2).contiguous()
 
 

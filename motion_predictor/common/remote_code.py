@@ -92,7 +92,7 @@ class _Part:
             stand_in = STAND_INS.get((home, alias.name))
             if alias.asname is not None:
                 raise ValueError(
-                    f"`{self.module}` imports `{alias.name}` as `{alias.asname}`: its own name is accepted."
+                    f"`{alias.name}` must keep its name where `{self.module}` imports it, got `{alias.asname}`."
                 )
             if stand_in is not None:
                 self.imports.add(f"from {stand_in[0]} import {stand_in[1]} as {alias.name}")
@@ -111,7 +111,8 @@ class _Part:
         for node in ast.walk(statement):
             if isinstance(node, (ast.Import, ast.ImportFrom)) and self._home(node) is not None:
                 raise ValueError(
-                    f"`{self.module}`, line {node.lineno}, imports late: at the top of the file is accepted."
+                    f"`{self.module}` must import modules of this project at the top of its file, got an import in "
+                    f"line {node.lineno}."
                 )
 
 
@@ -120,7 +121,7 @@ def _source(module: str) -> str:
     loader: Any = getattr(find_spec(module), "loader", None)
     source = loader.get_source(module) if hasattr(loader, "get_source") else None
     if source is None:
-        raise ValueError(f"`{module}` has no source here: a module that is installed with its source is accepted.")
+        raise ValueError(f"`{module}` must be a module that is installed with its source, got none.")
     return source
 
 
@@ -170,4 +171,4 @@ def _check_names(parts: dict[str, _Part]) -> None:
         for name, meaning in {**imported, **part.names}.items():
             other, known = meanings.setdefault(name, (module, meaning))
             if known != meaning:
-                raise ValueError(f"`{name}` of `{module}` is something else in `{other}`: one meaning is accepted.")
+                raise ValueError(f"`{name}` must mean one thing in one file, got two, of `{other}` and of `{module}`.")

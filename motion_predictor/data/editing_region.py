@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.checks import got
+from ..common.mask_picture import painted_region
 from ..common.picture_files import open_picture
 from .build_settings import BuildSettings
 from .video import UnusableVideo
@@ -136,7 +137,8 @@ class GivenMasks:
     Args:
         folder (`str` or `None`): with `VIDEO.png` for all frames of a video, or `VIDEO/000012.png` for its frame 12,
             from 0, where VIDEO is the video's path without its suffix, relative to the folder that holds all videos.
-            White belongs to the region. Masks are resized to the frames; a frame without one gives no record.
+            What is painted belongs to the region, as in the mask of an edit: what is opaque, or bright. Masks are
+            resized to the frames; a frame without one gives no record.
 
     Raises:
         ValueError: if the folder does not exist.
@@ -155,10 +157,10 @@ class GivenMasks:
         for path in (video / f"{start.index:06d}.png", video.with_name(f"{video.name}.png")):
             if path.exists():
                 try:
-                    mask = open_picture(path).convert("L").resize((width, height), Image.Resampling.NEAREST)
+                    region = painted_region(open_picture(path))
                 except (OSError, ValueError) as error:
                     raise UnusableVideo("mask cannot be read", f"{path}: {error}") from error
-                return np.asarray(mask) > 127
+                return np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.NEAREST))
         return np.zeros((height, width), dtype=bool)
 
 
@@ -181,7 +183,9 @@ class FaceParsing:
         from transformers import AutoModelForSemanticSegmentation
 
         self.device = device
-        self.processor, self.model = _load(AutoModelForSemanticSegmentation, model or FACE_PARSING_MODEL, device)
+        self.processor, self.model = _load_network(
+            AutoModelForSemanticSegmentation, model or FACE_PARSING_MODEL, device
+        )
         self.classes = _classes(self.model.config.id2label, labels, FACE_LABELS)
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -209,7 +213,7 @@ class PersonBox:
         from transformers import AutoModelForObjectDetection
 
         self.device = device
-        self.processor, self.model = _load(AutoModelForObjectDetection, model or PERSON_MODEL, device)
+        self.processor, self.model = _load_network(AutoModelForObjectDetection, model or PERSON_MODEL, device)
         self.classes = _classes(self.model.config.id2label, labels, PERSON_LABELS)
 
     def __call__(self, start: StartFrame) -> np.ndarray:
@@ -315,7 +319,7 @@ def make_editing_region(settings: BuildSettings, device: torch.device) -> Editin
     return PersonBox(settings.region_model, settings.region_labels, device)
 
 
-def _load(kind: Any, model: str, device: torch.device) -> tuple[Any, Any]:
+def _load_network(kind: Any, model: str, device: torch.device) -> tuple[Any, Any]:
     """Image processor and model, of the Hub or a folder."""
     from transformers import AutoImageProcessor
 

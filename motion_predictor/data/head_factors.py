@@ -122,12 +122,12 @@ def _draw_expression(random: np.random.Generator, frames: int, slowness: float) 
 
 
 def _draw_patches(fields: HeadFields, random: np.random.Generator, frames: int) -> tuple[HeadFields, torch.Tensor]:
-    """One to three soft patches, of any size and anywhere, each on a way of its own: `[T, n, 2]`."""
+    """One to three soft patches, of any size and anywhere, each on a path of its own: `[T, n, 2]`."""
     number = int(random.integers(1, 4))
     radii = 0.05 * 5 ** random.uniform(0, 1, number)
     fields = fields.with_patches(random.uniform(0.05, 0.95, (number, 2)), radii)
-    ways = np.stack([[pose_curve(random, frames, FPS, 1.5) for _ in range(2)] for _ in radii])  # [n, 2, T]
-    drags = ways.transpose(2, 0, 1) * LARGEST_DRAG * radii[:, None] * random.uniform(0.3, 1, (number, 1))
+    paths = np.stack([[pose_curve(random, frames, FPS, 1.5) for _ in range(2)] for _ in radii])  # [n, 2, T]
+    drags = paths.transpose(2, 0, 1) * LARGEST_DRAG * radii[:, None] * random.uniform(0.3, 1, (number, 1))
     return fields, torch.from_numpy(drags).float()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..common.checks import got
+from ..common.picture_files import decode_picture
 
 HORIZON_STRIDE = 4  # pixels of the frame per cell of `horizon_flows`
 JPEG_QUALITY = 95
@@ -113,10 +114,11 @@ def decode_record(sample: dict[str, Any]) -> MotionRecord:
     Returns:
         `MotionRecord`: the record.
     """
+    key = sample["__key__"]
     with np.load(io.BytesIO(sample["motion.npz"]), allow_pickle=False) as motion:
         return MotionRecord(
-            key=sample["__key__"],
-            frame=np.asarray(Image.open(io.BytesIO(sample["frame.jpg"])).convert("RGB")),
+            key=key,
+            frame=np.asarray(decode_picture(sample["frame.jpg"], f"{key}.frame.jpg").convert("RGB")),
             flow=_from_fixed_point(motion["flow"]),
             horizon_flows=_from_fixed_point(motion["horizon_flows"]),
             points=motion["points"],

@@ -1,7 +1,7 @@
 """Curves in time as people move: eased from one position to the next, with pauses, overshoots and returns.
 
 A movement of the head or the hand goes off slowly, is fastest halfway and ends slowly: its path is that of least jerk,
-10 s^3 - 15 s^4 + 6 s^5 (Flash and Hogan, 1985). So what is moved in one frame is not a fixed share of the way.
+10 s^3 - 15 s^4 + 6 s^5 (Flash and Hogan, 1985). So what is moved in one frame is no fixed share of the displacement.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def pose_curve(random: np.random.Generator, frames: int, fps: float, slowness: f
         while True:
             target = random.normal(0, 0.15) if random.random() < 0.25 else random.uniform(-1, 1)
             target = float(np.clip(target, -1, 1))
-            way = target - value
-            seconds = random.uniform(0.35, 1.2) * (0.5 + 0.5 * abs(way)) * slowness
+            distance = target - value
+            seconds = random.uniform(0.35, 1.2) * (0.5 + 0.5 * abs(distance)) * slowness
             if random.random() < 0.3:
-                yield seconds, float(np.clip(value + way * random.uniform(1.05, 1.2), -1, 1))
+                yield seconds, float(np.clip(value + distance * random.uniform(1.05, 1.2), -1, 1))
                 yield random.uniform(0.15, 0.35), target
             else:
                 yield seconds, target

@@ -95,13 +95,13 @@ class PortraitMotion:
         """The motion `[..., F, 2]` from frame `start` to each of `frames` of what is at `points` `[..., 2]`."""
         here = (torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32)) + 0.5) / self.side
         here = here.view(-1, 2)
-        ways = self._ways(here, self._inverse(here, start), frames) * self.side
-        return ways.view(*points.shape[:-1], len(frames), 2).numpy()
+        displacements = self._displacements(here, self._inverse(here, start), frames) * self.side
+        return displacements.view(*points.shape[:-1], len(frames), 2).numpy()
 
     def flow_and_region(self, start: int | None, end: int | None) -> tuple[np.ndarray, np.ndarray]:
         """The motion `[S, S, 2]` of all pixels of frame `start`, and where handles are of use there, `[S, S]` to 1."""
         origin = self._origin(start)
-        flow = self._ways(self._pixels(), origin, [end]) * self.side
+        flow = self._displacements(self._pixels(), origin, [end]) * self.side
         region = read_fields(self.fields.region, origin)
         return flow.view(self.side, self.side, 2).numpy(), region.view(self.side, self.side).numpy()
 
@@ -110,8 +110,8 @@ class PortraitMotion:
         coarse = self.fields.channels[:, ::8, ::8].flatten(1)
         return np.asarray((self._sums.diff(dim=0) @ coarse).norm(dim=1).amax(dim=1))
 
-    def _ways(self, here: torch.Tensor, origin: torch.Tensor, frames: Sequence[int | None]) -> torch.Tensor:
-        """`[P, F, 2]`, the way to each frame from `here` of what is at `origin` in the still, in sides."""
+    def _displacements(self, here: torch.Tensor, origin: torch.Tensor, frames: Sequence[int | None]) -> torch.Tensor:
+        """`[P, F, 2]`, the displacement to each frame from `here` of what is at `origin` in the still, in sides."""
         channels = read_fields(self.fields.channels, origin)
         sums = torch.stack([self._sums_of(frame) for frame in frames])
         return origin[:, None] + torch.einsum("fac,pc->pfa", sums, channels) - here[:, None]

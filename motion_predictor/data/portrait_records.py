@@ -15,7 +15,7 @@ from .portrait_motion import PortraitMotion, pixel_centres
 
 MAX_HANDLES = 7
 MAX_TRIES = 100
-LEAST_CHANGE = 0.15  # of the longest way: what moves less is not in the mask of a pair
+LEAST_CHANGE = 0.15  # of the longest displacement: what moves less is not in the mask of a pair
 
 
 def portrait_record(
@@ -96,7 +96,7 @@ class PortraitPair:
         handles (`np.ndarray` of shape `(points, 2)`): float32, 1 to 7 points of the source, in pixels.
         targets (`np.ndarray` of shape `(points, 2)`): float32, where their content is in the target.
         mask (`np.ndarray` of shape `(side, side)`): bool, True where the picture may change: what moves by more than
-            0.15 of the longest way, and a rim around it.
+            0.15 of the longest displacement, and a rim around it.
         flow (`np.ndarray` of shape `(side, side, 2)`): float32, the motion from the source to the target, in pixels of
             the source.
     """
@@ -110,19 +110,19 @@ class PortraitPair:
 
 
 def portrait_pair(
-    picture: np.ndarray, fields: HeadFields, random: np.random.Generator, least_way: float = 0.05
+    picture: np.ndarray, fields: HeadFields, random: np.random.Generator, least_displacement: float = 0.05
 ) -> PortraitPair:
     """Draw an edit of a still portrait with the picture that it should lead to.
 
     The target is some frame of a random motion. Handles are drawn with a probability proportional to the length of
-    their way, as in training, but not close to each other.
+    their displacement, as in training, but not close to each other.
 
     Args:
         picture (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB.
         fields (`HeadFields`): of its face.
         random (`np.random.Generator`): the only source of chance.
-        least_way (`float`, *optional*, defaults to 0.05): at least one point of the target has moved so far, as a
-            fraction of the side.
+        least_displacement (`float`, *optional*, defaults to 0.05): at least one point of the target has moved so far,
+            as a fraction of the side.
 
     Raises:
         ValueError: if no motion of many goes so far.
@@ -131,12 +131,14 @@ def portrait_pair(
         motion = PortraitMotion.draw(picture, fields, random, frames=50)
         number = int(random.integers(motion.frames))
         flow, region = motion.flow_and_region(None, number)
-        way = np.linalg.norm(flow, axis=-1) * (region > 0.5) * stays_inside(flow)
-        if way.max() >= least_way * motion.side:
+        length = np.linalg.norm(flow, axis=-1) * (region > 0.5) * stays_inside(flow)
+        if length.max() >= least_displacement * motion.side:
             break
     else:
-        raise ValueError(f"`least_way` must be smaller, got {least_way}: no motion of this face goes so far.")
-    handles = draw_apart(way, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
+        raise ValueError(
+            f"`least_displacement` must be smaller, got {least_displacement}: no motion of this face goes so far."
+        )
+    handles = draw_apart(length, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
     back, _ = motion.flow_and_region(number, None)
     return PortraitPair(
         source=motion.frame(None),
@@ -154,13 +156,13 @@ def stays_inside(flow: np.ndarray) -> np.ndarray:
     return np.asarray(((ends >= 0) & (ends <= len(flow) - 1)).all(axis=-1))
 
 
-def draw_apart(way: np.ndarray, number: int, distance: float, random: np.random.Generator) -> np.ndarray:
-    """Up to `number` pixels `[n, 2]`, at least `distance` apart, drawn among the longer half of the ways `[S, S]`.
+def draw_apart(length: np.ndarray, number: int, distance: float, random: np.random.Generator) -> np.ndarray:
+    """Up to `number` pixels `[n, 2]`, at least `distance` apart, drawn by the `length` `[S, S]` of their displacement.
 
-    A pixel's chance is proportional to its way; one that is zero is never drawn.
+    A pixel's chance is proportional to it; one with less than half of the longest, or none, is never drawn.
     """
-    chances = np.where(way >= way.max() / 2, way, 0).astype(np.float64)
-    pixels = pixel_centres(len(way))
+    chances = np.where(length >= length.max() / 2, length, 0).astype(np.float64)
+    pixels = pixel_centres(len(length))
     points: list[np.ndarray] = []
     while len(points) < number and chances.any():
         point = pixels.reshape(-1, 2)[random.choice(chances.size, p=chances.ravel() / chances.sum())]
@@ -176,8 +178,8 @@ def where_it_changes(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
         flow (`np.ndarray` of shape `(side, side, 2)`): from the source to the target, in pixels of the source.
         back (`np.ndarray` of shape `(side, side, 2)`): from the target to the source, in pixels of the target.
     """
-    ways, backways = np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)
-    moves = np.maximum(ways, backways) > LEAST_CHANGE * ways.max()
+    forth_length, back_length = np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)
+    moves = np.maximum(forth_length, back_length) > LEAST_CHANGE * forth_length.max()
     rim = len(flow) // 32
     widened = max_pool2d(torch.from_numpy(moves)[None].float(), 2 * rim + 1, stride=1, padding=rim)
     return np.asarray(widened[0] > 0)

@@ -22,7 +22,7 @@ from .shards import MotionShards
 MAX_HANDLES = 7
 MOST_FRAMES = 10_000  # from a start frame to an end frame
 MAX_ZOOM = 1.6
-SHORT_WAY = 1.0  # pixels of the record: below, a direction means nothing
+SHORTEST_DISPLACEMENT = 1.0  # pixels of the record: below, a direction means nothing
 MAX_TRIES = 200
 
 
@@ -36,8 +36,8 @@ class SampleSettings:
         last_end_frame (`int`, *optional*, defaults to 55): and at most so many (the paper's 55).
         horizon (`int`, *optional*, defaults to 0): a label is the motion over `ceil(n / horizon)` frames, where the
             end frame is n frames away; 0 for one frame, as in the paper.
-        min_cosine (`float`, *optional*, defaults to -1.0): handles whose step and way to the target have a smaller
-            cosine are not drawn; -1 for all.
+        min_cosine (`float`, *optional*, defaults to -1.0): handles whose step and displacement have a smaller cosine
+            are not drawn; -1 for all.
         remove_background (`bool`, *optional*, defaults to `False`): subtract the median motion of the background, that
             of the camera.
         augment (`bool`, *optional*, defaults to `False`): mirror, enlarge, and vary brightness, contrast and colour.
@@ -189,10 +189,10 @@ def draw_sample(
 
     window = _draw_window(record.frame.shape[1], record.frame.shape[0], settings, random, size)
     camera = record.background if settings.remove_background else np.zeros_like(record.background)
-    ways = record.tracks[:, frames - 1] - camera[frames - 1]
+    displacements = record.tracks[:, frames - 1] - camera[frames - 1]
     steps = record.tracks[:, step_frames - 1] - camera[step_frames - 1]
-    fit = np.isfinite(ways).all(axis=1) & np.isfinite(steps).all(axis=1) & window.contains(record.points)
-    fit &= _cosine_at_least(settings.min_cosine, steps, ways)
+    fit = np.isfinite(displacements).all(axis=1) & np.isfinite(steps).all(axis=1) & window.contains(record.points)
+    fit &= _cosine_at_least(settings.min_cosine, steps, displacements)
     candidates = np.flatnonzero(fit)
     if len(candidates) == 0:
         return None
@@ -205,7 +205,7 @@ def draw_sample(
         image=window.picture(record.frame).astype(np.float32) / 255,
         label=window.field(motion - camera[step_frames - 1], stride),
         handles=handles,
-        targets=handles + ways[chosen] * window.scale,
+        targets=handles + displacements[chosen] * window.scale,
         steps=steps[chosen] * window.scale,
     )
     if settings.augment:
@@ -223,11 +223,11 @@ def _draw_window(
     return Window((width - side) * random.random(), (height - side) * random.random(), side, side, size, size)
 
 
-def _cosine_at_least(limit: float, steps: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """Whether steps lead towards their targets; where there is hardly any way, no direction is asked for."""
-    length = np.linalg.norm(ways, axis=1)
-    dot = (steps * ways).sum(axis=1)
-    return (dot >= limit * np.linalg.norm(steps, axis=1) * length) | (length < SHORT_WAY)
+def _cosine_at_least(limit: float, steps: np.ndarray, displacements: np.ndarray) -> np.ndarray:
+    """Whether steps lead towards their targets; where there is hardly any displacement, no direction is asked for."""
+    length = np.linalg.norm(displacements, axis=1)
+    dot = (steps * displacements).sum(axis=1)
+    return (dot >= limit * np.linalg.norm(steps, axis=1) * length) | (length < SHORTEST_DISPLACEMENT)
 
 
 @dataclass

@@ -16,8 +16,8 @@ from .motion_record import MotionRecord
 from .shards import SPLITS, MotionShards
 
 FIRST_END_FRAME = 15  # end frames lie 15 to 55 frames after the start (Sec. 8)
-SHORTEST_WAY = 1.0  # pixels: shorter ways have no direction worth the name
-HORIZON_SHARE = 10  # the horizon label of a way of n frames is the motion after ceil(n / 10) of them
+SHORTEST_DISPLACEMENT = 1.0  # pixels: shorter ones have no direction worth the name
+HORIZON_SHARE = 10  # the horizon label of a displacement over n frames is the motion after ceil(n / 10) of them
 PERCENTILES = (5, 25, 50, 75, 95)
 
 LENGTHS = np.concatenate([[0.0], np.geomspace(0.01, 1000, 1001)])  # pixels: bins are 1.2 % wide
@@ -62,17 +62,17 @@ class Histogram:
 class MotionStatistics:
     """Figures of motion and of labels, gathered record by record.
 
-    A *pair* is a point of a record and an end frame that it can be followed to; pairs whose way is longer than 1 px
-    are judged. The label of one frame is the flow at the point (the paper's), that of the horizon the motion after
-    `ceil(n / 10)` of the n frames to the end. A label is *wrong* if it leads away from the target: a negative dot
-    product with the way. *Straightness* is the way over the length of the path.
+    A *pair* is a point of a record and an end frame that it can be followed to; pairs with a displacement of more than
+    1 px are judged. The label of one frame is the flow at the point (the paper's), that of the horizon the motion
+    after `ceil(n / 10)` of the n frames to the end. A label is *wrong* if it leads away from the target: a negative
+    dot product with the displacement. *Straightness* is the displacement over the length of the path.
     """
 
     def __init__(self) -> None:
         self.videos: set[str] = set()
         self.records = self.points = self.lost = 0
         self.pairs = self.judged = self.wrong_one_frame = self.wrong_horizon = 0
-        self.speed, self.way, self.straightness = Histogram(LENGTHS), Histogram(LENGTHS), Histogram(SHARES)
+        self.speed, self.displacement, self.straightness = Histogram(LENGTHS), Histogram(LENGTHS), Histogram(SHARES)
 
     def add(self, record: MotionRecord) -> None:
         """Take a record into account."""
@@ -85,17 +85,17 @@ class MotionStatistics:
         self.speed.add(np.hypot(flow[:, 0], flow[:, 1]))
 
         frames = np.arange(FIRST_END_FRAME, tracks.shape[1] + 1)
-        ways = tracks[:, frames - 1]  # [P, E, 2]
-        length = np.hypot(ways[..., 0], ways[..., 1])
-        known, judged = ~np.isnan(length), np.nan_to_num(length) > SHORTEST_WAY
+        displacements = tracks[:, frames - 1]  # [P, E, 2]
+        length = np.hypot(displacements[..., 0], displacements[..., 1])
+        known, judged = ~np.isnan(length), np.nan_to_num(length) > SHORTEST_DISPLACEMENT
         horizon = tracks[:, -(-frames // HORIZON_SHARE) - 1]
         steps = np.diff(tracks, axis=1, prepend=0)
         path = np.hypot(steps[..., 0], steps[..., 1]).cumsum(axis=1)[:, frames - 1]
         self.pairs += int(known.sum())
         self.judged += int(judged.sum())
-        self.wrong_one_frame += int(((flow[:, None] * ways).sum(axis=-1) < 0)[judged].sum())
-        self.wrong_horizon += int(((horizon * ways).sum(axis=-1) < 0)[judged].sum())
-        self.way.add(length[known])
+        self.wrong_one_frame += int(((flow[:, None] * displacements).sum(axis=-1) < 0)[judged].sum())
+        self.wrong_horizon += int(((horizon * displacements).sum(axis=-1) < 0)[judged].sum())
+        self.displacement.add(length[known])
         self.straightness.add(length[judged] / path[judged])
 
     def summary(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class MotionStatistics:
             "pairs": self.pairs,
             "pairs_judged": self.judged,
             "speed": _percentiles(self.speed),
-            "way": _percentiles(self.way),
+            "displacement": _percentiles(self.displacement),
             "straightness": _percentiles(self.straightness),
             "wrong_way_one_frame": _share(self.wrong_one_frame, self.judged),
             "wrong_way_horizon": _share(self.wrong_horizon, self.judged),
@@ -179,8 +179,8 @@ def statistics_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         ("records", "records", str),
         ("points per record", "points_per_record", _number),
         ("speed at the points, px per frame: median (5 % ... 95 %)", "speed", _spread),
-        ("way to the end frame, px: median (5 % ... 95 %)", "way", _spread),
-        ("straightness, way / path: median (5 % ... 95 %)", "straightness", _spread),
+        ("displacement to the end frame, px: median (5 % ... 95 %)", "displacement", _spread),
+        ("straightness, displacement / path length: median (5 % ... 95 %)", "straightness", _spread),
         ("labels of one frame that point away", "wrong_way_one_frame", _percent),
         ("labels of a horizon of n / 10 frames that point away", "wrong_way_horizon", _percent),
         ("tracks lost before their last frame", "lost_tracks", _percent),
@@ -214,7 +214,11 @@ def _plot(gathered: Mapping[str, MotionStatistics]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.2), layout="constrained")
-    columns = (("speed", "speed at the points, px per frame"), ("way", "way, px"), ("straightness", "way / path"))
+    columns = (
+        ("speed", "speed at the points, px per frame"),
+        ("displacement", "displacement, px"),
+        ("straightness", "displacement / path length"),
+    )
     for axes, (name, title) in zip(figure.subplots(1, len(columns)), columns, strict=True):
         for split, statistics in gathered.items():
             histogram: Histogram = getattr(statistics, name)

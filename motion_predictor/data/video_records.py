@@ -16,8 +16,8 @@ from .optical_flow import OpticalFlow
 from .tracks import FlowStep, background_motion, background_points, cell_centres, chain_tracks, has_texture, is_cut
 from .video import VideoFile
 
-# Dense motion is kept for so many frames: labels over a tenth of the longest way, or a third of the shortest, need no
-# more (15 to 55 frames, Sec. 8).
+# Dense motion is kept for so many frames: labels over a tenth of the longest span of frames, or a third of the
+# shortest, need no more (15 to 55 frames, Sec. 8).
 HORIZON_FRAMES = 6
 SMALLEST_REGION = 0.005  # of the picture
 FEWEST_FOLLOWED = 7  # points, for the shortest track: as many as a sample has handles; a cut loses them all

@@ -68,7 +68,8 @@ def evaluate_motion_predictor(
     settings = settings or EvaluationSettings()
     sources = {name: MotionShards(folder, settings.split) for name, folder in short_names(data).items()}
     predictors = {
-        name: _load(model).to(settings.torch_device).predict_flow for name, model in short_names(models).items()
+        name: _load_predictor(model).to(settings.torch_device).predict_flow
+        for name, model in short_names(models).items()
     }
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)  # now, since it would be a pity to find out later that it can't be made
@@ -116,7 +117,7 @@ def _evaluate_source(
     steps = measure_steps(predictors, drawn_batches(shards, numbers, settings), settings.torch_device)
     if steps is None or not steps.judged.any():
         raise ValueError(
-            f"no handle in {settings.samples} samples of `{shards.folder}` has a way longer than "
+            f"no handle in {settings.samples} samples of `{shards.folder}` has a displacement longer than "
             f"{ARRIVED_AT_512:g} px (at 512): is there motion in its split `{settings.split}`, over 15 frames or more?"
         )
     everything = step_figures(steps, steps.judged)
@@ -199,7 +200,7 @@ def save_results(results: Mapping[str, Any], out: Path) -> None:
             file.write(text.encode())
 
 
-def _load(model: str | Path) -> MotionPredictorModel:
+def _load_predictor(model: str | Path) -> MotionPredictorModel:
     """A model from its own folder, from a training run's or a pipeline's folder, or from the Hub."""
     inside = (Path(model) / "motion_predictor" / "config.json").exists()
     predictor: MotionPredictorModel = MotionPredictorModel.from_pretrained(

@@ -13,7 +13,7 @@ from .rollout import ROLLOUT_STEPS
 ARRIVED_AT_512 = 4.0  # px: nearer handles have arrived, as in an edit, and are not judged
 BINS_AT_512 = (4.0, 8.0, 16.0, 32.0, float("inf"))  # px
 BEST_LINEAR = "best linear"
-STRAIGHT_SHARES = {"way / 25": 1 / 25, "way / 10": 1 / 10}
+STRAIGHT_SHARES = {"displacement / 25": 1 / 25, "displacement / 10": 1 / 10}
 RESAMPLES = 2000
 
 
@@ -24,15 +24,15 @@ class Steps:
     Attributes:
         record (`np.ndarray` of shape `(points,)`): int, the record that the handle was drawn from.
         sample (`np.ndarray` of shape `(points,)`): int, the sample.
-        way (`np.ndarray` of shape `(points, 2)`): from handle to target, in pixels.
+        displacement (`np.ndarray` of shape `(points, 2)`): from handle to target, in pixels.
         label (`np.ndarray` of shape `(points, 2)`): the true step.
-        distance_at_512 (`np.ndarray` of shape `(points,)`): the length of the way in pixels of 512.
+        distance_at_512 (`np.ndarray` of shape `(points,)`): the length of the displacement in pixels of 512.
         predicted (`dict[str, np.ndarray]`): `[n, 2]` for each predictor.
     """
 
     record: np.ndarray
     sample: np.ndarray
-    way: np.ndarray
+    displacement: np.ndarray
     label: np.ndarray
     distance_at_512: np.ndarray
     predicted: dict[str, np.ndarray]
@@ -45,7 +45,7 @@ class Steps:
     @property
     def agreeing(self) -> np.ndarray:
         """`[n]` bool: judged handles whose true step leads towards their targets, as an edit's steps should."""
-        return self.judged & (_dot(self.label, self.way) > 0)
+        return self.judged & (_dot(self.label, self.displacement) > 0)
 
     def bins(self) -> dict[str, np.ndarray]:
         """`[n]` bool for each bin of distances, by its limits in pixels of 512."""
@@ -65,58 +65,58 @@ def step_figures(steps: Steps, chosen: np.ndarray) -> dict[str, Any]:
 
     Returns:
         `dict`: the number of `handles`; `label_cosine` and `label_wrong_way_rate`, how well the true steps themselves
-        lead to the targets; the share of the way that a `best_linear_share` goes, fitted to these very handles so that
-        its mean endpoint error is the smallest, and the `least_squares_share`; and for each predictor and reference
+        lead to the targets; the `best_linear_share` of the displacement, fitted to these very handles so that its mean
+        endpoint error is the smallest, and the `least_squares_share`; and for each predictor and reference
         under `steps`:
 
         - `endpoint_error`: mean distance of predicted and true step, in pixels;
         - `minus_best_linear`: how much more that is than for the best linear step, and `minus_best_linear_95`, the
           interval of 95 % by bootstrap over records;
-        - `cosine`: mean cosine of the step and the way to the target; a step of zero counts 0;
+        - `cosine`: mean cosine of the step and the displacement; a step of zero counts 0;
         - `wrong_way_rate`: share of steps that lead away from their targets;
         - `wrong_way_rate_of_agreeing`: the same among handles whose true step leads towards the target.
     """
     count = int(chosen.sum())
     if count == 0:
         return {"handles": 0}
-    way, label, record = steps.way[chosen], steps.label[chosen], steps.record[chosen]
-    share = best_linear_share(label, way)
+    displacement, label, record = steps.displacement[chosen], steps.label[chosen], steps.record[chosen]
+    share = best_linear_share(label, displacement)
     candidates = {name: predicted[chosen] for name, predicted in steps.predicted.items()}
-    candidates["zero flow"] = np.zeros_like(way)
-    candidates |= {name: straight * way for name, straight in STRAIGHT_SHARES.items()}
-    candidates[BEST_LINEAR] = share * way
-    best = length_of(share * way - label)
-    agreeing = _dot(label, way) > 0
+    candidates["zero flow"] = np.zeros_like(displacement)
+    candidates |= {name: straight * displacement for name, straight in STRAIGHT_SHARES.items()}
+    candidates[BEST_LINEAR] = share * displacement
+    best = length_of(share * displacement - label)
+    agreeing = _dot(label, displacement) > 0
     figures = {}
     for name, step in candidates.items():
         error = length_of(step - label)
-        wrong = _dot(step, way) < 0
+        wrong = _dot(step, displacement) < 0
         figures[name] = {
             "endpoint_error": float(error.mean()),
             "minus_best_linear": float((error - best).mean()),
             "minus_best_linear_95": bootstrap_interval(error - best, record),
-            "cosine": _mean_cosine(step, way),
+            "cosine": _mean_cosine(step, displacement),
             "wrong_way_rate": float(wrong.mean()),
             "wrong_way_rate_of_agreeing": float(wrong[agreeing].mean()) if agreeing.any() else None,
         }
     return {
         "handles": count,
-        "label_cosine": _mean_cosine(label, way),
-        "label_wrong_way_rate": float((_dot(label, way) < 0).mean()),
+        "label_cosine": _mean_cosine(label, displacement),
+        "label_wrong_way_rate": float((_dot(label, displacement) < 0).mean()),
         "best_linear_share": share,
-        "least_squares_share": float(_dot(label, way).sum() / _dot(way, way).sum()),
+        "least_squares_share": float(_dot(label, displacement).sum() / _dot(displacement, displacement).sum()),
         "steps": figures,
     }
 
 
-def best_linear_share(label: np.ndarray, way: np.ndarray) -> float:
-    """The share of the way with the smallest mean endpoint error: an oracle, since it knows the labels.
+def best_linear_share(label: np.ndarray, displacement: np.ndarray) -> float:
+    """The share of the displacement with the smallest mean endpoint error: an oracle, since it knows the labels.
 
     The error is convex in the share, so a golden-section search finds it.
 
     Args:
         label (`np.ndarray` of shape `(points, 2)`): true steps.
-        way (`np.ndarray` of shape `(points, 2)`): none of them zero.
+        displacement (`np.ndarray` of shape `(points, 2)`): none of them zero.
 
     Returns:
         `float`: the share.
@@ -125,12 +125,12 @@ def best_linear_share(label: np.ndarray, way: np.ndarray) -> float:
         >>> round(best_linear_share(np.array([[1.0, 0.0], [2.0, 0.0], [9.0, 0.0]]), np.full((3, 2), [10.0, 0.0])), 6)
         0.2
     """
-    shares = _dot(label, way) / _dot(way, way)  # the best of each handle by itself
+    shares = _dot(label, displacement) / _dot(displacement, displacement)  # the best of each handle by itself
     low, high = float(shares.min()), float(shares.max())
     golden = (5**0.5 - 1) / 2
 
     def error(share: float) -> float:
-        return float(length_of(share * way - label).mean())
+        return float(length_of(share * displacement - label).mean())
 
     left, right = high - golden * (high - low), low + golden * (high - low)
     at_left, at_right = error(left), error(right)
@@ -174,7 +174,7 @@ class Rollouts:
 
     Attributes:
         sample (`np.ndarray` of shape `(points,)`): int.
-        distance (`np.ndarray` of shape `(points,)`): the length of the way, in pixels of 512.
+        distance (`np.ndarray` of shape `(points,)`): the length of the displacement, in pixels of 512.
         distances (`dict[str, dict[str, np.ndarray]]`): `[n, 26]` in pixels of 512, for each predictor and each of
             `ROLLOUTS`.
     """
@@ -210,8 +210,8 @@ def rollout_figures(rollouts: Rollouts, distances: np.ndarray) -> dict[str, Any]
 
     Returns:
         `dict`: of the handles that are judged, `arrived`, the share that is in the end within 4 px (at 512) of its
-        target, and `remaining`, the mean share of the way that is left; `arrived_samples`, the share of samples all of
-        whose handles have arrived; and the first two after each step, as lists of 26.
+        target, and `remaining`, the mean share of the displacement that is left; `arrived_samples`, the share of
+        samples all of whose handles have arrived; and the first two after each step, as lists of 26.
     """
     judged = rollouts.distance > ARRIVED_AT_512
     arrived = distances <= ARRIVED_AT_512
@@ -249,5 +249,5 @@ def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.asarray((one * other).sum(axis=-1))
 
 
-def _mean_cosine(step: np.ndarray, way: np.ndarray) -> float:
-    return float((_dot(step, way) / (length_of(step) * length_of(way)).clip(1e-12)).mean())
+def _mean_cosine(step: np.ndarray, displacement: np.ndarray) -> float:
+    return float((_dot(step, displacement) / (length_of(step) * length_of(displacement)).clip(1e-12)).mean())

@@ -41,8 +41,8 @@ class Drawn:
     @property
     def is_judged(self) -> bool:
         """Whether a handle is not at its target already."""
-        ways = (self.sample.targets - self.sample.handles)[self.sample.valid]
-        return bool((ways.norm(dim=-1) * self.at_512 > ARRIVED_AT_512).any())
+        displacements = (self.sample.targets - self.sample.handles)[self.sample.valid]
+        return bool((displacements.norm(dim=-1) * self.at_512 > ARRIVED_AT_512).any())
 
 
 def draw_numbered(shards: MotionShards, number: int, settings: EvaluationSettings) -> Drawn | None:
@@ -116,18 +116,18 @@ def measure_steps(
         batch = MotionSample.stack([entry.sample for entry in drawn]).to(device)
         valid = batch.valid.cpu()
         of_handle = np.nonzero(valid.numpy())[0]
-        way = _flat(batch.targets - batch.handles, valid)
+        displacement = _flat(batch.targets - batch.handles, valid)
         columns["record"].append(np.array([entry.record for entry in drawn])[of_handle])
         columns["sample"].append(np.array([entry.number for entry in drawn])[of_handle])
-        columns["way"].append(way)
+        columns["displacement"].append(displacement)
         columns["label"].append(_flat(batch.steps, valid))
-        columns["distance_at_512"].append(length_of(way) * drawn[0].at_512)
+        columns["distance_at_512"].append(length_of(displacement) * drawn[0].at_512)
         for name, predict_flow in predictors.items():
             flow = predict_flow(batch.image, batch.handles, batch.targets, batch.valid)
             predicted[name].append(_flat(sample_flow(flow, batch.handles), valid))
     if not columns:
         return None
-    return Steps(**_joined(columns), predicted=_joined(predicted))
+    return Steps(**_concatenated(columns), predicted=_concatenated(predicted))
 
 
 def measure_rollouts(predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str) -> Rollouts:
@@ -153,7 +153,9 @@ def measure_rollouts(predictors: Mapping[str, FlowPredictor], batches: Iterable[
                 path = roll_out(predict_flow, batch, guard=guard, warped=warped)  # [B, 26, N, 2]
                 left = (path - batch.targets[:, None]).norm(dim=-1).movedim(1, 2)  # [B, N, 26]
                 distances[name][kind].append(_flat(left, valid) * at_512)
-    return Rollouts(**_joined(columns), distances={name: _joined(kinds) for name, kinds in distances.items()})
+    return Rollouts(
+        **_concatenated(columns), distances={name: _concatenated(kinds) for name, kinds in distances.items()}
+    )
 
 
 def _flat(values: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
@@ -161,5 +163,5 @@ def _flat(values: torch.Tensor, valid: torch.Tensor) -> np.ndarray:
     return values.cpu()[valid].double().numpy()
 
 
-def _joined(columns: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenated(columns: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in columns.items()}

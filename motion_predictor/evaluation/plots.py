@@ -44,7 +44,7 @@ MARK: dict[str, Any] = {"linestyle": "none", "color": "white", "markeredgecolor"
 HANDLE_MARK = {**MARK, "marker": "o", "markersize": 5}
 TARGET_MARK = {**MARK, "marker": "X", "markersize": 6.5}
 PANEL_INCHES = 3.84  # three times the 128 px of a small frame, at 100 dots per inch
-MOST_REMAINING = 1.5  # of the way; what goes farther astray leaves the plot
+MOST_REMAINING = 1.5  # of the displacement; what goes farther astray leaves the plot
 PANELS_PER_ROW = 4
 SMALLEST_VIEW = 1 / 3  # of the shorter side of a frame
 
@@ -63,7 +63,7 @@ def save_plot(results: Mapping[str, Any], out: Path) -> None:
         _plot_rollouts(row[2], row[3], source["rollouts"], results["models"])
         row[0].set_title(name, loc="left", fontweight="bold")
         row[0].legend(fontsize="small")
-    _write(figure, out / "evaluation.png")
+    _save_figure(figure, out / "evaluation.png")
 
 
 def _plot_errors(
@@ -102,7 +102,7 @@ def _plot_rollouts(arrived: Axes, remaining: Axes, rollouts: Mapping[str, Any], 
                 arrived.plot(of_step[kind]["arrived_per_step"], line, color=colour)
                 remaining.plot(of_step[kind]["remaining_per_step"], line, color=colour)
     arrived.set_ylabel(f"share of handles within {ARRIVED_AT_512:g} px of their targets")
-    remaining.set_ylabel("share of the way that remains")
+    remaining.set_ylabel("share of the displacement that remains")
     for axes, top in ((arrived, 1.02), (remaining, MOST_REMAINING)):
         axes.set_xlabel("step of the rollout")
         axes.set_ylim(0, top)
@@ -133,7 +133,7 @@ def save_trajectories(
     settings: EvaluationSettings,
     path: Path,
 ) -> None:
-    """Draw rollouts of samples, evenly spread over a dataset, beside the ways that the handles really went.
+    """Draw rollouts of samples, evenly spread over a dataset, beside the paths that the handles really took.
 
     The rollouts are those without a guard, on a picture that stays.
 
@@ -149,7 +149,7 @@ def save_trajectories(
         if trajectories is not None:
             drawn.append(trajectories)
     if drawn:
-        _write(_drawing(drawn, list(predictors)), path)
+        _save_figure(_drawing(drawn, list(predictors)), path)
 
 
 def _trajectories(
@@ -165,7 +165,7 @@ def _trajectories(
     return Trajectories(
         picture=record.frame,
         targets=drawn.sample.targets[valid].numpy(),
-        true=true_ways(record, drawn.sample),
+        true=true_paths(record, drawn.sample),
         predicted={
             name: roll_out(predict_flow, batch, guard="none", warped=False)[0].movedim(0, 1).cpu()[valid].numpy()
             for name, predict_flow in predictors.items()
@@ -173,12 +173,12 @@ def _trajectories(
     )
 
 
-def true_ways(record: MotionRecord, sample: MotionSample) -> np.ndarray:
+def true_paths(record: MotionRecord, sample: MotionSample) -> np.ndarray:
     """`[n, T + 1, 2]`: where the handles of a sample of a whole frame are in its T frames, from the start on."""
     handles = sample.handles[sample.valid].numpy()
     candidates = np.linalg.norm(handles[:, None] - record.points, axis=-1).argmin(axis=1)
-    moved = record.points[candidates, None] + record.tracks[candidates, : int(sample.frames)]
-    return np.concatenate([record.points[candidates, None], moved], axis=1)
+    later = record.points[candidates, None] + record.tracks[candidates, : int(sample.frames)]
+    return np.concatenate([record.points[candidates, None], later], axis=1)
 
 
 def _drawing(drawn: Sequence[Trajectories], models: Sequence[str]) -> Figure:
@@ -197,15 +197,15 @@ def _drawing(drawn: Sequence[Trajectories], models: Sequence[str]) -> Figure:
 def _draw(axes: Axes, trajectories: Trajectories, models: Sequence[str]) -> None:
     axes.imshow(trajectories.picture, interpolation="bilinear")
     outline = [Stroke(linewidth=3.5, foreground="black", alpha=0.6), Normal()]
-    for way in trajectories.true:
-        axes.plot(*way.T, color=TRUE_COLOUR, linewidth=2, path_effects=outline)
-    for name, ways in trajectories.predicted.items():
-        for way in ways:
-            axes.plot(*way.T, color=_style(name, models)[0], linewidth=1.5, marker=".", markersize=3.5)
+    for path in trajectories.true:
+        axes.plot(*path.T, color=TRUE_COLOUR, linewidth=2, path_effects=outline)
+    for name, paths in trajectories.predicted.items():
+        for path in paths:
+            axes.plot(*path.T, color=_style(name, models)[0], linewidth=1.5, marker=".", markersize=3.5)
     axes.plot(*trajectories.true[:, 0].T, **HANDLE_MARK)
     axes.plot(*trajectories.targets.T, **TARGET_MARK)
     points = np.concatenate(
-        [trajectories.true.reshape(-1, 2), *(ways.reshape(-1, 2) for ways in trajectories.predicted.values())]
+        [trajectories.true.reshape(-1, 2), *(paths.reshape(-1, 2) for paths in trajectories.predicted.values())]
     )
     left, top, side = _view(points, trajectories.picture.shape[:2])
     axes.set_xlim(left, left + side)
@@ -216,7 +216,7 @@ def _legend(models: Sequence[str]) -> list[Line2D]:
     return [
         Line2D([], [], label="handle", **HANDLE_MARK),
         Line2D([], [], label="target", **TARGET_MARK),
-        Line2D([], [], label="true way", color=TRUE_COLOUR, linewidth=2),
+        Line2D([], [], label="true path", color=TRUE_COLOUR, linewidth=2),
         *(Line2D([], [], label=name, color=_style(name, models)[0], linewidth=1.5, marker=".") for name in models),
     ]
 
@@ -236,7 +236,7 @@ def _style(name: str, models: Sequence[str]) -> tuple[str, str]:
     return REFERENCES[name]
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _save_figure(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     with atomic_file(path) as file:

@@ -11,8 +11,8 @@ A motion predictor is asked for one step of each handle; then for the {rollout_s
 - Handles are judged that are farther than {arrived_at_512:g} px from their targets. Such distances, here and in the
   headings of tables, are in pixels of a picture with a short side of 512; errors are in pixels of the dataset's own.
 - A label is the true motion over {label}, where the target lies n frames ahead.
-- *Best linear* goes one share of every way: the share with the smallest mean error on these very labels, found anew
-  for each range of distances. It knows the answers, and no other fixed share can do better.
+- *Best linear* goes one share of every displacement: the share with the smallest mean error on these very labels,
+  found anew for each range of distances. It knows the answers, and no other fixed share can do better.
 - A step goes a wrong way if it leads away from its target. Many labels do: they can't be foreseen, and an edit should
   not follow them. So there is a table of the handles whose label is right, with a best linear step of their own.
 - In a rollout no handle is held at its target. *Picture warped*: moved by the predicted flows, in place of an edit.
@@ -38,7 +38,7 @@ def format_table(results: Mapping[str, Any]) -> str:
         text += [
             f"## {name}\n",
             f"{source['handles']} handles in {source['samples']} samples of {source['records']} records "
-            f"(`{results['settings']['split']}`). The best linear share of the way is "
+            f"(`{results['settings']['split']}`). The best linear share of the displacement is "
             f"{everything['best_linear_share']:.4f}, that of least squares {everything['least_squares_share']:.4f}.\n",
             _step_table("one step", everything),
             _step_table(
@@ -89,7 +89,7 @@ def _bin_table(bins: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def _rollout_table(rollouts: Mapping[str, Any]) -> str:
-    header = ["rollout", "", "handles that arrive", "samples that arrive", "way that remains"]
+    header = ["rollout", "", "handles that arrive", "samples that arrive", "displacement that remains"]
     rows = [
         [
             name,

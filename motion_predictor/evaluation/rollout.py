@@ -1,4 +1,4 @@
-"""Rollouts of a motion predictor: the whole way of handles in steps of Eq. 4, without a diffusion model."""
+"""Rollouts of a motion predictor: the whole path of handles in steps of Eq. 4, without a diffusion model."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def roll_out(predict_flow: FlowPredictor, batch: MotionSample, *, guard: str, wa
     """
     size = (batch.image.shape[2], batch.image.shape[3])
     handles, image = batch.handles, batch.image
-    moved = torch.zeros_like(batch.image[:, :2])
+    flow_so_far = torch.zeros_like(batch.image[:, :2])
     path = [handles]
-    for step in range(ROLLOUT_STEPS):
+    for iteration in range(ROLLOUT_STEPS):
         flow = predict_flow(image, handles, batch.targets, batch.valid)
-        straight = straight_step(handles, batch.targets, ROLLOUT_STEPS - step)
-        steps = guard_step(sample_flow(flow, handles), handles, batch.targets, straight, guard)
-        handles = move_handles(handles, steps, size)
+        straight = straight_step(handles, batch.targets, ROLLOUT_STEPS - iteration)
+        step = guard_step(sample_flow(flow, handles), handles, batch.targets, straight, guard)
+        handles = move_handles(handles, step, size)
         path.append(handles)
         if warped:
-            moved = flow + warp(moved, flow)
+            flow_so_far = flow + warp(flow_so_far, flow)
             # From the first picture, not from the last: a picture that is sampled 25 times over is a blur.
-            image = warp(batch.image, moved).clamp(0, 1)
+            image = warp(batch.image, flow_so_far).clamp(0, 1)
     return torch.stack(path, dim=1)
 
 

@@ -16,9 +16,9 @@ from dynadrag_pipeline.settings import recommended_settings
 def pair() -> EvaluationPair:
     random = np.random.default_rng(0)
     source, target = random.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
-    points, way = np.array([[40.0, 50.0]], dtype=np.float32), np.array([10, -5], dtype=np.float32)
-    mask, flow = np.ones((128, 128), dtype=bool), np.tile(way, (128, 128, 1))
-    return EvaluationPair("000_noise", source, target, mask, points, points + way, flow)
+    points, displacement = np.array([[40.0, 50.0]], dtype=np.float32), np.array([10, -5], dtype=np.float32)
+    mask, flow = np.ones((128, 128), dtype=bool), np.tile(displacement, (128, 128, 1))
+    return EvaluationPair("000_noise", source, target, mask, points, points + displacement, flow)
 
 
 def marks(options: dict) -> dict[str, str]:
@@ -41,7 +41,7 @@ def test_edits_are_told_apart_by_their_settings_and_motion():
     assert marks({}) == marks({})
 
 
-def test_true_motion_leads_a_tenth_of_the_way_and_nowhere_where_it_is_not_known(pair):
+def test_true_motion_leads_a_tenth_of_the_displacement_and_nowhere_where_it_is_not_known(pair):
     pair.flow[0, 0] = np.nan
     flow = TrueFlow(pair.flow).predict_flow(torch.zeros(1, 3, 128, 128), torch.zeros(1, 2), torch.zeros(1, 2))
     assert flow[0, :, 50, 40].tolist() == pytest.approx([1, -0.5])

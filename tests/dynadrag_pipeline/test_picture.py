@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageCms
 
 from dynadrag_pipeline import picture
-from dynadrag_pipeline.picture import edit_size, pil_to_array, resize_picture, to_picture_tensor, to_unit_range
+from dynadrag_pipeline.picture import edit_size, resize_picture, to_picture_tensor, to_unit_range
+from motion_predictor.common.picture_array import pil_to_array
 
 HEIGHT, WIDTH = 64, 72
 HUE = 170, 20, 230

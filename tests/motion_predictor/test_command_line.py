@@ -55,7 +55,9 @@ def test_from_a_video_to_a_measured_predictor(video: Path, tmp_path: Path, capsy
     assert main([*evaluate, *counts, "--out", str(figures)]) == 0
     results = json.loads((figures / "evaluation.json").read_text())
     steps = results["sources"]["held-out"]["steps"]["all"]["steps"]
-    assert steps["run"]["endpoint_error"] < steps["zero flow"]["endpoint_error"]  # a tenth of the way, from the start
+    assert (
+        steps["run"]["endpoint_error"] < steps["zero flow"]["endpoint_error"]
+    )  # a tenth of the displacement, from the start
 
 
 @pytest.mark.parametrize(

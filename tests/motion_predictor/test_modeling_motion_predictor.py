@@ -261,11 +261,11 @@ class TestPredictFlow:
         torch.testing.assert_close(flow[0, 0], torch.full((48, 65), 65 / 22))
         torch.testing.assert_close(flow[0, 1], torch.full((48, 65), -2.0 * 48 / 16))
 
-    def test_a_flow_that_copies_the_delta_map_hands_each_handle_its_own_way(self):
-        def way(sample):
+    def test_a_flow_that_copies_the_delta_map_hands_each_handle_its_own_displacement(self):
+        def painted_displacement(sample):
             return -sample[:, 3:5]
 
-        model = stubbed_model(way, sample_size=None, delta_paint="disc", heatmap_radius=3)
+        model = stubbed_model(painted_displacement, sample_size=None, delta_paint="disc", heatmap_radius=3)
         flow = model.predict_flow(torch.rand(1, 3, 40, 60), self.HANDLES, self.TARGETS)
         assert torch.equal(sample_flow(flow, self.HANDLES[None])[0], self.TARGETS - self.HANDLES)
 
@@ -337,7 +337,7 @@ class TestPredictFlow:
 
 
 @pytest.mark.parametrize("convention", ["handle_minus_target", "target_minus_handle"])
-def test_an_untrained_network_with_a_straight_share_predicts_that_share_of_the_way(convention: str):
+def test_an_untrained_network_with_a_straight_share_predicts_that_share_of_the_displacement(convention: str):
     model = tiny_model(
         sample_size=32, delta_paint="disc", delta_scale=0.1, delta_convention=convention, straight_share=0.125
     )

@@ -103,7 +103,7 @@ class TestSteps:
         torch.testing.assert_close(handles, targets, rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize("remaining", [1, 0, -3])
-    def test_with_no_iterations_left_the_straight_step_is_the_whole_way(self, remaining):
+    def test_with_no_iterations_left_the_straight_step_is_the_whole_displacement(self, remaining):
         assert straight_step(points((1, 1)), points((4, 5)), remaining).tolist() == [[[3, 4]]]
 
     def test_only_steps_with_a_backward_component_are_wrong_way(self):
@@ -145,15 +145,15 @@ class TestGuardStep:
         straight = straight_step(handles, targets, 25)
         step = torch.cat([noise[:250], handles[250:] - targets[250:]])  # the latter are all backwards
         guarded = guard_step(step, handles, targets, straight, "project")
-        way = targets - handles
-        assert ((guarded * way).sum(-1) >= -1e-3).all()
+        displacement = targets - handles
+        assert ((guarded * displacement).sum(-1) >= -1e-3).all()
         assert (guarded.norm(dim=-1) >= ZERO_STEP).all()
         assert torch.equal(guarded[250:], straight[250:])
 
     def test_a_step_onto_a_target_that_is_nearly_reached_lands_and_is_not_replaced(self):
-        way = torch.tensor([[ZERO_STEP / 4, 0.0]])
-        guarded = guard_step(way * 2, torch.zeros(1, 2), way, way / 10, "project")
-        assert torch.equal(guarded, way)
+        displacement = torch.tensor([[ZERO_STEP / 4, 0.0]])
+        guarded = guard_step(displacement * 2, torch.zeros(1, 2), displacement, displacement / 10, "project")
+        assert torch.equal(guarded, displacement)
 
     @pytest.mark.parametrize("guard", ["none", "clamp", "project"])
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])

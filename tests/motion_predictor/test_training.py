@@ -126,7 +126,7 @@ def test_unknown_pixels_do_not_count():
 
 def test_standing_still_in_place_of_a_straight_tenth_has_a_relative_loss_of_one():
     batch = flat_batch(0.0)
-    batch.targets[0, 0] = torch.tensor([22.0, 2.0])  # a way of 20 px
+    batch.targets[0, 0] = torch.tensor([22.0, 2.0])  # a displacement of 20 px
     batch.label[:, 0] = 2.0
     still = torch.zeros(1, 2, 8, 8)
     for euclidean, expected in ((False, 0.5), (True, 0.5**0.5)):  # errors count per axis, and one of two is wrong

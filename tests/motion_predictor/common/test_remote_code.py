@@ -140,14 +140,23 @@ def test_sources_are_read_from_a_zip_too(package, load):
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ({"top": "def late():\n    from .base import VALUE\n", "base": ""}, "`travelling.top`, line 2, imports late"),
-        ({"top": "from .base import VALUE as other\n", "base": "VALUE = 1\n"}, "its own name is accepted"),
-        ({"top": "from .base import VALUE\n\nx = 1\n", "base": "x = 2\nVALUE = x\n"}, "`x` of `travelling.top` is"),
+        (
+            {"top": "def late():\n    from .base import VALUE\n", "base": ""},
+            r"`travelling\.top` must import .* at the top of its file, got an import in line 2\.",
+        ),
+        (
+            {"top": "from .base import VALUE as other\n", "base": "VALUE = 1\n"},
+            r"`VALUE` must keep its name where `travelling\.top` imports it, got `other`\.",
+        ),
+        (
+            {"top": "from .base import VALUE\n\nx = 1\n", "base": "x = 2\nVALUE = x\n"},
+            r"`x` must mean one thing in one file, got two, of `travelling\.base` and of `travelling\.top`\.",
+        ),
         (
             {"top": "from .base import f\nfrom math import log\n", "base": "def log(): ...\n\n\ndef f(): ...\n"},
-            "`log` of `travelling.top` is something else in `travelling.base`",
+            r"`log` must mean one thing in one file, got two, of `travelling\.base` and of `travelling\.top`\.",
         ),
-        ({"top": "from .gone import VALUE\n"}, "`travelling.gone` has no source here"),
+        ({"top": "from .gone import VALUE\n"}, r"`travelling\.gone` must be a module .* with its source, got none\."),
     ],
 )
 def test_what_can_t_be_joined_truthfully_is_refused(package, sources, message):

@@ -106,11 +106,11 @@ def test_a_record_holds_its_start_frame(tmp_path: Path, clip: Path, moving_pictu
 def test_points_leave_the_picture_and_are_lost(tmp_path: Path, clip: Path):
     build([clip], tmp_path / "out", optical_flow=KnownFlow())
     for record in records_of(tmp_path / "out"):
-        way = record.info["direction"] * np.arange(1, record.tracks.shape[1] + 1)[:, None] * np.array([1, -1])
-        place = record.points[:, None] + way
+        displacement = record.info["direction"] * np.arange(1, record.tracks.shape[1] + 1)[:, None] * np.array([1, -1])
+        place = record.points[:, None] + displacement
         inside = ((place >= -0.5) & (place <= (79.5, 63.5))).all(axis=-1)
         np.testing.assert_array_equal(np.isfinite(record.tracks[..., 0]), inside)
-        np.testing.assert_allclose(record.tracks[inside], np.broadcast_to(way, place.shape)[inside])
+        np.testing.assert_allclose(record.tracks[inside], np.broadcast_to(displacement, place.shape)[inside])
 
 
 def test_the_background_is_what_moves_outside_the_region(

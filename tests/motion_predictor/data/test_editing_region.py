@@ -317,6 +317,32 @@ def test_masks_are_those_of_the_frame_or_of_the_video(tmp_path: Path):
     assert not masks(start_frame(source="talks/ben.mp4")).any()
 
 
+@pytest.mark.parametrize(
+    ("mode", "paint", "ground"),
+    [
+        ("L", 1, 0),
+        ("RGB", (255, 0, 0), (0, 0, 0)),
+        ("RGBA", (0, 0, 0, 255), (0, 0, 0, 0)),
+        ("RGBA", (0, 0, 0, 255), (255, 255, 255, 0)),
+        ("I;16", 40000, 300),
+        ("1", 1, 0),
+    ],
+)
+def test_a_mask_selects_what_is_painted_whatever_its_colour_and_depth(tmp_path: Path, mode: str, paint, ground):
+    picture = Image.new(mode, (80, 48), ground)
+    picture.paste(Image.new(mode, (40, 48), paint), (0, 0))
+    picture.save(tmp_path / "clip.png")
+    region = GivenMasks(str(tmp_path))(start_frame(source="clip.mp4"))
+    assert region.dtype == bool
+    assert region[:, :40].all()
+    assert not region[:, 40:].any()
+
+
+def test_an_empty_mask_selects_nothing(tmp_path: Path):
+    Image.new("L", (80, 48)).save(tmp_path / "clip.png")
+    assert not GivenMasks(str(tmp_path))(start_frame(source="clip.mp4")).any()
+
+
 def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path):
     (tmp_path / "clip.png").write_bytes(b"no picture")
     with pytest.raises(UnusableVideo, match=r"mask cannot be read.*clip\.png"):

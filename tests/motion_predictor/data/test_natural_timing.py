@@ -49,10 +49,10 @@ def test_curves_keep_to_their_range_and_use_it(curve, low: float, high: float):
     assert curves.min() < (-0.75 if low < 0 else 0.01)
 
 
-def test_a_frame_is_no_fixed_share_of_the_way():
+def test_a_frame_is_no_fixed_share_of_the_displacement():
     curves = many(pose_curve)
-    way = curves[:, 40] - curves[:, 0]
-    share = (curves[:, 1] - curves[:, 0])[np.abs(way) > 0.2] / way[np.abs(way) > 0.2]
+    displacement = curves[:, 40] - curves[:, 0]
+    share = (curves[:, 1] - curves[:, 0])[np.abs(displacement) > 0.2] / displacement[np.abs(displacement) > 0.2]
     assert share.std() > 0.03  # straight lines: 1 / 40 always
     assert (share < 0).mean() > 0.1  # begins by moving away
 

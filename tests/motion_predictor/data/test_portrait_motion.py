@@ -1,4 +1,4 @@
-"""Portraits in motion against closed forms: rotations, ways there and back, frames that are where the flow says."""
+"""Portraits in motion against closed forms: rotations, motion there and back, frames that are where the flow says."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_shift_and_scale_are_exact_on_the_face(fields: HeadFields):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_there_and_back_is_no_way_and_ways_can_be_split(fields: HeadFields, seed: int):
+def test_there_and_back_is_no_displacement_and_displacements_add_up(fields: HeadFields, seed: int):
     motion = drawn(fields, seed)
     points = pixel_centres(SIZE)
     half = motion.flow(5, 30, points)

@@ -80,9 +80,9 @@ def test_a_pair_shows_at_the_targets_what_the_source_shows_at_the_handles(fields
 
     drawn_pair = pair(fields, seed)
     assert 1 <= len(drawn_pair.handles) <= 7
-    ways = drawn_pair.targets - drawn_pair.handles
+    displacements = drawn_pair.targets - drawn_pair.handles
     at_handles = drawn_pair.flow[drawn_pair.handles[:, 1].astype(int), drawn_pair.handles[:, 0].astype(int)]
-    np.testing.assert_allclose(ways, at_handles, atol=1e-3)
+    np.testing.assert_allclose(displacements, at_handles, atol=1e-3)
     ends = (pixel_centres(SIZE) + drawn_pair.flow).astype(np.float32)
     seen = cv2.remap(drawn_pair.target, ends[..., 0], ends[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     after = np.abs(seen.astype(float) - drawn_pair.source)[drawn_pair.mask].mean()
@@ -93,8 +93,8 @@ def test_a_pair_shows_at_the_targets_what_the_source_shows_at_the_handles(fields
 @pytest.mark.parametrize("seed", range(4))
 def test_what_the_mask_leaves_out_hardly_moves(fields: HeadFields, seed: int):
     drawn_pair = pair(fields, seed)
-    ways = np.linalg.norm(drawn_pair.flow, axis=-1)
-    assert ways[~drawn_pair.mask].max(initial=0) <= 0.15 * ways.max()
+    displacements = np.linalg.norm(drawn_pair.flow, axis=-1)
+    assert displacements[~drawn_pair.mask].max(initial=0) <= 0.15 * displacements.max()
     change = np.abs(drawn_pair.target.astype(int) - drawn_pair.source).mean(axis=-1)
     assert change[~drawn_pair.mask].sum() < 0.15 * change.sum()
     assert drawn_pair.mask[drawn_pair.handles[:, 1].astype(int), drawn_pair.handles[:, 0].astype(int)].all()
@@ -103,8 +103,8 @@ def test_what_the_mask_leaves_out_hardly_moves(fields: HeadFields, seed: int):
 def test_handles_of_a_pair_go_far_and_lie_apart(fields: HeadFields):
     for seed in range(8):
         drawn_pair = pair(fields, seed)
-        ways = np.linalg.norm(drawn_pair.targets - drawn_pair.handles, axis=-1)
-        assert ways.min() >= 0.5 * 0.05 * SIZE
+        displacements = np.linalg.norm(drawn_pair.targets - drawn_pair.handles, axis=-1)
+        assert displacements.min() >= 0.5 * 0.05 * SIZE
         apart = np.linalg.norm(drawn_pair.handles[:, None] - drawn_pair.handles, axis=-1)
         assert (apart[~np.eye(len(apart), dtype=bool)] >= SIZE / 12).all()
         assert (drawn_pair.targets >= 0).all()
@@ -118,7 +118,7 @@ def test_the_same_seed_draws_the_same_pair(fields: HeadFields):
     assert not np.array_equal(first.target, other.target)
 
 
-def test_a_way_that_no_head_goes_is_refused(fields: HeadFields, monkeypatch: pytest.MonkeyPatch):
+def test_a_displacement_that_no_head_reaches_is_refused(fields: HeadFields, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("motion_predictor.data.portrait_records.MAX_TRIES", 2)
-    with pytest.raises(ValueError, match=r"`least_way` must be smaller, got 0\.9"):
-        portrait_pair(make_picture(SIZE), fields, np.random.default_rng(0), least_way=0.9)
+    with pytest.raises(ValueError, match=r"`least_displacement` must be smaller, got 0\.9"):
+        portrait_pair(make_picture(SIZE), fields, np.random.default_rng(0), least_displacement=0.9)

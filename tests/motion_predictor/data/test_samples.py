@@ -47,9 +47,11 @@ def draws(
 
 def test_the_papers_labels_are_the_motion_over_one_frame():
     for sample in draws(steady_record(), SampleSettings(), size=None):
-        way = (sample.targets - sample.handles)[sample.valid]
-        torch.testing.assert_close(way, torch.from_numpy(VELOCITY).expand_as(way) * sample.frames, atol=1e-4, rtol=0)
-        torch.testing.assert_close(sample.steps[sample.valid], torch.from_numpy(VELOCITY).expand_as(way))
+        displacement = (sample.targets - sample.handles)[sample.valid]
+        torch.testing.assert_close(
+            displacement, torch.from_numpy(VELOCITY).expand_as(displacement) * sample.frames, atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(sample.steps[sample.valid], torch.from_numpy(VELOCITY).expand_as(displacement))
         assert 15 <= sample.frames <= FRAMES
         assert sample.image.shape == (3, HEIGHT, WIDTH)
 
@@ -64,9 +66,9 @@ def test_labels_over_a_horizon_are_the_motion_over_a_tenth_of_the_frames_rounded
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_window_carries_handles_ways_and_labels_along(augment: bool):
     for sample in draws(steady_record(), SampleSettings(augment=augment)):
-        way = (sample.targets - sample.handles)[sample.valid]
+        displacement = (sample.targets - sample.handles)[sample.valid]
         steps = sample.steps[sample.valid]
-        torch.testing.assert_close(way, steps * sample.frames, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(displacement, steps * sample.frames, atol=1e-4, rtol=1e-4)
         at_handles = sample_flow(sample.label[None], sample.handles[None])[0][sample.valid]
         torch.testing.assert_close(at_handles, steps, atol=1e-4, rtol=1e-4)
         zoom = steps[0].norm() / np.linalg.norm(VELOCITY) / (16 / HEIGHT)
@@ -90,15 +92,17 @@ def test_mirrored_samples_turn_and_do_not_only_mirror_the_picture():
     assert not down.any()
 
 
-def test_the_cameras_motion_is_taken_off_labels_and_ways():
+def test_the_cameras_motion_is_taken_off_labels_and_displacements():
     camera = np.array([1.0, 0.5], dtype=np.float32)
     times = np.arange(1, FRAMES + 1, dtype=np.float32)
     record = steady_record(VELOCITY + camera, background=times[:, None] * camera)
     for horizon in (0, 10):
         for sample in draws(record, SampleSettings(horizon=horizon, remove_background=True), size=None):
-            way = (sample.targets - sample.handles)[sample.valid]
+            displacement = (sample.targets - sample.handles)[sample.valid]
             expected = torch.from_numpy(VELOCITY)
-            torch.testing.assert_close(way, (expected * sample.frames).expand_as(way), atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                displacement, (expected * sample.frames).expand_as(displacement), atol=1e-4, rtol=0
+            )
             step = expected * (2 if horizon else 1)
             torch.testing.assert_close(sample.label, step[:, None, None].expand_as(sample.label), atol=1e-5, rtol=0)
 
@@ -106,7 +110,7 @@ def test_the_cameras_motion_is_taken_off_labels_and_ways():
 def test_handles_whose_step_leads_away_are_not_drawn_when_a_cosine_is_asked_for():
     record = steady_record()
     tracks = record.tracks.copy()
-    tracks[:20, 0] *= -1  # the first frame goes the wrong way at half of the points
+    tracks[:20, 0] *= -1  # the first frame goes the wrong displacement at half of the points
     record = steady_record(tracks=tracks)
     drawn = torch.cat([s.steps[s.valid] for s in draws(record, SampleSettings(), count=60)])
     assert (drawn[:, 0] < 0).any()

@@ -59,7 +59,7 @@ def test_straight_motion_is_straight_and_its_labels_are_right():
     assert summary["straightness"]["p5"] >= 0.99
     assert summary["speed"]["p5"] == pytest.approx(0.5, rel=0.02)
     assert summary["speed"]["p95"] == pytest.approx(5, rel=0.02)
-    assert summary["way"]["p95"] == pytest.approx(5 * 38.7, rel=0.03)
+    assert summary["displacement"]["p95"] == pytest.approx(5 * 38.7, rel=0.03)
 
 
 def test_labels_that_lead_away_are_counted_by_their_horizon():
@@ -98,7 +98,7 @@ def test_lost_tracks_count_as_lost_and_as_pairs_up_to_their_loss():
 def test_a_dataset_without_records_has_no_figures():
     summary = summary_of()
     assert summary["records"] == 0
-    assert summary["way"] is summary["lost_tracks"] is summary["points_per_record"] is None
+    assert summary["displacement"] is summary["lost_tracks"] is summary["points_per_record"] is None
     assert "videos | 0" in statistics_table({"train": summary})
 
 

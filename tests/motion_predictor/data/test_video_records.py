@@ -173,8 +173,8 @@ def test_steps_are_chained_in_the_order_of_time(numbered_frames: Callable, start
 
     class FasterAndFaster(ShiftFlow):
         def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-            way = place(int(second[0, 0, 0])) - place(int(first[0, 0, 0]))
-            return np.zeros((*first.shape[:2], 2), np.float32) + np.array([way, 0], np.float32)
+            shift = place(int(second[0, 0, 0])) - place(int(first[0, 0, 0]))
+            return np.zeros((*first.shape[:2], 2), np.float32) + np.array([shift, 0], np.float32)
 
     maker = RecordMaker(SETTINGS, FasterAndFaster(), WholeFrame())
     (record,) = maker.records(CLIP, 25.0, numbered_frames(40), 40, [start], Counter())

@@ -52,8 +52,8 @@ def uniform_record(key: str, path: np.ndarray, scale: int) -> MotionRecord:
 
 
 @pytest.fixture
-def share_of_the_way() -> Callable[[float], Callable[..., torch.Tensor]]:
-    """A function that makes predictors of a share of the way of the first handle, for all pixels."""
+def share_of_the_displacement() -> Callable[[float], Callable[..., torch.Tensor]]:
+    """A function that makes predictors of a share of the first handle's displacement, for all pixels."""
 
     def make(share: float) -> Callable[..., torch.Tensor]:
         def predict_flow(

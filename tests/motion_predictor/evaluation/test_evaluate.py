@@ -46,56 +46,56 @@ def numbers_of(results) -> list[float]:
     return [results] if isinstance(results, int | float) else []
 
 
-def test_zero_flow_is_wrong_by_the_length_of_the_step(make_shards, share_of_the_way):
+def test_zero_flow_is_wrong_by_the_length_of_the_step(make_shards, share_of_the_displacement):
     """Ends are 15 to 20 frames away: a label over a tenth of them, rounded up, is the motion over two."""
     shards = make_shards([(0.5, -0.25)])
-    steps = evaluate_one(share_of_the_way(0), shards, rollouts=0)["steps"]["all"]["steps"]
+    steps = evaluate_one(share_of_the_displacement(0), shards, rollouts=0)["steps"]["all"]["steps"]
     for name in ("zero flow", "it"):
         assert steps[name]["endpoint_error"] == pytest.approx(2 * np.hypot(0.5, 0.25), abs=1e-3)
 
 
 @pytest.mark.parametrize(("horizon", "frames"), [(0, 1), (20, 1), (10, 2), (7, 3)])
-def test_labels_are_the_motion_over_the_horizon(make_shards, share_of_the_way, horizon: int, frames: int):
+def test_labels_are_the_motion_over_the_horizon(make_shards, share_of_the_displacement, horizon: int, frames: int):
     shards = make_shards([(0.5, 0.0)])
-    steps = evaluate_one(share_of_the_way(0), shards, rollouts=0, horizon=horizon)["steps"]["all"]["steps"]
+    steps = evaluate_one(share_of_the_displacement(0), shards, rollouts=0, horizon=horizon)["steps"]["all"]["steps"]
     assert steps["it"]["endpoint_error"] == pytest.approx(0.5 * frames, abs=1e-3)
 
 
-def test_the_best_linear_step_is_not_beaten_by_itself(make_shards, share_of_the_way):
+def test_the_best_linear_step_is_not_beaten_by_itself(make_shards, share_of_the_displacement):
     shards = make_shards(VELOCITIES)
-    share = evaluate_one(share_of_the_way(0), shards)["steps"]["all"]["best_linear_share"]
-    figures = evaluate_one(share_of_the_way(share), shards)["steps"]["all"]["steps"]["it"]
+    share = evaluate_one(share_of_the_displacement(0), shards)["steps"]["all"]["best_linear_share"]
+    figures = evaluate_one(share_of_the_displacement(share), shards)["steps"]["all"]["steps"]["it"]
     assert figures["minus_best_linear"] == pytest.approx(0, abs=1e-5)
     assert figures["minus_best_linear_95"] == pytest.approx([0, 0], abs=1e-5)
 
 
-def test_a_predictor_that_points_backwards_goes_only_wrong_ways(make_shards, share_of_the_way):
-    figures = evaluate_one(share_of_the_way(-0.1), make_shards(VELOCITIES), rollouts=0)["steps"]["all"]
+def test_a_predictor_that_points_backwards_goes_only_wrong_ways(make_shards, share_of_the_displacement):
+    figures = evaluate_one(share_of_the_displacement(-0.1), make_shards(VELOCITIES), rollouts=0)["steps"]["all"]
     assert figures["label_wrong_way_rate"] == 0
     assert figures["steps"]["it"]["wrong_way_rate"] == 1
     assert figures["steps"]["it"]["wrong_way_rate_of_agreeing"] == 1
 
 
-def test_wrong_ways_of_labels_are_counted_beside(make_shards, share_of_the_way):
+def test_wrong_ways_of_labels_are_counted_beside(make_shards, share_of_the_displacement):
     shards = make_shards([(0.5, 0.0)] * 2, backwards=[0])
-    figures = evaluate_one(share_of_the_way(0.1), shards, rollouts=0)["steps"]["all"]
+    figures = evaluate_one(share_of_the_displacement(0.1), shards, rollouts=0)["steps"]["all"]
     assert 0.1 < figures["label_wrong_way_rate"] < 0.9
     assert figures["label_cosine"] == pytest.approx(1 - 2 * figures["label_wrong_way_rate"])
     assert figures["steps"]["it"]["wrong_way_rate"] == 0
 
 
-def test_a_geometric_rollout_leaves_what_can_be_computed_by_hand(make_shards, share_of_the_way):
-    rollouts = evaluate_one(share_of_the_way(0.1), make_shards(VELOCITIES))["rollouts"]
+def test_a_geometric_rollout_leaves_what_can_be_computed_by_hand(make_shards, share_of_the_displacement):
+    rollouts = evaluate_one(share_of_the_displacement(0.1), make_shards(VELOCITIES))["rollouts"]
     for kind in ("picture stays", "picture stays, guarded", "picture warped", "picture warped, guarded"):
         figures = rollouts["it"][kind]
         assert figures["remaining_per_step"] == pytest.approx(0.9 ** np.arange(26), abs=1e-4)
         assert figures["samples"] == 4
-    assert rollouts["way / 10"]["any picture"]["arrived"] == rollouts["it"]["picture stays"]["arrived"]
+    assert rollouts["displacement / 10"]["any picture"]["arrived"] == rollouts["it"]["picture stays"]["arrived"]
 
 
-def test_distances_are_those_of_512_pixels_whatever_the_size_of_the_frames(make_shards, share_of_the_way):
-    small = evaluate_one(share_of_the_way(0.1), make_shards(VELOCITIES, name="small"))
-    large = evaluate_one(share_of_the_way(0.1), make_shards(VELOCITIES, scale=2, name="large"))
+def test_distances_are_those_of_512_pixels_whatever_the_size_of_the_frames(make_shards, share_of_the_displacement):
+    small = evaluate_one(share_of_the_displacement(0.1), make_shards(VELOCITIES, name="small"))
+    large = evaluate_one(share_of_the_displacement(0.1), make_shards(VELOCITIES, scale=2, name="large"))
     assert large["handles"] == small["handles"]
     for title, figures in small["steps"].items():
         assert large["steps"][title]["handles"] == figures["handles"]
@@ -103,7 +103,7 @@ def test_distances_are_those_of_512_pixels_whatever_the_size_of_the_frames(make_
         kinds = ("it", "picture stays")
         small_figure, large_figure = (source["rollouts"][kinds[0]][kinds[1]][key] for source in (small, large))
         assert large_figure == pytest.approx(small_figure, abs=1e-4)
-    errors = [source["steps"]["all"]["steps"]["way / 25"]["endpoint_error"] for source in (small, large)]
+    errors = [source["steps"]["all"]["steps"]["displacement / 25"]["endpoint_error"] for source in (small, large)]
     assert errors[1] == pytest.approx(2 * errors[0], rel=1e-3)
 
 
@@ -128,19 +128,19 @@ def test_figures_do_not_depend_on_the_size_of_batches(make_shards):
         assert numbers_of(one) == pytest.approx(numbers_of(other), abs=1e-4)
 
 
-def test_records_of_several_sizes_are_judged_together(tmp_path: Path, make_shards, share_of_the_way):
+def test_records_of_several_sizes_are_judged_together(tmp_path: Path, make_shards, share_of_the_displacement):
     from motion_predictor.data.shards import MotionShards
 
     make_shards([(0.5, 0.0)], name="mixed")
     make_shards([(0.5, 0.0)], scale=2, name="large")
     (tmp_path / "large" / "val" / "clip.tar").rename(tmp_path / "mixed" / "val" / "wide.tar")
-    figures = evaluate_one(share_of_the_way(0.1), MotionShards(tmp_path / "mixed", "val"))
+    figures = evaluate_one(share_of_the_displacement(0.1), MotionShards(tmp_path / "mixed", "val"))
     assert (figures["records"], figures["samples"]) == (2, 8)
 
 
-def test_motion_too_small_to_judge_is_named(make_shards, share_of_the_way):
+def test_motion_too_small_to_judge_is_named(make_shards, share_of_the_displacement):
     with pytest.raises(ValueError, match=r"no handle in 8 samples of .* 4 px"):
-        evaluate_one(share_of_the_way(0.1), make_shards([(0.015625, 0.0)]))
+        evaluate_one(share_of_the_displacement(0.1), make_shards([(0.015625, 0.0)]))
 
 
 @pytest.fixture
@@ -171,16 +171,16 @@ def test_models_are_compared_in_one_table_and_files_are_whole(tmp_path: Path, fo
         Image.open(out / name).load()
 
 
-def test_the_table_shows_the_figures_of_each_step_and_bin(make_shards, share_of_the_way):
+def test_the_table_shows_the_figures_of_each_step_and_bin(make_shards, share_of_the_displacement):
     shards = make_shards([(0.5, -0.25)])
-    results = evaluate({"it": share_of_the_way(-0.1)}, {"data": shards}, SETTINGS)
+    results = evaluate({"it": share_of_the_displacement(-0.1)}, {"data": shards}, SETTINGS)
     rows = {row.split(" | ")[0].strip("| "): row for row in reversed(format_table(results).splitlines())}
     assert rows["zero flow"].startswith("| zero flow | 1.118 | +")
     assert rows["it"].endswith("| -1.000 | 100.0% | 100.0% |")
     assert rows["labels"].endswith("| 1.000 | 0.0% | 0.0% |")
     assert "| it | picture stays, guarded | 100.0% | 100.0% | 0.0% |" in format_table(results)
     count = results["sources"]["data"]["handles"]
-    assert f"64+ px away ({count})" not in format_table(results)  # all ways are of 90 to 120 px
+    assert f"64+ px away ({count})" not in format_table(results)  # all displacements are of 90 to 120 px
     assert f"32+ px away ({count})" in format_table(results)
 
 

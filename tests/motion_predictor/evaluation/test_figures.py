@@ -16,32 +16,34 @@ from motion_predictor.evaluation.figures import (
 )
 
 
-def make_steps(way: np.ndarray, label: np.ndarray, **predicted: np.ndarray) -> Steps:
+def make_steps(displacement: np.ndarray, label: np.ndarray, **predicted: np.ndarray) -> Steps:
     """Each handle from a record of its own, of 512 pixels."""
-    numbers = np.arange(len(way))
-    return Steps(numbers, numbers, way, label, np.hypot(*way.T), predicted)
+    numbers = np.arange(len(displacement))
+    return Steps(numbers, numbers, displacement, label, np.hypot(*displacement.T), predicted)
 
 
 @pytest.fixture
 def random_steps() -> Steps:
     random = np.random.default_rng(0)
-    way = random.normal(0, 20, (60, 2))
-    label = 0.1 * way + random.normal(0, 1, (60, 2))
-    return make_steps(way, label, backwards=-0.1 * way, truth=label)
+    displacement = random.normal(0, 20, (60, 2))
+    label = 0.1 * displacement + random.normal(0, 1, (60, 2))
+    return make_steps(displacement, label, backwards=-0.1 * displacement, truth=label)
 
 
-def test_no_share_of_the_way_has_a_smaller_mean_error_than_the_best(random_steps):
-    way, label = random_steps.way, random_steps.label
-    errors = [np.hypot(*(share * way - label).T).mean() for share in np.linspace(-0.5, 0.7, 12001)]
-    best = np.hypot(*(best_linear_share(label, way) * way - label).T).mean()
+def test_no_share_of_the_displacement_has_a_smaller_mean_error_than_the_best(random_steps):
+    displacement, label = random_steps.displacement, random_steps.label
+    errors = [np.hypot(*(share * displacement - label).T).mean() for share in np.linspace(-0.5, 0.7, 12001)]
+    best = np.hypot(*(best_linear_share(label, displacement) * displacement - label).T).mean()
     assert min(errors) - 1e-6 <= best <= min(errors)
 
 
 def test_the_best_share_of_equal_ways_along_them_is_the_median():
-    way = np.tile([10.0, 0.0], (5, 1))
-    label = way * np.array([0.1, 0.2, 0.3, 0.8, 0.9])[:, None]
-    assert best_linear_share(label, way) == pytest.approx(0.3)
-    assert step_figures(make_steps(way, label), np.full(5, True))["least_squares_share"] == pytest.approx(0.46)
+    displacement = np.tile([10.0, 0.0], (5, 1))
+    label = displacement * np.array([0.1, 0.2, 0.3, 0.8, 0.9])[:, None]
+    assert best_linear_share(label, displacement) == pytest.approx(0.3)
+    assert step_figures(make_steps(displacement, label), np.full(5, True))["least_squares_share"] == pytest.approx(
+        0.46
+    )
 
 
 def test_steps_backwards_are_all_wrong_and_the_truth_is_as_wrong_as_the_labels(random_steps):
@@ -58,8 +60,12 @@ def test_steps_backwards_are_all_wrong_and_the_truth_is_as_wrong_as_the_labels(r
 def test_references_are_what_their_names_say(random_steps):
     everything = np.full(60, True)
     figures = step_figures(random_steps, everything)["steps"]
-    way, label = random_steps.way, random_steps.label
-    for name, step in (("zero flow", 0 * way), ("way / 25", way / 25), ("way / 10", way / 10)):
+    displacement, label = random_steps.displacement, random_steps.label
+    for name, step in (
+        ("zero flow", 0 * displacement),
+        ("displacement / 25", displacement / 25),
+        ("displacement / 10", displacement / 10),
+    ):
         assert figures[name]["endpoint_error"] == pytest.approx(np.hypot(*(step - label).T).mean())
     assert figures["zero flow"]["wrong_way_rate"] == 0
     assert figures["best linear"]["minus_best_linear_95"] == [0, 0]
@@ -74,7 +80,7 @@ def test_the_difference_to_the_best_linear_step_is_that_of_the_mean_errors(rando
 
 
 def test_agreeing_handles_are_judged_ones_whose_true_step_leads_to_the_target(random_steps):
-    dots = (random_steps.label * random_steps.way).sum(axis=1)
+    dots = (random_steps.label * random_steps.displacement).sum(axis=1)
     np.testing.assert_array_equal(random_steps.agreeing, random_steps.judged & (dots > 0))
     figures = step_figures(random_steps, random_steps.agreeing)
     assert figures["label_wrong_way_rate"] == 0
@@ -86,7 +92,7 @@ def test_bins_hold_each_judged_handle_once(random_steps):
     bins = random_steps.bins()
     assert list(bins) == ["4-8", "8-16", "16-32", "32+"]
     np.testing.assert_array_equal(sum(inside.astype(int) for inside in bins.values()), random_steps.judged)
-    assert not random_steps.judged[np.hypot(*random_steps.way.T) <= 4].any()
+    assert not random_steps.judged[np.hypot(*random_steps.displacement.T) <= 4].any()
     assert 0 < random_steps.judged.sum() < 60
 
 
@@ -95,10 +101,10 @@ def test_no_handles_have_no_figures(random_steps):
 
 
 def test_where_no_label_leads_to_its_target_nothing_is_said_of_those_that_do():
-    way = np.full((2, 2), 10.0)
-    figures = step_figures(make_steps(way, -way), np.full(2, True))
+    displacement = np.full((2, 2), 10.0)
+    figures = step_figures(make_steps(displacement, -displacement), np.full(2, True))
     assert figures["label_wrong_way_rate"] == 1
-    assert figures["steps"]["way / 10"]["wrong_way_rate_of_agreeing"] is None
+    assert figures["steps"]["displacement / 10"]["wrong_way_rate_of_agreeing"] is None
 
 
 def test_records_are_drawn_anew_with_all_of_their_handles():

@@ -17,7 +17,7 @@ from motion_predictor.evaluation.plots import (
     TRUE_COLOUR,
     save_plot,
     save_trajectories,
-    true_ways,
+    true_paths,
 )
 from motion_predictor.evaluation.settings import EvaluationSettings
 
@@ -30,9 +30,9 @@ def share_of_colour(path: Path, colour: str) -> float:
     return float((np.abs(pixels - to_rgb(colour)).max(axis=-1) < 0.02).mean())
 
 
-def test_the_plot_has_a_row_for_each_dataset(tmp_path: Path, make_shards, share_of_the_way):
+def test_the_plot_has_a_row_for_each_dataset(tmp_path: Path, make_shards, share_of_the_displacement):
     settings = EvaluationSettings(**{**vars(SETTINGS), "rollouts": 0})
-    predictors = {"long": share_of_the_way(0.2), "short": share_of_the_way(0.05)}
+    predictors = {"long": share_of_the_displacement(0.2), "short": share_of_the_displacement(0.05)}
     sources = {name: make_shards(VELOCITIES, name=name) for name in ("clips", "portraits")}
     save_plot(evaluate(predictors, sources, settings), tmp_path)
     assert Image.open(tmp_path / "evaluation.png").size == (1900, 2 * 420)
@@ -41,9 +41,11 @@ def test_the_plot_has_a_row_for_each_dataset(tmp_path: Path, make_shards, share_
     assert [file.name for file in tmp_path.glob("*.png")] == ["evaluation.png"]
 
 
-def test_pictures_show_the_true_way_and_those_of_all_predictors(tmp_path: Path, make_shards, share_of_the_way):
+def test_pictures_show_the_true_path_and_those_of_all_predictors(
+    tmp_path: Path, make_shards, share_of_the_displacement
+):
     path = tmp_path / "trajectories.png"
-    predictors = {"backwards": share_of_the_way(-0.05), "forwards": share_of_the_way(0.1)}
+    predictors = {"backwards": share_of_the_displacement(-0.05), "forwards": share_of_the_displacement(0.1)}
     save_trajectories(predictors, make_shards(VELOCITIES), SETTINGS, path)
     width, height = Image.open(path).size
     assert (width, height) == (2 * 384, 384 + 50)
@@ -52,18 +54,18 @@ def test_pictures_show_the_true_way_and_those_of_all_predictors(tmp_path: Path, 
     assert share_of_colour(path, PREDICTOR_COLOURS[2]) < 1e-4  # the noise of the frame
 
 
-def test_without_ways_to_show_there_is_no_picture(tmp_path: Path, make_shards, share_of_the_way):
+def test_without_paths_to_show_there_is_no_picture(tmp_path: Path, make_shards, share_of_the_displacement):
     path = tmp_path / "trajectories.png"
-    save_trajectories({"it": share_of_the_way(0.1)}, make_shards([(0.015625, 0.0)]), SETTINGS, path)
+    save_trajectories({"it": share_of_the_displacement(0.1)}, make_shards([(0.015625, 0.0)]), SETTINGS, path)
     assert not path.exists()
 
 
-def test_true_ways_lead_from_handles_to_targets(make_shards):
+def test_true_paths_lead_from_handles_to_targets(make_shards):
     record = make_shards(VELOCITIES)[0]
     sample = draw_sample(record, SampleSettings(), np.random.default_rng(0))
     assert isinstance(sample, MotionSample)
-    ways = true_ways(record, sample)
-    assert ways.shape[:2] == (int(sample.valid.sum()), int(sample.frames) + 1)
-    np.testing.assert_allclose(ways[:, 0], sample.handles[sample.valid], atol=1e-4)
-    np.testing.assert_allclose(ways[:, -1], sample.targets[sample.valid], atol=1e-4)
-    np.testing.assert_allclose(np.diff(ways, axis=1), np.broadcast_to(VELOCITIES[0], ways[:, 1:].shape), atol=1e-4)
+    paths = true_paths(record, sample)
+    assert paths.shape[:2] == (int(sample.valid.sum()), int(sample.frames) + 1)
+    np.testing.assert_allclose(paths[:, 0], sample.handles[sample.valid], atol=1e-4)
+    np.testing.assert_allclose(paths[:, -1], sample.targets[sample.valid], atol=1e-4)
+    np.testing.assert_allclose(np.diff(paths, axis=1), np.broadcast_to(VELOCITIES[0], paths[:, 1:].shape), atol=1e-4)

@@ -25,23 +25,23 @@ def constant_flow(image: torch.Tensor, step: tuple[float, float]) -> torch.Tenso
     return torch.tensor(step).view(1, 2, 1, 1).expand(len(image), 2, *image.shape[2:])
 
 
-def test_handles_go_the_same_share_of_what_is_left_in_each_step(picture, share_of_the_way):
+def test_handles_go_the_same_share_of_what_is_left_in_each_step(picture, share_of_the_displacement):
     batch = make_batch((10.0, 60.0), (50.0, 20.0), picture)
-    path = roll_out(share_of_the_way(0.2), batch, guard="none", warped=False)
+    path = roll_out(share_of_the_displacement(0.2), batch, guard="none", warped=False)
     assert path.shape == (1, 26, 2, 2)
     left = 0.8 ** torch.arange(26)[:, None] * torch.tensor([40.0, -40.0])
     torch.testing.assert_close(path[0, :, 0], torch.tensor([50.0, 20.0]) - left)
 
 
-def test_without_a_guard_wrong_ways_are_gone_to_the_border(picture, share_of_the_way):
+def test_without_a_guard_wrong_ways_are_gone_to_the_border(picture, share_of_the_displacement):
     batch = make_batch((10.0, 60.0), (50.0, 60.0), picture)
-    path = roll_out(share_of_the_way(-0.2), batch, guard="none", warped=False)
+    path = roll_out(share_of_the_displacement(-0.2), batch, guard="none", warped=False)
     assert path[0, -1, 0].tolist() == [0.0, 60.0]
 
 
-def test_the_guard_turns_wrong_ways_into_straight_ones(picture, share_of_the_way):
+def test_the_guard_turns_wrong_ways_into_straight_ones(picture, share_of_the_displacement):
     batch = make_batch((10.0, 60.0), (50.0, 60.0), picture)
-    path = roll_out(share_of_the_way(-0.2), batch, guard="project", warped=False)
+    path = roll_out(share_of_the_displacement(-0.2), batch, guard="project", warped=False)
     torch.testing.assert_close(path[0, :, 0, 0], torch.linspace(10, 50, 26))
 
 
