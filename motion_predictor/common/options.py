@@ -204,7 +204,7 @@ def options_of(settings: type[Any]) -> dict[str, Option]:
 def checked(settings: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of options as plain Python objects, or a ValueError for the first that is not accepted."""
     options = options_of(settings)
-    unknown = [name for name in values if name not in options]
+    unknown = [got(name).strip("'\"") for name in values if not isinstance(name, str) or name not in options]
     if unknown:
         raise ValueError(f"`{unknown[0]}` is no option: it must be one of {', '.join(options)}.")
     return {name: options[name].kind.check(name, value) for name, value in values.items()}
