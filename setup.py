@@ -17,7 +17,15 @@ TRAINING = [
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
 ]
-DEV = ["mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "scipy>=1.11.1", "setuptools>=69"]
+DEV = [
+    "hypothesis>=6.100",
+    "mypy>=1.11",
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "ruff>=0.9",
+    "scipy>=1.11.1",
+    "setuptools>=69",
+]
 
 
 def long_description() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +13,16 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
-from motion_predictor.common.checks import check_number
+from motion_predictor.common.checks import check_number, got, naming
 
 from .encoding import decode_latents
 from .identity_lora import check_fit_beside, scaled_adapters, tuner_layers
 from .kv_replacement import self_attention_layers
 from .picture import MIN_SIDE, edit_size
 from .settings import DragSettings
+
+GIVEN_TO_ATTENTION = {"self", "attn", "hidden_states", "encoder_hidden_states", "attention_mask", "temb"}
+"""What attention passes to its processors itself."""
 
 _CLAIMS = threading.Lock()
 _CLAIMED: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -58,10 +62,16 @@ def check_call(
     if settings.num_inference_steps >= steps:
         raise ValueError(f"`num_inference_steps` must be under {steps}, got {settings.num_inference_steps}.")
     _check_processing_resolution(settings.processing_resolution, components.unet)
-    if cross_attention_kwargs is not None and not isinstance(cross_attention_kwargs, dict):
-        raise ValueError(f"`cross_attention_kwargs` must be a dict, got {type(cross_attention_kwargs).__name__}.")
-    if cross_attention_kwargs and "scale" in cross_attention_kwargs:
-        check_number("cross_attention_kwargs['scale']", cross_attention_kwargs["scale"])
+    with naming("cross_attention_kwargs", cross_attention_kwargs):
+        _check_attention_kwargs(components.unet, cross_attention_kwargs)
+
+
+def check_prompt(prompt: Any) -> str:
+    """The prompt as a plain string, or a ValueError if it is none, or has letters that are not Unicode."""
+    with naming("prompt", prompt):
+        if not isinstance(prompt, str) or not _is_unicode(prompt):
+            raise ValueError(f"`prompt` must be a string, got {got(prompt)}.")
+        return str(prompt)
 
 
 @contextmanager
@@ -140,12 +150,17 @@ def channels_last_on_cpu(unet: UNet2DConditionModel) -> Iterator[None]:
             kernel.data = as_before.copy_(kernel.data)
 
 
+def check_generator(generator: Any) -> None:
+    """Raise a ValueError unless it is a generator, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {got(generator)}.")
+
+
 def draw_seed(generator: torch.Generator | None) -> int:
     """A seed for everything random in one edit, so that a reused identity LoRA does not shift later draws."""
     if generator is None:
         return 0
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"`generator` must be a torch.Generator or a list of them, got {generator!r}.")
+    check_generator(generator)
     return int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
 
 
@@ -252,6 +267,44 @@ def _check_scheduler(scheduler: Any) -> None:
         raise ValueError(f"`scheduler` must predict epsilon or v_prediction, got {config.prediction_type!r}.")
     if config.get("thresholding"):
         raise ValueError("`scheduler` uses thresholding, which can't be inverted: use one without.")
+
+
+def _check_attention_kwargs(unet: UNet2DConditionModel, kwargs: Any) -> None:
+    if kwargs is None:
+        return
+    if not isinstance(kwargs, dict):
+        raise ValueError(f"`cross_attention_kwargs` must be a dict, got {type(kwargs).__name__}.")
+    accepted = ["scale", *_arguments_of_attention(unet)]
+    unknown = [key for key in kwargs if not isinstance(key, str) or key not in accepted]
+    if unknown:
+        raise ValueError(
+            f"`cross_attention_kwargs` must be among what the attention of `unet` takes, {', '.join(accepted)}: got "
+            f"{got(unknown[0])}."
+        )
+    if "scale" in kwargs:
+        check_number("cross_attention_kwargs['scale']", kwargs["scale"])
+
+
+def _arguments_of_attention(unet: UNet2DConditionModel) -> list[str]:
+    """What the processors of a UNet's attention take beside what is attention's own, and boxes if it takes any."""
+    calls = [inspect.signature(kind.__call__) for kind in {type(each) for each in unet.attn_processors.values()}]
+    named = {
+        each.name
+        for call in calls
+        for each in call.parameters.values()
+        if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    }
+    boxes = ["gligen"] if getattr(unet, "position_net", None) is not None else []
+    return [*sorted(named - GIVEN_TO_ATTENTION - {"scale"}), *boxes]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a string has no half of a pair of code units, as file names and arguments in other encodings have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_processing_resolution(resolution: int | None, unet: UNet2DConditionModel) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from PIL import Image
 
-from motion_predictor.common.checks import got
+from motion_predictor.common.checks import got, naming
 from motion_predictor.common.json_file import read_json_object
 from motion_predictor.common.mask_picture import at_least_half, painted_region
 from motion_predictor.common.picture_files import check_pixel_count
@@ -78,14 +78,17 @@ class DragInstruction:
             ValueError: if there are no points or different numbers of them, if a point is not a finite (x, y) inside
                 the picture, or if the mask is not a picture of one channel, or selects nothing.
         """
-        handle_points = _as_points("handles", handles, size)
-        target_points = _as_points("targets", targets, size)
+        with naming("handles", handles):
+            handle_points = _as_points("handles", handles, size)
+        with naming("targets", targets):
+            target_points = _as_points("targets", targets, size)
         if len(handle_points) != len(target_points):
             raise ValueError(
                 f"`handles` and `targets` must have the same number of points, got {len(handle_points)} handles and "
                 f"{len(target_points)} targets."
             )
-        return cls(handle_points, target_points, size, None if mask is None else _as_mask(mask, size))
+        with naming("mask", mask):
+            return cls(handle_points, target_points, size, None if mask is None else _as_mask(mask, size))
 
     def scaled_to(self, size: tuple[int, int]) -> DragInstruction:
         """The same instruction on a grid of another (height, width).
@@ -128,7 +131,7 @@ def load_instruction(path: str | Path) -> dict[str, Any]:
             f"`points`{where} must be an even number of [x, y] in the order handle, target, handle, target, ...; "
             f"got {got(points)}."
         )
-    _as_pairs("points", points, where)
+    as_pairs("points", points, where)
     if not isinstance(prompt, str):
         raise ValueError(f"`prompt`{where} must be a string, got {got(prompt)}.")
     instruction = {"handles": points[0::2], "targets": points[1::2], "prompt": prompt}
@@ -145,13 +148,13 @@ def _checked_paths(paths: Any, count: int, where: str) -> list[list[list[float]]
         )
     for path in paths:
         if path is not None and path != []:
-            _as_pairs("paths", path, where)
+            as_pairs("paths", path, where)
     return paths
 
 
 def _as_points(name: str, points: Points, size: tuple[int, int]) -> torch.Tensor:
     """Convert to `[points, 2]` float32 and check that each is a finite (x, y) inside a picture of `size`."""
-    pairs = _as_pairs(name, points)
+    pairs = as_pairs(name, points)
     with np.errstate(over="ignore"):  # to infinity, which is outside
         array = pairs.astype(np.float32)
     height, width = size
@@ -165,7 +168,7 @@ def _as_points(name: str, points: Points, size: tuple[int, int]) -> torch.Tensor
     return torch.from_numpy(array)
 
 
-def _as_pairs(name: str, points: Any, where: str = "") -> np.ndarray:
+def as_pairs(name: str, points: Any, where: str = "") -> np.ndarray:
     """Convert to `[points, 2]`, and check that there are points, all finite; messages say `where`, after the name."""
     if isinstance(points, (np.ndarray, torch.Tensor)):
         array = plain_numbers(name, points)

@@ -36,7 +36,14 @@ from motion_predictor.common.checks import check_choice
 from motion_predictor.common.options import options_of
 from motion_predictor.common.travelling import TravellingMixin
 
-from .components import check_call, check_components, draw_seed, frozen_components, preview_decoder
+from .components import (
+    check_call,
+    check_components,
+    check_prompt,
+    draw_seed,
+    frozen_components,
+    preview_decoder,
+)
 from .drag_edit import DragEdit
 from .drag_instruction import DragInstruction
 from .encoding import decode_latents
@@ -44,7 +51,7 @@ from .hub import INSTALLED_PREDICTOR, is_predictor, is_remote
 from .identity_lora import IdentityLora
 from .motion.choice import choose_motion
 from .picture import resize_picture, to_picture_tensor
-from .pipeline_output import StopReason
+from .pipeline_output import OUTPUT_TYPES, StopReason
 from .session import DragSession
 from .settings import RECOMMENDED, DragSettings, SettingsInForce, check_recommended, settings_in_force
 from .source_restoration import restore_source
@@ -87,6 +94,7 @@ PROMPT = InputParam("prompt", str, default="", description="a description of the
 ATTENTION_KWARGS = InputParam(
     "cross_attention_kwargs", dict, description="for the attention processors; `scale` weighs the user's own LoRAs"
 )
+OUTPUT_TYPE = InputParam("output_type", str, default="pil", description="'pil', 'np', 'pt' or 'latent'")
 PREVIEW_VAE = InputParam(
     "preview_vae", Any, description="decodes the previews: a small autoencoder for the same latents"
 )
@@ -165,6 +173,7 @@ class PrepareStep(DragBlock):
         PREVIEW_VAE,
         ATTENTION_KWARGS,
         InputParam("generator", torch.Generator, description="the seed is drawn from it; without it, it is 0"),
+        OUTPUT_TYPE,
         *OPTIONS,
     )
     leaves = (PICTURE[1], INSTRUCTION[1], IN_FORCE[1], SEED[1])
@@ -179,9 +188,10 @@ class PrepareStep(DragBlock):
         recommended = check_recommended(components.config.get(RECOMMENDED))
         given.in_force = settings_in_force(said, given.settings, given.preset, recommended)
         check_components(components, given.in_force.settings)
+        check_choice("output_type", given.output_type, OUTPUT_TYPES)
         check_call(components, given.in_force.settings, given.cross_attention_kwargs)
         preview_decoder(components.vae, given.preview_vae, given.in_force.settings.preview_steps)
-        given.picture = to_picture_tensor(given.image)
+        given.picture, given.prompt = to_picture_tensor(given.image), check_prompt(given.prompt)
         size = (given.picture.shape[-2], given.picture.shape[-1])
         given.instruction = DragInstruction.from_user(given.handles, given.targets, given.mask, size)
         choose_motion(given.motion, getattr(components, "motion_predictor", None)).check(given.instruction)
@@ -408,14 +418,13 @@ class DecodeStep(DragBlock):
         RECONSTRUCTION[0],
         PICTURE[0],
         IN_FORCE[0],
-        InputParam("output_type", str, default="pil", description="'pil', 'np', 'pt' or 'latent'"),
+        OUTPUT_TYPE,
     )
     leaves = (OutputParam("images", description="the edited picture, in a list or a batch of one"),)
     needs = (VAE, TEXT_ENCODER, UNET, IMAGE_PROCESSOR)
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         given = self.get_block_state(state)
-        check_choice("output_type", given.output_type, ("pil", "np", "pt", "latent"))
         if given.output_type == "latent":
             given.images = given.latents
         else:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from PIL import Image
 
-from motion_predictor.common.checks import got
+from motion_predictor.common.checks import got, naming
 from motion_predictor.common.picture_array import ROUNDING, pil_to_array
 from motion_predictor.common.picture_files import check_pixel_count
 
@@ -38,6 +38,12 @@ def to_picture_tensor(picture: Picture) -> torch.Tensor:
         >>> to_picture_tensor(Image.new("CMYK", (80, 64)))[0, :, 0, 0]
         tensor([1., 1., 1.])
     """
+    with naming("image", picture):
+        return _as_rgb_tensor(picture)
+
+
+def _as_rgb_tensor(picture: Picture) -> torch.Tensor:
+    """See [`to_picture_tensor`]."""
     if isinstance(picture, Image.Image):
         channels_last = pil_to_array("image", picture)
     elif isinstance(picture, (np.ndarray, torch.Tensor)):

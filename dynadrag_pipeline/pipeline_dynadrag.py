@@ -1,6 +1,7 @@
 """`DynaDragPipeline`: drag-style editing by predict-and-move, as a diffusers pipeline."""
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,24 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 from transformers.image_processing_base import ImageProcessingMixin
 
 from motion_predictor import MotionPredictorModel
-from motion_predictor.common.checks import check_choice, check_switch, got
+from motion_predictor.common.checks import check_choice, check_switch, got, naming
 from motion_predictor.common.options import options_of
 from motion_predictor.points import Points
 
-from .components import check_call, check_components, draw_seed, preview_decoder, vae_scale_factor
+from .components import (
+    check_call,
+    check_components,
+    check_generator,
+    check_prompt,
+    draw_seed,
+    preview_decoder,
+    vae_scale_factor,
+)
 from .drag_instruction import DragInstruction, Mask
 from .drag_result import DragResult
 from .drag_state import DragStep
@@ -32,7 +42,7 @@ from .motion.choice import choose_motion
 from .motion.path import Paths
 from .motion.source import MotionSource
 from .picture import Picture, to_picture_tensor
-from .pipeline_output import DynaDragPipelineOutput
+from .pipeline_output import OUTPUT_TYPES, DynaDragPipelineOutput
 from .provenance import provenance_of
 from .session import DragSession, embed_prompt
 from .session_file import load_session, save_session
@@ -43,6 +53,8 @@ from .settings import (
     settings_in_force,
     takes,
 )
+
+logger = logging.get_logger(__name__)
 
 Callback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
 """`callback(pipe, iteration, timestep, tensors) -> changed tensors`."""
@@ -89,7 +101,7 @@ class _Request:
     picture: torch.Tensor
     instruction: DragInstruction
     prompt: str
-    seed: int
+    generator: torch.Generator | None
 
 
 class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
@@ -237,13 +249,14 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         for request in requests:
             source.check(request.instruction)
         decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
+        seeds = [draw_seed(request.generator) for request in requests]
         self._interrupt = False
         self._num_timesteps = in_force.settings.most_iterations
 
         edits = []
-        for request in requests:
+        for request, seed in zip(requests, seeds, strict=True):
             session = self._session(
-                request.picture, request.prompt, request.seed, in_force, call.cross_attention_kwargs, decode_preview
+                request.picture, request.prompt, seed, in_force, call.cross_attention_kwargs, decode_preview
             )
             edits.append(self.edit(session, request.instruction, source, call))
             if self.interrupt:
@@ -295,10 +308,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         call = SessionCall(**given)
         in_force = self.settings_in_force(given, call.settings, call.preset)
         decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
-        picture, seed = to_picture_tensor(call.image), draw_seed(call.generator)
-        if not isinstance(call.prompt, str):
-            raise ValueError(f"`prompt` must be a string, got {got(call.prompt)}.")
-        session = self._session(picture, call.prompt, seed, in_force, call.cross_attention_kwargs, decode_preview)
+        picture, prompt, seed = to_picture_tensor(call.image), check_prompt(call.prompt), draw_seed(call.generator)
+        session = self._session(picture, prompt, seed, in_force, call.cross_attention_kwargs, decode_preview)
         return session.open(self._find_lora)
 
     def save_session(self, session: DragSession, folder: str | Path) -> None:
@@ -336,16 +347,23 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
     def check_inputs(self, call: DragCall, settings: DragSettings) -> None:
         """Raise a ValueError for the first argument that does not fit (the settings have checked their own)."""
         check_components(self, settings)
-        check_choice("output_type", call.output_type, ("pil", "np", "pt", "latent"))
+        check_choice("output_type", call.output_type, OUTPUT_TYPES)
         check_switch("return_dict", call.return_dict)
         check_call(self, settings, call.cross_attention_kwargs)
-        if call.callback_on_step_end is not None and not callable(call.callback_on_step_end):
-            raise ValueError(f"`callback_on_step_end` must be a function, got {got(call.callback_on_step_end)}.")
-        unknown = set(_tensor_inputs(call)) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got {unknown}."
-            )
+        callback = call.callback_on_step_end
+        check_callback(callback)
+        self._check_tensor_inputs("callback_on_step_end_tensor_inputs", call.callback_on_step_end_tensor_inputs)
+        with naming("callback_on_step_end.tensor_inputs", callback):
+            self._check_tensor_inputs("callback_on_step_end.tensor_inputs", _tensor_inputs(call))
+
+    def _check_tensor_inputs(self, name: str, tensor_inputs: Any) -> None:
+        """Raise a ValueError unless they are names of tensors that callbacks may see."""
+        with naming(name, tensor_inputs):
+            accepted = tensor_inputs is None or isinstance(tensor_inputs, (list, tuple, set, frozenset))
+            if not accepted or any(each not in self._callback_tensor_inputs for each in tensor_inputs or ()):
+                raise ValueError(
+                    f"`{name}` must be among {self._callback_tensor_inputs}, in a list, got {got(tensor_inputs)}."
+                )
 
     def prepare_requests(
         self,
@@ -363,10 +381,11 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         """
         if image is None:
             raise ValueError("`image` is missing: pass a PIL image, a numpy array, a tensor, or a list of them.")
-        is_batch = isinstance(image, (list, tuple)) or (
-            isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4 and len(image) != 1
-        )
-        pictures = [to_picture_tensor(picture) for picture in cast(Any, image if is_batch else [image])]
+        with naming("image", image):
+            is_batch = isinstance(image, (list, tuple)) or (
+                isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4 and len(image) != 1
+            )
+            pictures = [to_picture_tensor(picture) for picture in cast(Any, image if is_batch else [image])]
         if not pictures:
             raise ValueError("`image` is an empty list: pass at least one picture.")
         count = len(pictures)
@@ -382,15 +401,11 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             for picture, starts, ends, region in instructions
         ]
         prompts = _one_each("prompt", prompt, count, isinstance(prompt, (list, tuple)))
-        for text in prompts:
-            if not isinstance(text, str):
-                raise ValueError(f"`prompt` must be a string, got {text!r}.")
+        texts = [check_prompt(text) for text in prompts]
         generators = _one_each("generator", generator, count, isinstance(generator, (list, tuple)))
-        requests = [
-            _Request(*each, seed=draw_seed(source))
-            for each, source in zip(zip(pictures, checked, prompts, strict=True), generators, strict=True)
-        ]
-        return requests, is_batch
+        for source in generators:
+            check_generator(source)
+        return [_Request(*each) for each in zip(pictures, checked, texts, generators, strict=True)], is_batch
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Embed a prompt: `(1, tokens, width)` on the execution device, in the UNet's precision if there is one."""
@@ -462,10 +477,15 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         if call.callback_on_step_end is not None:
             engine = session.drag_engine
             condition = engine.denoiser.condition
-            tensors = {"latents": step.latents, "prompt_embeds": condition.prompt_embeds}
+            tensors = {"latents": cast(torch.Tensor, step.latents), "prompt_embeds": condition.prompt_embeds}
             shown = {name: tensors[name] for name in _tensor_inputs(call)}
-            changed = call.callback_on_step_end(self, index, engine.timesteps[0], shown) or {}
-            if changed.get("latents", step.latents) is not step.latents:
+            answer = call.callback_on_step_end(self, index, engine.timesteps[0], shown)
+            try:
+                changed = changed_tensors(answer, tensors)
+            except ValueError as error:
+                logger.warning(f"{error} It is left out, and the edit ends here, with iteration {index}.")
+                changed, self._interrupt = {}, True
+            if "latents" in changed:
                 step.latents, step.is_preview = changed["latents"], False
             condition.prompt_embeds = changed.get("prompt_embeds", condition.prompt_embeds)
         step.is_last = self.interrupt
@@ -507,17 +527,78 @@ def _one_each(name: str, values: Any, count: int, is_list: bool) -> list[Any]:
     """A list with one entry per picture; one value that is not a list holds for all."""
     if not is_list:
         return [values] * count
-    if len(values) != count:
-        raise ValueError(f"`{name}` must have one entry for each of the {count} pictures, got {len(values)}.")
-    return list(values)
+    with naming(name, values):
+        if len(values) != count:
+            raise ValueError(f"`{name}` must have one entry for each of the {count} pictures, got {len(values)}.")
+        return list(values)
 
 
 def _is_nested(points: Any) -> bool:
     """Whether `points` is a list of instructions rather than one: its entries are lists of pairs."""
     try:
         return len(points) > 0 and np.ndim(points[0]) != 1
-    except (TypeError, ValueError):  # ragged or not even a sequence: let the instruction's own check say so
+    except Exception:  # ragged, no sequence or worse: let the instruction's own check say so
         return False
+
+
+def check_callback(callback: Any) -> None:
+    """Raise a ValueError unless it can be called as a callback is, or is None."""
+    with naming("callback_on_step_end", callback):
+        if callback is not None and not (callable(callback) and _takes_four(callback)):
+            raise ValueError(
+                "`callback_on_step_end` must be a function of (pipe, iteration, timestep, tensors), got "
+                f"{got(callback)}."
+            )
+
+
+def _takes_four(function: Callable[..., Any]) -> bool:
+    """Whether a function can be called with four arguments, as far as it says what it takes."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None, None, None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def changed_tensors(answer: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a callback changed, where and as it is to be used.
+
+    Args:
+        answer (`Any`): what the callback returned.
+        tensors (`Mapping`): those that it may change, by name.
+
+    Raises:
+        ValueError: if it is neither None nor a dictionary, or has a tensor that can't take the place of its own.
+    """
+    with naming("callback_on_step_end", answer):
+        if answer is not None and not isinstance(answer, Mapping):
+            raise ValueError(f"`callback_on_step_end` must return a dictionary of tensors or None, got {got(answer)}.")
+        given = {} if answer is None else dict(answer)
+        changed = {name for name, own in tensors.items() if name in given and given[name] is not own}
+        return {name: _in_place_of(name, given[name], tensors[name]) for name in changed}
+
+
+def _in_place_of(name: str, value: Any, own: torch.Tensor) -> torch.Tensor:
+    """A tensor of a callback where its own is and in its precision; of `prompt_embeds`, the length may differ."""
+    shape = ["any" if name == "prompt_embeds" and axis == 1 else size for axis, size in enumerate(own.shape)]
+    fits = (
+        isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and not (value.is_meta or value.is_nested or value.is_quantized)
+        and value.layout == torch.strided
+        and value.ndim == own.ndim
+        and all(size in ("any", given) and given for size, given in zip(shape, value.shape, strict=True))
+    )
+    if not fits:
+        raise ValueError(
+            f"`callback_on_step_end` must return `{name}` as floats of shape ({', '.join(map(str, shape))}), got "
+            f"{got(value)}."
+        )
+    return value.detach().to(own)
 
 
 def _tensor_inputs(call: DragCall) -> Sequence[str]:

@@ -12,6 +12,9 @@ from PIL import Image
 
 from .settings import SettingsInForce
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+"""What the edited pictures of a call may be."""
+
 StopReason = Literal["reached", "max_iterations", "stalled", "interrupted", "diverged"]
 """Why an edit ended: all handles are at their targets; the iterations are used up; no handle moves any more; the
 callback asked for it; or the optimisation met NaN or infinity, and the last good iteration was kept."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 from motion_predictor.choices import MOTION_GUARDS, MotionGuard
-from motion_predictor.common.checks import check_choice, got
+from motion_predictor.common.checks import check_choice, got, naming
 from motion_predictor.common.options import (
     SAME,
     Choice,
@@ -329,8 +329,8 @@ def settings_in_force(
     """
     if isinstance(settings, str):
         preset, settings = check_choice("settings", settings, tuple(PRESETS)), None
-    if settings is not None and not isinstance(settings, (DragSettings, Mapping)):
-        raise ValueError(f"`settings` must be DragSettings, a mapping or the name of a preset, got {got(settings)}.")
+    with naming("settings", settings):
+        said = _as_mapping(settings)
     if preset is not None:
         check_choice("preset", preset, tuple(PRESETS))
     options = options_of(DragSettings)
@@ -341,7 +341,7 @@ def settings_in_force(
     layers: list[tuple[Origin, Mapping[str, Any]]] = [
         ("checkpoint", recommended or {}),
         ("paper" if preset == "paper" else "preset", PRESETS[preset] if preset else {}),
-        ("given", vars(settings) if isinstance(settings, DragSettings) else settings or {}),
+        ("given", said),
         ("given", given),
     ]
     for origin, layer in layers:
@@ -349,6 +349,13 @@ def settings_in_force(
         in_force |= values
         origins |= dict.fromkeys(values, origin)
     return SettingsInForce(DragSettings(**in_force), origins)
+
+
+def _as_mapping(settings: DragSettings | Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `settings=` says; all options, if it is a [`DragSettings`]."""
+    if settings is not None and not isinstance(settings, (DragSettings, Mapping)):
+        raise ValueError(f"`settings` must be DragSettings, a mapping or the name of a preset, got {got(settings)}.")
+    return vars(settings) if isinstance(settings, DragSettings) else dict(settings or {})
 
 
 def recommended_settings(folder: str | Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from motion_predictor.common.checks import got
+from motion_predictor.common.checks import got, naming
 
 from .path import PathMotion, Paths
 from .predicted import PredictedMotion
@@ -30,6 +30,11 @@ def choose_motion(motion: MotionSource | str | Paths | None, predictor: Any) -> 
         >>> choose_motion(None, predictor=None).name
         'straight'
     """
+    with naming("motion", motion):
+        return _chosen(motion, predictor)
+
+
+def _chosen(motion: MotionSource | str | Paths | None, predictor: Any) -> MotionSource:
     if motion is None:
         motion = "straight" if predictor is None else "predicted"
     if isinstance(motion, MotionSource):

@@ -11,7 +11,7 @@ import torch
 from motion_predictor.common.checks import got
 from motion_predictor.points import Points, scale_points
 
-from ..drag_instruction import DragInstruction
+from ..drag_instruction import DragInstruction, as_pairs
 from .source import BaseMotionSource, EditView, Motion
 
 Paths = Sequence[Points | None]
@@ -77,13 +77,9 @@ def _as_path(index: int, path: Any) -> torch.Tensor:
     """`(corners, 2)` float32; none for a straight path."""
     if path is None:
         return torch.zeros(0, 2)
-    try:
-        corners = np.asarray(path, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"`motion` must be (x, y) pairs for pair {index}, got {got(path)}.") from error
-    if corners.ndim != 2 or corners.shape[1] != 2 or not np.isfinite(corners).all():
-        raise ValueError(f"`motion` must be finite (x, y) pairs for pair {index}, got {got(path)}.")
-    return torch.from_numpy(corners.copy())
+    corners = as_pairs("motion", path, f" for pair {index}")
+    with np.errstate(over="ignore"):  # to infinity, which is outside
+        return torch.from_numpy(corners.astype(np.float32))
 
 
 def _check_on_picture(index: int, path: torch.Tensor, size: tuple[int, int]) -> None:

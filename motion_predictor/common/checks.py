@@ -5,10 +5,12 @@ Each answers with the value as a plain Python object: a fraction or a number of 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 LONGEST_SHOWN = 120  # letters of a value in a message
 
@@ -26,16 +28,59 @@ def got(value: Any) -> str:
         >>> got(0.5), got("x" * 1000)[-4:]
         ('0.5', 'x...')
     """
-    shape = getattr(value, "shape", None)
-    if isinstance(shape, tuple) and not isinstance(value, (Real, str)) and shape != ():
-        return f"{type(value).__name__} of shape {tuple(shape)}"
     try:
-        text = repr(value[:LONGEST_SHOWN] if isinstance(value, (str, bytes)) else value)
+        text = _shown(value)
     except Exception:  # numbers of more digits than Python prints, and objects that can't be shown
-        return f"a {type(value).__name__}"
+        text = f"a {type(value).__name__}"
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."
 
 
+@contextmanager
+def naming(name: str, value: Any) -> Iterator[None]:
+    """Context in which an argument is read: whatever goes wrong there is a ValueError that names it.
+
+    Values are anybody's objects, which may raise wherever they are looked at: when they are compared, counted,
+    iterated over or turned into arrays.
+
+    Args:
+        name (`str`): of the argument.
+        value (`Any`): what was passed.
+
+    Raises:
+        ValueError: what a check said, as it is, if it begins with a name in backticks; or one about `value`.
+
+    Example:
+        >>> with naming("points", {1: 2}):
+        ...     _ = {1: 2}[0]
+        Traceback (most recent call last):
+        ...
+        ValueError: `points` must be a value that can be read, got {1: 2}, which raised KeyError(0).
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith("`"):
+            raise
+        raise ValueError(
+            f"`{name}` must be a value that can be read, got {got(value)}, which raised {got(error)}."
+        ) from error
+
+
+Check = TypeVar("Check", bound=Callable[..., Any])
+
+
+def _total(check: Check) -> Check:
+    """A check of `(name, value, ...)` that raises nothing but a ValueError, whatever the value does."""
+
+    @functools.wraps(check)
+    def checked_totally(name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        with naming(name, value):
+            return check(name, value, *args, **kwargs)
+
+    return checked_totally  # type: ignore[return-value]
+
+
+@_total
 def check_whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
     """The whole number from `least` to `most` that `value` is, or a ValueError.
 
@@ -59,6 +104,7 @@ def check_whole_number(name: str, value: Any, least: int, most: float = math.inf
     return int(value)
 
 
+@_total
 def check_number(
     name: str, value: Any, *, above: float | None = None, least: float = -math.inf, most: float = math.inf
 ) -> float:
@@ -90,6 +136,7 @@ def check_number(
     return number
 
 
+@_total
 def check_choice(name: str, value: Any, accepted: Sequence[Any]) -> Any:
     """The one of `accepted` that `value` is, or a ValueError.
 
@@ -111,6 +158,7 @@ def check_choice(name: str, value: Any, accepted: Sequence[Any]) -> Any:
     raise ValueError(f"`{name}` must be one of {', '.join(map(repr, accepted))}, got {got(value)}.")
 
 
+@_total
 def check_switch(name: str, value: Any) -> bool:
     """Whether `value` is true, for `True` and `False` alone, Python's or numpy's; else a ValueError.
 
@@ -130,6 +178,14 @@ def check_switch(name: str, value: Any) -> bool:
     if type(value).__name__ not in ("bool", "bool_") or getattr(value, "shape", ()) != ():
         raise ValueError(f"`{name}` must be True or False, got {got(value)}.")
     return bool(value)
+
+
+def _shown(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and not isinstance(value, (Real, str)) and shape != ():
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    text = repr(value[:LONGEST_SHOWN] if isinstance(value, (str, bytes)) else value)
+    return " ".join(text.split()) if "\n" in text else text
 
 
 def _finite(value: Any) -> float | None:

@@ -219,7 +219,7 @@ def checked(settings: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         `dict[str, Any]`: the values, checked.
     """
     options = options_of(settings)
-    unknown = [name for name in values if name not in options]
+    unknown = [got(name).strip("'\"") for name in values if not isinstance(name, str) or name not in options]
     if unknown:
         raise ValueError(f"`{unknown[0]}` is no option: it must be one of {', '.join(options)}.")
     return {name: options[name].kind.check(name, value) for name, value in values.items()}
