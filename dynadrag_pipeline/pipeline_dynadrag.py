@@ -108,7 +108,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
     r"""Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)).
 
     Works with any Stable Diffusion 1.x or 2.x checkpoint. Don't call it under `torch.inference_mode()`: motion
-    supervision needs gradients, which that mode forbids for good.
+    supervision needs gradients, which that mode forbids for good. An edit changes the UNet while it runs, and puts it
+    back: a second edit with the same UNet is refused meanwhile, so give each thread a pipeline with a UNet of its own.
 
     Args:
         vae (`AutoencoderKL` or `AutoencoderTiny`): between pictures and latents.
@@ -263,7 +264,6 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
                 break
         self.maybe_free_model_hooks()
 
-        seeds = [request.seed for request in requests]
         provenance = provenance_of(str(self.name_or_path or ""), seeds if is_batch else seeds[0])
         output = self._collect(edits, call.output_type, is_batch, in_force, provenance)
         return output if call.return_dict else output.to_tuple()
