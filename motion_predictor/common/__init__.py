@@ -1,1 +1,1 @@
-"""The ground floor of all three packages: whole files, checks, options, errors of commands, travelling code."""
+"""The ground floor of all packages: whole files, checks, options, pictures, errors of commands, travelling code."""
