@@ -549,7 +549,7 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
 
 
 def _block_types(blocks: ModularPipelineBlocks, prefix: str = "") -> dict[str, type]:
-    """The classes of blocks within blocks, by the way to them, such as `"drag.predict"`."""
+    """The classes of blocks within blocks, by the path to them, such as `"drag.predict"`."""
     types: dict[str, type] = {}
     for name, block in blocks.sub_blocks.items():
         types |= {f"{prefix}{name}": type(block), **_block_types(block, f"{prefix}{name}.")}

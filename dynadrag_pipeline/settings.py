@@ -68,7 +68,7 @@ class DragSettings:
     max_iterations: int = option(
         25,
         WholeNumber(least=1, most=10_000),
-        "predict-and-move iterations at most: more for longer ways, fewer for less time",
+        "predict-and-move iterations at most: more for longer paths, fewer for less time",
         group=DRAG_LOOP,
         source="Sec. 4.2",
     )
