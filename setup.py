@@ -74,5 +74,5 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={"demo": DEMO, "training": TRAINING, "dev": [*DEMO, *TRAINING, *DEV]},
-    entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.cli:main"]},
+    entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.__main__:run"]},
 )

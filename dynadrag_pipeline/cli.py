@@ -7,13 +7,14 @@ at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from conversion.command_line import add_convert_command
 from motion_predictor.command_line import add_motion_predictor_commands
-from motion_predictor.common.command_errors import CommandError, NotSaved
+from motion_predictor.common.command_errors import CommandError, NotSaved, one_line
 
 from .commands.edit import add_edit_command, negative_points_joined
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["edit", "portrait.png", "--handle", "127,160", "--target", "151,160"])  # doctest: +SKIP
         0
     """
-    _say_what_the_terminal_can_not_show()
+    _prepare_streams()
     argv = negative_points_joined(sys.argv[1:] if argv is None else argv)
     written: list[Path] = []
     try:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args, written)
         sys.stdout.flush()
     except CommandError as error:
-        return _end(BAD_INPUT, f"dynadrag: error: {error}")
+        return _end(BAD_INPUT, f"dynadrag: error: {one_line(error)}")
     except NotSaved as error:
         return _end(NOT_SAVED, f"dynadrag: {error}")
     except BrokenPipeError:
@@ -76,10 +77,17 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _say_what_the_terminal_can_not_show() -> None:
-    """File names may have letters that the terminal's encoding lacks: they are printed as escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+def _prepare_streams() -> None:
+    """Let anything be printed, whatever the terminal can show, and whether or not there is one.
+
+    File names may have letters that its encoding lacks: they are printed as escapes. What the caller has closed is
+    thrown away.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,8 @@ def check_components(components: Any, settings: DragSettings | None = None) -> N
                 f"`{name}` is missing: load or pass this component; only the motion predictor may be None."
             )
     _check_widths(components.unet, components.vae, components.text_encoder)
-    _check_layers(components.unet, settings.feature_block, settings.kv_start_layer)
+    _check_tokens(components.tokenizer, components.text_encoder)
+    check_layers(components.unet, settings.feature_block, settings.kv_start_layer)
     _check_weights(components.unet)
     if settings.identity_lora_steps:
         check_fit_beside(components.unet)
@@ -72,6 +74,18 @@ def check_prompt(prompt: Any) -> str:
         if not isinstance(prompt, str) or not _is_unicode(prompt):
             raise ValueError(f"`prompt` must be a string, got {got(prompt)}.")
         return str(prompt)
+
+
+def check_layers(unet: UNet2DConditionModel, feature_block: int, kv_start_layer: int | None) -> None:
+    """Raise a ValueError unless a UNet has the block and the layer."""
+    blocks = len(unet.up_blocks)
+    if not -blocks <= feature_block < blocks:
+        raise ValueError(f"`feature_block` must index one of the {blocks} up-blocks of `unet`, got {feature_block!r}.")
+    layers = len(self_attention_layers(unet))
+    if not layers:
+        raise ValueError("`unet` has no self-attention, so there are no keys and values to replace.")
+    if kv_start_layer is not None and kv_start_layer > layers:
+        raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
 
 
 @contextmanager
@@ -234,15 +248,10 @@ def _check_widths(unet: Any, vae: Any, text_encoder: Any) -> None:
         raise ValueError(f"`text_encoder` has width {width}, but `unet` attends to width {expected}.")
 
 
-def _check_layers(unet: UNet2DConditionModel, feature_block: int, kv_start_layer: int | None) -> None:
-    blocks = len(unet.up_blocks)
-    if not -blocks <= feature_block < blocks:
-        raise ValueError(f"`feature_block` must index one of the {blocks} up-blocks of `unet`, got {feature_block!r}.")
-    layers = len(self_attention_layers(unet))
-    if not layers:
-        raise ValueError("`unet` has no self-attention, so there are no keys and values to replace.")
-    if kv_start_layer is not None and kv_start_layer > layers:
-        raise ValueError(f"`kv_start_layer` must be in 0..{layers} for this `unet`, got {kv_start_layer!r}.")
+def _check_tokens(tokenizer: Any, text_encoder: Any) -> None:
+    made, taken = tokenizer.model_max_length, getattr(text_encoder.config, "max_position_embeddings", math.inf)
+    if made > taken:
+        raise ValueError(f"`tokenizer` makes up to {made:.0f} tokens of a prompt, but `text_encoder` takes {taken}.")
 
 
 def _check_weights(unet: UNet2DConditionModel) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -364,12 +365,12 @@ def recommended_settings(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if its index is damaged.
     """
-    index = Path(folder).expanduser() / "model_index.json"
-    if not index.is_file():
+    index = Path(os.path.expanduser(folder), "model_index.json")
+    if not os.path.isfile(index):  # nor can it be one, if the name is too long or forbidden
         return {}
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"`{index}` must be a JSON file: {error}.") from error
     return check_recommended(content.get(RECOMMENDED) if isinstance(content, dict) else None)
 

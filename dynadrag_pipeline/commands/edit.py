@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from motion_predictor.common.options import add_options, given_options
 
 from .. import EMBEDDED_CHECKPOINT
 from ..settings import PRESETS, DragSettings, recommended_settings, settings_in_force
+from .unloaded_model import check_unloaded_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -223,7 +225,8 @@ class _Job:
 def _edit(args: argparse.Namespace, written: list[Path]) -> None:
     """`dynadrag edit`: all that can be checked without the model is checked first, the results are written last."""
     started = time.perf_counter()
-    job = _checked_job(args)
+    with errors_as_one_line():
+        job = _checked_job(args)
     args.device = _device(args.device)
     pipe = _load_pipeline(args)
     if args.preview_vae is not None:
@@ -237,22 +240,24 @@ def _edit(args: argparse.Namespace, written: list[Path]) -> None:
     record["seconds"] = round(time.perf_counter() - started, 2)
     text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     saver.save(job.files["record"], lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-    print(_summary(record, written))
+    try:
+        print(_summary(record, written), flush=True)
+    except OSError as error:
+        saver.problems.append(f"the output could not be printed ({one_line(error)})")
     saver.raise_if_elsewhere()
 
 
 def _checked_job(args: argparse.Namespace) -> _Job:
     """Refuse what can't work, before the model is loaded."""
     options = given_options(args, DragSettings)
-    with errors_as_one_line():
-        call: dict[str, Any] = {**_instruction(args), **options}
-        if args.settings is not None:
-            call["settings"] = _settings_file(args.settings)
-        if args.preset is not None:
-            call["preset"] = args.preset
-        settings = settings_in_force(options, call.get("settings"), args.preset, _recommended(args.model)).settings
-        if args.cross_attention_kwargs is not None:
-            call["cross_attention_kwargs"] = args.cross_attention_kwargs
+    call: dict[str, Any] = {**_instruction(args), **options}
+    if args.settings is not None:
+        call["settings"] = _settings_file(args.settings)
+    if args.preset is not None:
+        call["preset"] = args.preset
+    settings = settings_in_force(options, call.get("settings"), args.preset, _recommended(args.model)).settings
+    if args.cross_attention_kwargs is not None:
+        call["cross_attention_kwargs"] = args.cross_attention_kwargs
     if "return_intermediates" not in options:
         call["return_intermediates"] = True  # for the sheet
     elif args.gif and not options["return_intermediates"]:
@@ -260,16 +265,18 @@ def _checked_job(args: argparse.Namespace) -> _Job:
     _check_identity_lora(args, settings)
     if args.preview_vae is not None and settings.preview_steps is None:
         raise CommandError("--preview-vae decodes the pictures of --preview-steps: give that too.")
-    if args.model is not None and _looks_like_folder(args.model) and not Path(args.model).expanduser().is_dir():
-        raise CommandError(f"--model: there is no folder `{args.model}`.")
-    files = _result_files(args)
-    _check_results(args, files)
+    for flag, model in (("--model", args.model), ("--preview-vae", args.preview_vae)):
+        if model is not None and _looks_like_folder(model) and not os.path.isdir(os.path.expanduser(model)):
+            raise CommandError(f"{flag}: there is no folder `{model}`.")
     image = _open_picture("image", args.image)
     if args.mask is not None:
         call["mask"] = _open_picture("--mask", args.mask)
-    with errors_as_one_line():
-        pins = _check_points(image, call)
+    files = _result_files(args)
+    _check_results(args, files)
+    pins = _check_points(image, call)
+    check_unloaded_model(_model_folder(args), settings, args.cross_attention_kwargs)
     _make_folder(args.out)
+    _check_space(args.out, image)
     return _Job(image, call, call["targets"], pins, files)
 
 
@@ -306,7 +313,10 @@ def _settings_file(path: Path) -> dict[str, Any]:
     """Options of a JSON file: an object of names and values, or a record of an edit that holds one."""
     from motion_predictor.common.json_file import read_json_object
 
-    content = read_json_object(path)
+    try:
+        content = read_json_object(path)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"--settings: {one_line(error)}") from error
     content = content.get("settings", content)
     if not isinstance(content, dict):
         raise ValueError(f"--settings: `{path}` must hold an object of options and their values, got {got(content)}.")
@@ -326,7 +336,8 @@ def _open_picture(name: str, path: Path) -> Image.Image:
 
 
 def _check_points(image: Image.Image, call: dict[str, Any]) -> list[bool]:
-    """Check points, mask and paths against the picture; say which pairs are pins."""
+    """Check points, mask, paths and prompt, against the picture; say which pairs are pins."""
+    from ..components import check_prompt
     from ..drag_instruction import DragInstruction
     from ..motion.path import PathMotion
     from ..picture import to_picture_tensor
@@ -336,6 +347,7 @@ def _check_points(image: Image.Image, call: dict[str, Any]) -> list[bool]:
     instruction = DragInstruction.from_user(call["handles"], call["targets"], call.get("mask"), size)
     if isinstance(call.get("motion"), list):
         PathMotion(call["motion"]).check(instruction)
+    check_prompt(call["prompt"])
     return (instruction.handles == instruction.targets).all(dim=-1).tolist()
 
 
@@ -346,6 +358,8 @@ def _check_identity_lora(args: argparse.Namespace, settings: DragSettings) -> No
         )
     if args.load_identity_lora is not None and not args.load_identity_lora.is_dir():
         raise CommandError(f"--load-identity-lora: there is no folder `{args.load_identity_lora}`.")
+    if args.load_identity_lora is not None:
+        _read_identity_lora(args.load_identity_lora)
     saved = args.save_identity_lora
     if saved is not None and saved.exists() and not saved.is_dir():
         raise CommandError(f"--save-identity-lora: `{saved}` is a file; a folder is made there.")
@@ -366,7 +380,14 @@ def _check_results(args: argparse.Namespace, files: dict[str, Path]) -> None:
         raise CommandError(f"{', '.join(folders)} must be free for a file, got a folder: choose another --out.")
     lora = args.save_identity_lora
     if lora is not None:
+        if any(each in (lora.absolute(), *lora.absolute().parents) for each in map(Path.absolute, files.values())):
+            raise CommandError(f"--save-identity-lora: `{lora}` is where a result is to be; choose another folder.")
         files = {**files, "identity LoRA": lora}
+    for given in (args.image, args.mask):
+        if given is not None and any(
+            path.exists() and given.exists() and path.samefile(given) for path in files.values()
+        ):
+            raise CommandError(f"`{given}` would be overwritten by a result: choose another --out.")
     existing = [str(path) for path in files.values() if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if existing and not args.force:
         raise CommandError(
@@ -386,6 +407,13 @@ def _check_writable(flag: str, folder: Path) -> None:
         raise CommandError(f"{flag}: no permission to write to the folder `{there}`.")
 
 
+def _check_space(folder: Path, image: Image.Image) -> None:
+    """Refuse a disk that has no room for the edited picture; what an edit may write beside it is smaller, mostly."""
+    needed, free = image.width * image.height * 3, shutil.disk_usage(folder).free
+    if free < needed:
+        raise CommandError(f"--out: `{folder}` has {free:,} bytes left, and the picture alone may need {needed:,}.")
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -398,16 +426,15 @@ def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from .. import EMBEDDED_CHECKPOINT, DynaDragPipeline
+    from .. import DynaDragPipeline
 
-    model = str(EMBEDDED_CHECKPOINT) if args.model is None else args.model
+    model = _model_folder(args)
     if args.quiet:
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
     try:
-        folder = Path(model).expanduser()
         pipe = DynaDragPipeline.from_pretrained(
-            str(folder) if folder.is_dir() else model,
+            model,
             dtype=getattr(torch, args.dtype),
             safety_checker=None,  # not used, so its gigabyte is not downloaded either
         )
@@ -421,18 +448,35 @@ def _load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
         pipe.to(args.device)
     pipe.set_progress_bar_config(disable=args.quiet)
     if args.load_identity_lora is not None:
-        try:
-            pipe.load_identity_lora(args.load_identity_lora)
-        except (OSError, ValueError) as error:
-            raise CommandError(f"--load-identity-lora: {one_line(error)}") from error
+        pipe.load_identity_lora(args.load_identity_lora)
     return pipe
+
+
+def _model_folder(args: argparse.Namespace) -> str:
+    """Where the model is: a folder, or else an id of the Hub."""
+    if args.model is None:
+        return str(EMBEDDED_CHECKPOINT)
+    folder = os.path.expanduser(args.model)
+    return folder if os.path.isdir(folder) else args.model
+
+
+def _read_identity_lora(folder: Path) -> None:
+    """Read a LoRA once before the model is loaded, to see that it is one."""
+    from ..identity_lora import IdentityLora
+
+    try:
+        IdentityLora.load(folder)
+    except Exception as error:  # damaged files make the libraries raise anything
+        raise CommandError(f"--load-identity-lora: {_short(error)}") from error
 
 
 def _load_preview_vae(args: argparse.Namespace, pipe: DynaDragPipeline) -> Any:
     from diffusers import AutoencoderTiny
 
     try:
-        return AutoencoderTiny.from_pretrained(args.preview_vae, dtype=pipe.vae.dtype).to(args.device)
+        return AutoencoderTiny.from_pretrained(os.path.expanduser(args.preview_vae), dtype=pipe.vae.dtype).to(
+            args.device
+        )
     except Exception as error:
         raise CommandError(f"--preview-vae: cannot load `{args.preview_vae}`: {_short(error)}") from error
 
@@ -469,6 +513,10 @@ def _run(pipe: DynaDragPipeline, job: _Job, seed: int) -> DynaDragPipelineOutput
         raise CommandError(
             "not enough memory on the GPU: try --dtype float16, a smaller --processing-resolution, or --device cpu."
         ) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # what torch says on the CPU
+            raise
+        raise CommandError("not enough memory: try a smaller --processing-resolution, or --low-memory.") from error
     return cast("DynaDragPipelineOutput", output)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST_LINE = 1000
+"""Letters of a message; the longest of ours list the names of all options."""
+
 
 class CommandError(Exception):
     """What the user can put right; the command line shows it as one line, and exits with 2."""
@@ -15,7 +18,7 @@ class NotSaved(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line; its class, if it has none.
+    """The message of an error on one line of bearable length; its class, if it has none.
 
     Args:
         error (`BaseException`): of any kind.
@@ -27,7 +30,8 @@ def one_line(error: BaseException) -> str:
         >>> one_line(ValueError("not\\n  here"))
         'not here'
     """
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}..."
 
 
 @contextmanager
