@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 from motion_predictor.common.checks import got
 from motion_predictor.points import Points
 
-from .components import check_call, check_components, frozen_components, native_edit_size
+from .components import check_call, check_components, check_prompt_embeds, frozen_components, native_edit_size
 from .denoiser import Condition, UNetDenoiser
 from .drag_edit import DragEdit
 from .drag_engine import DragEngine, Reference, make_engine
@@ -48,6 +49,9 @@ ONCE_PER_PICTURE = (
 )
 """Settings that a session is opened with, and that a drag in it can't change."""
 
+_TOKENIZING = threading.Lock()
+"""A tokenizer keeps the padding and the limit of its last call: threads that share one take turns."""
+
 FindLora = Callable[["DragSession"], IdentityLora | None]
 
 
@@ -63,6 +67,7 @@ class DragSession:
         picture (`torch.Tensor` of shape `(1, 3, height, width)`): the input in [0, 1], at its own size.
         progress_bar (`Callable`): `(total, description) -> context manager with update()`.
         prompt (`str`): a description of the picture.
+        given_embeds (`torch.Tensor` of shape `(1, tokens, width)`, *optional*): the text condition, without a prompt.
         seed (`int`): of the identity LoRA, and of the strategy `"random"`.
         cross_attention_kwargs (`dict`, *optional*): for the attention processors; `scale` weighs the user's LoRAs.
         decode_preview (`Callable`, *optional*): decodes previews, if another than the VAE does.
@@ -90,6 +95,7 @@ class DragSession:
     picture: torch.Tensor
     progress_bar: Callable[[int, str], Any]
     prompt: str = ""
+    given_embeds: torch.Tensor | None = None
     seed: int = 0
     cross_attention_kwargs: dict[str, Any] | None = None
     decode_preview: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -150,10 +156,11 @@ class DragSession:
     @property
     def fit_key(self) -> str:
         """SHA-256 of the content of all that a fit of the LoRA depends on, inside [`DragSession.working`]."""
+        sample = self.draw_latents(torch.Generator().manual_seed(self.seed))
         return fit_key(
             self.models.unet,
             self.models.scheduler.config,
-            self.image_latents,
+            torch.cat([self.image_latents, sample]),
             Condition(self.prompt_embeds, self._attention_kwargs),
             LoraSettings.of(self.settings),
             self.seed,
@@ -164,6 +171,7 @@ class DragSession:
         """Raise a ValueError if settings and components don't fit."""
         check_components(self.models, self.settings)
         check_call(self.models, self.settings, self.cross_attention_kwargs)
+        check_prompt_embeds(self.given_embeds, self.prompt, self.models.unet)
 
     # --- what a picture costs once ---
 
@@ -172,19 +180,25 @@ class DragSession:
         with self.working():
             self.edit_picture = resize_picture(self.picture, self.size).to(self.models._execution_device)
             self.image_latents, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
-            self.prompt_embeds = embed_prompt(self.models, self.prompt).to(self.models.unet.dtype)
+            given, unet = self.given_embeds, self.models.unet
+            embeds = embed_prompt(self.models, self.prompt) if given is None else given.detach()
+            self.prompt_embeds = embeds.to(self.models._execution_device, unet.dtype)
+
+    def draw_latents(self, generator: torch.Generator) -> torch.Tensor:
+        """A sample of the posterior of z_0, which the identity LoRA is fitted to. Model: the VAE's encoder, once."""
+        if self._sample_latents is None:
+            _, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
+        return self._sample_latents(generator)
 
     def fit_identity_lora(self) -> IdentityLora:
         """Fit a LoRA to the picture. Models: the UNet with gradients, and the VAE's encoder for samples."""
         settings = self.settings
         with self.working():
-            if self._sample_latents is None:
-                _, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
             condition = Condition(self.prompt_embeds, self._attention_kwargs)
             return fit_identity_lora(
                 UNetDenoiser(self.models.unet, condition),
                 self.models.scheduler.config,
-                self._sample_latents,
+                self.draw_latents,
                 LoraSettings.of(settings),
                 seed=self.seed,
                 picture=self.fingerprint,
@@ -381,5 +395,6 @@ class _Held:
 def embed_prompt(models: Any, prompt: str) -> torch.Tensor:
     """`(1, tokens, width)` of a prompt, with the words of textual inversions that a pipeline has loaded."""
     convert = getattr(models, "maybe_convert_prompt", None)
-    text = prompt if convert is None else convert(prompt, models.tokenizer)
-    return encode_prompt(models.tokenizer, models.text_encoder, text, models._execution_device)
+    with _TOKENIZING:
+        text = prompt if convert is None else convert(prompt, models.tokenizer)
+        return encode_prompt(models.tokenizer, models.text_encoder, text, models._execution_device)

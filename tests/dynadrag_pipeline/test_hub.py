@@ -140,7 +140,7 @@ class TestWithThePackage:
     )
     def test_every_way_to_the_same_weights_gives_the_same_picture(self, installed, expected, way):
         assert torch.equal(installed.pictures[way], expected)
-        assert installed.facts[f"{way} by"] == "motion_predictor"
+        assert installed.facts[f"{way} by"] == "predicted"
 
     def test_no_code_of_a_repository_is_run(self, installed):
         assert installed.facts["remote code"] == []
@@ -162,7 +162,7 @@ class TestWithoutThePackage:
     def test_the_code_that_came_along_edits_bit_for_bit_alike(self, not_installed, expected, way):
         assert not_installed.facts["really not installed"]
         assert torch.equal(not_installed.pictures[way], expected)
-        assert not_installed.facts[f"{way} by"] == "motion_predictor"
+        assert not_installed.facts[f"{way} by"] == "predicted"
 
     def test_trust_is_asked_for(self, not_installed):
         assert "trust_remote_code=True" in not_installed.facts["without trust"]
