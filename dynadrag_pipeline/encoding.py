@@ -9,6 +9,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from motion_predictor.common.checks import got
+
 logger = logging.get_logger(__name__)
 
 
@@ -36,7 +38,7 @@ def encode_prompt(
     whole = tokenizer(prompt, verbose=False).input_ids
     if len(whole) > limit:
         cut = tokenizer.decode(whole[limit - 1 : -1])
-        logger.warning(f"`prompt` must have at most {limit} tokens, got {len(whole)}: this is left out: {cut!r}.")
+        logger.warning(f"`prompt` must have at most {limit} tokens, got {len(whole)}: this is left out: {got(cut)}.")
     embedding = text_encoder(ids.to(device)).last_hidden_state
     return embedding if unet is None else embedding.to(unet.dtype)
 
