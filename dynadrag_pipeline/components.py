@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.models.embeddings import MultiIPAdapterImageProjection
 
 from motion_predictor.common.checks import check_number, got, naming
 
+from .ddim_inversion import make_ddim_schedulers
 from .encoding import decode_latents
 from .identity_lora import check_fit_beside, scaled_adapters, tuner_layers
 from .kv_replacement import self_attention_layers
@@ -42,6 +45,8 @@ def check_components(components: Any, settings: DragSettings | None = None) -> N
             raise ValueError(
                 f"`{name}` is missing: load or pass this component; only the motion predictor may be None."
             )
+    _check_vae(components.vae)
+    _check_unet(components.unet)
     _check_widths(components.unet, components.vae, components.text_encoder)
     _check_tokens(components.tokenizer, components.text_encoder)
     check_layers(components.unet, settings.feature_block, settings.kv_start_layer)
@@ -149,10 +154,14 @@ def channels_last_on_cpu(unet: UNet2DConditionModel) -> Iterator[None]:
     An edit takes some 6 % less time for it (docs/notebook/performance.md). Afterwards their strides are those of
     before, so that the UNet computes what it did, to the bit. On other devices nothing is done.
     """
+    adapted = {each for layer in tuner_layers(unet).values() for each in layer.parameters()}
     strides = {
         parameter: parameter.stride()
         for parameter in unet.parameters()
-        if parameter.ndim == 4 and parameter.device.type == "cpu" and parameter.is_contiguous()
+        if parameter.ndim == 4
+        and parameter.device.type == "cpu"
+        and parameter.is_contiguous()
+        and parameter not in adapted  # some adapters view kernels as matrices
     }
     try:
         for kernel in strides:
@@ -224,7 +233,65 @@ def native_edit_size(
     return edit_size((picture.shape[-2], picture.shape[-1]), short_side, factor)
 
 
-def _check_widths(unet: Any, vae: Any, text_encoder: Any) -> None:
+def check_unet_config(config: Mapping[str, Any]) -> None:
+    """Raise a ValueError for the config of a UNet that is not Stable Diffusion 1.x's or 2.x's; no weights are needed.
+
+    Each of these is something that such a UNet is given beside latent, timestep and prompt, or does in another way.
+    """
+    conditions = ("addition_embed_type", "class_embed_type", "num_class_embeds", "dual_cross_attention")
+    if any(config.get(name) for name in conditions):
+        raise ValueError(
+            "`unet` wants more conditions than a prompt, as Stable Diffusion XL's does; use a 1.x or 2.x UNet."
+        )
+    hidden = config.get("encoder_hid_dim_type")
+    if hidden is not None and hidden != "ip_image_proj":
+        raise ValueError(f"`unet` must take a prompt as it is, got one with a projection of {hidden!r} before it.")
+    if config.get("time_cond_proj_dim") is not None:
+        raise ValueError(
+            "`unet` must predict noise for itself, got one that was distilled to be told a guidance scale, as latent "
+            "consistency models are: use the model that it was distilled from."
+        )
+    if np.any(config.get("only_cross_attention", False)):
+        raise ValueError("`unet` must have self-attention, got one with `only_cross_attention`.")
+    inputs, outputs = (config.get(name, 4) for name in ("in_channels", "out_channels"))
+    if inputs != outputs:
+        raise ValueError(
+            f"`unet` has {inputs} input and {outputs} output channels: they must be "
+            "equal (inpainting UNets with 9 channels can't be dragged)."
+        )
+
+
+def check_prompt_embeds(prompt_embeds: Any, prompt: Any, unet: UNet2DConditionModel) -> None:
+    """Raise a ValueError unless `prompt_embeds` is None, or an embedding that may take the place of a prompt."""
+    if prompt_embeds is None:
+        return
+    if prompt:
+        raise ValueError(f"`prompt` must be empty beside `prompt_embeds`, got {got(prompt)}.")
+    widths = unet.config.cross_attention_dim
+    width = widths[0] if isinstance(widths, (list, tuple)) else widths
+    if not isinstance(prompt_embeds, torch.Tensor) or not prompt_embeds.is_floating_point():
+        raise ValueError(f"`prompt_embeds` must be a tensor of numbers, got {got(prompt_embeds)}.")
+    shape = tuple(prompt_embeds.shape)
+    if len(shape) != 3 or shape[0] != 1 or not shape[1] or shape[2] != width:
+        raise ValueError(f"`prompt_embeds` must have the shape (1, tokens, {width}), got {shape}.")
+    if not torch.isfinite(prompt_embeds).all():
+        raise ValueError("`prompt_embeds` must be finite, got values that are not.")
+
+
+def _check_vae(vae: Any) -> None:
+    if not isinstance(getattr(vae, "_orig_mod", vae), (AutoencoderKL, AutoencoderTiny)):
+        raise ValueError(
+            f"`vae` must be an AutoencoderKL or AutoencoderTiny, got {type(vae).__name__}: others decode by chance, "
+            "or want more than a latent. Take the one that the checkpoint came with."
+        )
+    shifts = [name for name in ("shift_factor", "latents_mean", "latents_std") if vae.config.get(name)]
+    if shifts:
+        raise ValueError(
+            f"`vae` must scale its latents alone, as Stable Diffusion's does, got one with a {shifts[0]}."
+        )
+
+
+def _check_unet(unet: Any) -> None:
     if isinstance(unet, torch._dynamo.OptimizedModule) or getattr(unet, "_compiled_call_impl", None) is not None:
         raise ValueError(
             "`unet` is compiled as a whole, which would miss the hook that reads its features: compile its blocks, "
@@ -232,19 +299,33 @@ def _check_widths(unet: Any, vae: Any, text_encoder: Any) -> None:
         )
     if not isinstance(unet, UNet2DConditionModel):
         raise ValueError(f"`unet` must be a UNet2DConditionModel, got {type(unet).__name__}.")
-    config = unet.config
-    if config.addition_embed_type is not None or config.class_embed_type is not None:
+    if isinstance(unet.encoder_hid_proj, MultiIPAdapterImageProjection) or any(
+        "IPAdapter" in type(processor).__name__ for processor in unet.attn_processors.values()
+    ):
         raise ValueError(
-            "`unet` wants more conditions than a prompt, as Stable Diffusion XL's does; use a 1.x or 2.x UNet."
+            "`unet` carries an IP-Adapter, which wants a picture as its prompt: call `unload_ip_adapter()` of the "
+            "pipeline that loaded it."
         )
+    check_unet_config(unet.config)
+    for module in unet.modules():
+        hooks = sorted(getattr(getattr(module, "_diffusers_hook", None), "hooks", ()))
+        if hooks:
+            raise ValueError(
+                f"`unet` must keep its weights where gradients find them, got the hook {hooks[0]!r} on them: load it "
+                "without, and save memory by `enable_model_cpu_offload()` or `enable_sequential_cpu_offload()`."
+            )
+
+
+def _check_widths(unet: UNet2DConditionModel, vae: Any, text_encoder: Any) -> None:
+    config = unet.config
     latent_channels = vae.config.latent_channels
-    if config.in_channels != latent_channels or config.out_channels != latent_channels:
+    if config.in_channels != latent_channels:
         raise ValueError(
             f"`unet` has {config.in_channels} input and {config.out_channels} output channels, the VAE's latents "
-            f"{latent_channels}: they must be equal (inpainting UNets with 9 channels can't be dragged)."
+            f"{latent_channels}: they must be equal."
         )
     width, expected = text_encoder.config.hidden_size, config.cross_attention_dim
-    if width not in (expected if isinstance(expected, (list, tuple)) else [expected]):
+    if any(each != width for each in (expected if isinstance(expected, (list, tuple)) else [expected])):
         raise ValueError(f"`text_encoder` has width {width}, but `unet` attends to width {expected}.")
 
 
@@ -255,12 +336,16 @@ def _check_tokens(tokenizer: Any, text_encoder: Any) -> None:
 
 
 def _check_weights(unet: UNet2DConditionModel) -> None:
-    if any(getattr(module, "fused_projections", False) for module in unet.modules()):
+    if any("Fused" in type(processor).__name__ for processor in unet.attn_processors.values()):
         raise ValueError(
             "`unet` has fused QKV projections, which hide keys and values: call `unfuse_qkv_projections()`."
         )
-    if any(parameter.dtype.itemsize == 1 for parameter in unet.parameters()):
-        raise ValueError("`unet` has 8-bit weights, which gradients can't pass: use float32, bfloat16 or float16.")
+    for name, weight in unet.named_parameters():
+        if type(weight) is not torch.nn.Parameter or not weight.is_floating_point() or weight.dtype.itemsize == 1:
+            raise ValueError(
+                f"`unet` must have weights in float32, bfloat16 or float16, as gradients need them, got "
+                f"quantised ones, a {type(weight).__name__} in {weight.dtype} at {name}: load it without quantisation."
+            )
     if any(layer.merged for layer in tuner_layers(unet).values()):
         raise ValueError("`unet` has a fused LoRA, which would be changed by the edit: call `unfuse_lora()`.")
 
@@ -274,8 +359,19 @@ def _check_scheduler(scheduler: Any) -> None:
         )
     if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
         raise ValueError(f"`scheduler` must predict epsilon or v_prediction, got {config.prediction_type!r}.")
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
+        raise ValueError(
+            "`scheduler` must be without `rescale_betas_zero_snr` where epsilon is predicted, which says nothing of a "
+            "picture in pure noise: take the UNet's own noise schedule, or a UNet that predicts v."
+        )
     if config.get("thresholding"):
         raise ValueError("`scheduler` uses thresholding, which can't be inverted: use one without.")
+    try:
+        make_ddim_schedulers(config, 1)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`scheduler` must have a noise schedule that DDIM can take over, got one with: {error}"
+        ) from error
 
 
 def _check_attention_kwargs(unet: UNet2DConditionModel, kwargs: Any) -> None:

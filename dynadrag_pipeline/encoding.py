@@ -7,7 +7,12 @@ from collections.abc import Callable
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from motion_predictor.common.checks import got
+
+logger = logging.get_logger(__name__)
 
 TOKENIZING = threading.Lock()
 """A tokenizer switches its padding on and off in itself: pipelines in two threads that share one would disturb it."""
@@ -25,21 +30,20 @@ def encode_prompt(
     Args:
         tokenizer (`CLIPTokenizer`): goes with `text_encoder`.
         text_encoder (`CLIPTextModel`): on `device`.
-        prompt (`str`): a description of the picture; what is longer than the tokenizer's limit is left out.
+        prompt (`str`): a description of the picture; what is longer than the limit is left out, with a warning.
         device (`torch.device` or `str`, defaults to `"cpu"`): where to compute.
         unet (`UNet2DConditionModel`, *optional*): that the embedding is for, in whose precision it is then given.
 
     Returns:
         `torch.Tensor` of shape `(1, tokens, width)`: in the text encoder's precision if there is no `unet`.
     """
+    limit = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
     with TOKENIZING:
-        ids = tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
+        ids = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
+        whole = tokenizer(prompt, verbose=False).input_ids
+    if len(whole) > limit:
+        cut = tokenizer.decode(whole[limit - 1 : -1])
+        logger.warning(f"`prompt` must have at most {limit} tokens, got {len(whole)}: this is left out: {got(cut)}.")
     embedding = text_encoder(ids.to(device)).last_hidden_state
     return embedding if unet is None else embedding.to(unet.dtype)
 

@@ -8,20 +8,28 @@ code of a repository is run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
-from huggingface_hub import ModelCard
+from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers.utils import logging
+from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
 from motion_predictor.common.atomic_file import atomic_file
+from motion_predictor.common.json_file import read_json
 from motion_predictor.common.travelling import CARD_FILE, REMOTE_CODE, TravellingMixin
+
+from .components import check_unet_config
+
+logger = logging.get_logger(__name__)
 
 PIPELINE = ("pipeline", "DynaDragPipeline")
 PREDICTOR = ("modeling_motion_predictor", "MotionPredictorModel")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision")
 NETWORKS = ("text_encoder", "vae", "unet", "motion_predictor")
 INSTALLED_PREDICTOR = ("motion_predictor.modeling_motion_predictor", "MotionPredictorModel")
 
@@ -72,7 +80,8 @@ class HubMixin(TravellingMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a pipeline from a folder or from the Hub, and refuse networks with gaps.
 
-        The libraries would fill these at random, and say so in their log alone.
+        The libraries would fill these at random, and say so in their log alone. What is not a Stable Diffusion 1.x or
+        2.x is refused by its index, before any weights are read or downloaded.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): a folder, or the id of a repository on the Hub.
@@ -83,14 +92,33 @@ class HubMixin(TravellingMixin):
 
         Raises:
             OSError: if something is not there.
-            ValueError: if the weights of a network are not all there, or are not its own.
+            ValueError:
+                if it is another kind of pipeline, or the weights of a network are not all there, or are not its own.
         """
+        options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        index = find_json(pretrained_model_name_or_path, "model_index.json", options)
+        if index is not None:
+            check_index(index, pretrained_model_name_or_path, kwargs)
+            warn_of_unused(
+                cls, [name for name in components_of(index) if name not in kwargs], index.get("_class_name")
+            )
+        if "unet" not in kwargs:
+            config = find_json(pretrained_model_name_or_path, "unet/config.json", options)
+            if config is not None:
+                check_unet_config(config)
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         for name in NETWORKS:
             network = pipe.components.get(name)
             if name not in kwargs and isinstance(network, (ModelMixin, PreTrainedModel)):
                 check_loaded_weights(name, network, kwargs.get("variant"), kwargs.get("use_safetensors"))
         return pipe
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """Make a pipeline of the models of another, as diffusers does, and warn of those that have no part in it."""
+        others = [name for name, component in pipeline.components.items() if component is not None]
+        warn_of_unused(cls, others, type(pipeline).__name__)
+        return super().from_pipe(pipeline, **kwargs)
 
     def save_config(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save the index, the code and, if the folder has none, a card."""
@@ -157,6 +185,54 @@ class HubMixin(TravellingMixin):
             predicted="." if self.motion_predictor else ", if you pass one; without, they go straight.",
             parts="\n".join(_parts(self.components)),
             licence=f"Licence of the weights: {license}." if license else "The weights have licences of their own.",
+        )
+
+
+def find_json(source: Any, name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A JSON file of a folder, or of a repository on the Hub; `None` if there is none: diffusers will say so."""
+    folder = Path(source)
+    try:
+        file = folder / name if folder.is_dir() else Path(hf_hub_download(str(source), name, **options))
+        return read_json(file, "load from a folder or repository that is whole")
+    except (OSError, HFValidationError):
+        return None
+
+
+def check_index(index: Mapping[str, Any], source: Any, passed: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an index is of another pipeline than a Stable Diffusion 1.x or 2.x.
+
+    Args:
+        index (`Mapping`): of `model_index.json`.
+        source (`str` or `os.PathLike`): where it is.
+        passed (`Mapping`): components that don't come from there, among others.
+    """
+    named = components_of(index)
+    second = [name for name in named if name in ("text_encoder_2", "text_encoder_3", "transformer")]
+    missing = [name for name in ("vae", "text_encoder", "unet") if name not in named and name not in passed]
+    unet = [] if "unet" in passed or missing else [named["unet"]]
+    if second or missing or unet not in ([], [UNet2DConditionModel.__name__]):
+        what = f"with a {second[0]}" if second else f"without a {missing[0]}" if missing else f"with a {unet[0]}"
+        raise ValueError(
+            f"`pretrained_model_name_or_path` must be a Stable Diffusion 1.x or 2.x, got `{source}`, a "
+            f"{index.get('_class_name')} {what}."
+        )
+
+
+def components_of(index: Mapping[str, Any]) -> dict[str, Any]:
+    """The components of an index, and the names of their classes; without those that are not there."""
+    entries = {name: entry for name, entry in index.items() if not name.startswith("_")}
+    return {
+        name: entry[1] for name, entry in entries.items() if isinstance(entry, (list, tuple)) and entry[-1] is not None
+    }
+
+
+def warn_of_unused(cls: Any, names: Sequence[str], whose: Any) -> None:
+    """Warn of components of another pipeline that have no place in ours, such as the network that controls it."""
+    expected, _ = cls._get_signature_keys(cls)
+    unused = [name for name in names if name not in expected]
+    if unused:
+        logger.warning(
+            f"{cls.__name__} takes nothing over of `{'`, `'.join(unused)}` of the {whose}: edits go without."
         )
 
 

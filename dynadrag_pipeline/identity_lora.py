@@ -13,6 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,10 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from diffusers.utils import logging
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
@@ -179,60 +182,114 @@ def fit_key(
 ) -> str:
     """SHA-256 over the content of everything that a fit depends on, whatever it is called.
 
-    Weights count by a few sums of each tensor, which takes milliseconds where a fit takes minutes.
+    Args:
+        unet (`UNet2DConditionModel`): with the user's adapters, of which names don't count, but weights and scales do.
+        scheduler_config (`FrozenDict`): noise schedule and prediction type.
+        image_latents (`torch.Tensor` of shape `(samples, channels, h, w)`):
+            of the picture: the posterior's mean, and a sample, which knows its spread.
+        condition ([`Condition`]): prompt and `cross_attention_kwargs`.
+        settings ([`LoraSettings`]): steps, rank and learning rate.
+        seed (`int`): of the fit.
+        picture (`str`): its fingerprint, from [`picture_fingerprint`].
     """
     content = [
         *settings,
         seed,
         picture,
-        sorted(scheduler_config.items(), key=lambda item: item[0]),
-        sorted((condition.cross_attention_kwargs or {}).items(), key=lambda item: item[0]),
-        *(tensor.detach().float().cpu().numpy().tobytes() for tensor in (image_latents, condition.prompt_embeds)),
+        _content(dict(scheduler_config)),
+        _content(condition.cross_attention_kwargs or {}),
+        tensor_digests([image_latents, condition.prompt_embeds]),
         _network_content(unet),
     ]
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _network_content(unet: UNet2DConditionModel) -> list[Any]:
-    """What tells two UNets apart: sums of the weights, adapters with their scales, processors, FreeU."""
-    tensors = {name: each for name, each in (*unet.named_parameters(), *unet.named_buffers()) if not each.is_meta}
+    """What tells two UNets apart: architecture, weights, adapters with their scales, processors, hooks, FreeU."""
+    tensors = {**dict(unet.named_parameters()), **dict(unet.named_buffers())}
+    stored = [_stored(unet, name, each) for name, each in tensors.items()]
     return [
-        id(unet) if len(tensors) < len(unet.state_dict()) else None,  # weights that are offloaded can't be read
+        _content({name: value for name, value in unet.config.items() if not name.startswith("_")}),
         [(name, tuple(each.shape), each.dtype) for name, each in tensors.items()],
-        weight_sums([each.detach() for each in tensors.values()]),
+        tensor_digests([_in_memory_order(each) for each in stored]),
+        [(type(each).__qualname__, *each._forward_pre_hooks, *each._forward_hooks) for each in unet.modules()],
         [
-            (name, tuple(layer.active_adapters), layer.disable_adapters, sorted(layer.scaling.items()))
-            for name, layer in lora_layers(unet).items()
+            (tuple(layer.active_adapters), layer.disable_adapters, _content(getattr(layer, "scaling", None)))
+            for layer in tuner_layers(unet).values()
         ],
-        [(name, type(processor).__name__) for name, processor in unet.attn_processors.items()],
+        [
+            (type(each).__qualname__, None if isinstance(each, torch.nn.Module) else _content(vars(each)))
+            for each in unet.attn_processors.values()
+        ],
         [[getattr(block, factor, None) for factor in ("s1", "s2", "b1", "b2")] for block in unet.up_blocks],
     ]
 
 
-def weight_sums(tensors: Sequence[torch.Tensor]) -> list[tuple[float, ...]]:
-    """Numbers that change with the values of tensors, and with their places: norm, sum and a ramp's product of each.
+def _content(value: Any) -> Any:
+    """A value in words that are the same for the same content: of a tensor, `repr` would show a few numbers."""
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.dtype, tensor_digests([value]))
+    if isinstance(value, Mapping):
+        return [(str(name), _content(each)) for name, each in sorted(value.items(), key=lambda item: str(item[0]))]
+    if isinstance(value, (list, tuple)):
+        return [_content(each) for each in value]
+    return repr(value)
+
+
+def _stored(unet: UNet2DConditionModel, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A weight of a UNet, also if it is offloaded: then its layer's hook has it in the host's memory."""
+    if not tensor.is_meta:
+        return tensor
+    layer, _, own = name.rpartition(".")
+    hook: Any = getattr(unet.get_submodule(layer), "_hf_hook", None)
+    for each in getattr(hook, "hooks", [hook]):
+        if getattr(each, "weights_map", None) is not None:
+            return each.weights_map[own]
+    raise ValueError(f"`unet` must have weights that can be read, got none at {name}.")
+
+
+def _in_memory_order(tensor: torch.Tensor) -> torch.Tensor:
+    """A dense tensor with its axes in the order in which they lie in memory, so that flattening it copies nothing."""
+    return tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
+
+
+def tensor_digests(tensors: Sequence[torch.Tensor]) -> list[str]:
+    """SHA-256 each of sums over tensors: another for one that differs in a bit, or has two values exchanged.
+
+    Cryptography over all bytes would take seconds for a UNet. So their bits are laid out as a table of whole numbers,
+    whose rows and columns are summed, without rounding; on the device, and at the speed of its memory.
 
     Example:
-        >>> weight_sums([torch.tensor([3.0, 4.0])]) == weight_sums([torch.tensor([4.0, 3.0])])
+        >>> tensor_digests([torch.tensor([3.0, 4.0])]) == tensor_digests([torch.tensor([4.0, 3.0])])
         False
     """
     sums = []
     for tensor in tensors:
-        values = tensor.flatten().to(torch.promote_types(tensor.dtype, torch.float32))
-        rows = values[: len(values) // 64 * 64].unflatten(0, (-1, 64)).sum(dim=0) if len(values) > 64 else values
-        ramp = torch.arange(1, len(rows) + 1, device=rows.device, dtype=rows.dtype)
-        sums.append(torch.stack([values.norm(), values.sum(), rows @ ramp]))
-    return [tuple(each) for each in torch.stack([each.cpu() for each in sums]).tolist()] if sums else []
+        values = tensor.detach().flatten()
+        if values.storage_offset() * values.element_size() % 8:
+            values = values.clone()
+        octets = values.view(torch.uint8)
+        if len(octets) % 512:
+            octets = F.pad(octets, (0, -len(octets) % 512))
+        table = octets.view(torch.int64).unflatten(0, (-1, 64))
+        sums.append(torch.cat([table.sum(dim=1), table.sum(dim=0)]))
+    return [hashlib.sha256(each.cpu().numpy().tobytes()).hexdigest() for each in sums]
 
 
 def check_fit_beside(unet: UNet2DConditionModel) -> None:
-    """Raise a ValueError if the attention carries adapters that a LoRA can't be fitted beside."""
+    """Raise a ValueError if a UNet carries adapters that an identity LoRA can't be fitted beside."""
+    if ADAPTER_NAME in getattr(unet, "peft_config", {}):
+        raise ValueError(
+            f"`unet` must have no adapter called {ADAPTER_NAME!r}, the identity LoRA's name: load yours under "
+            "another `adapter_name`, or an identity LoRA by `load_identity_lora()`."
+        )
     suffixes = tuple(f".{target}" for target in TARGET_MODULES)
     for name, layer in tuner_layers(unet).items():
-        if name.endswith(suffixes) and not isinstance(layer, LoraLayer):
+        if name.endswith(suffixes) and (not isinstance(layer, LoraLayer) or isinstance(layer, AdaLoraLayer)):
+            kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
             raise ValueError(
-                f"`unet` must have no adapters but LoRAs on its attention, got {type(layer).__name__} on {name}: "
-                "unload it, or pass `identity_lora_steps=0`."
+                f"`unet` must have no adapters but LoRAs on its attention, got {kind} on {name}: unload it, or pass "
+                "`identity_lora_steps=0`."
             )
 
 
@@ -306,7 +363,7 @@ def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None
     }
     if expected != {key: tuple(value.shape) for key, value in lora.state_dict.items()}:
         raise ValueError("The identity LoRA does not fit this UNet: it was made for another architecture.")
-    if any(layer.weight.is_meta for layer in projections.values()):
+    if any(layer.weight.is_meta for layer in projections.values()) or _any_looks_at_its_base(unet):
         with attached_as_adapter(unet, lora):
             yield
         return
@@ -334,7 +391,9 @@ def attached_identity_lora(unet: UNet2DConditionModel, lora: IdentityLora | None
 def attached_as_adapter(unet: UNet2DConditionModel, lora: IdentityLora) -> Iterator[None]:
     """Context in which the UNet carries `lora` as an adapter beside the weights, not in them.
 
-    For a UNet whose weights are offloaded one by one: there is nothing to add to. Each pass takes a little longer.
+    For a UNet whose weights are offloaded one by one: there is nothing to add to. And for one with a DoRA of the
+    user's, which scales what it is added to: while `lora` was fitted, that was the weights without it. Each pass takes
+    a little longer.
     """
     with _identity_adapter(unet, _lora_config(lora.rank, lora.alpha), seed=0):
         set_peft_model_state_dict(unet, lora.state_dict, adapter_name=ADAPTER_NAME)
@@ -354,19 +413,27 @@ def attention_projections(unet: UNet2DConditionModel) -> dict[str, torch.nn.Line
 
 @contextmanager
 def scaled_adapters(model: torch.nn.Module, scale: float) -> Iterator[None]:
-    """Context in which the user's own active LoRAs in a model count `scale` times.
+    """Context in which the user's own active adapters in a model count `scale` times.
 
     That is the `scale` of `cross_attention_kwargs`. The UNet would apply it to every adapter, the identity LoRA among
     them; so it is applied here, first.
+
+    Raises:
+        ValueError: if they are of a kind that has no scale.
     """
-    before = {name: dict(layer.scaling) for name, layer in lora_layers(model).items()}
+    scaled = {} if scale == 1 else tuner_layers(model)
+    for name, layer in scaled.items():
+        if not hasattr(layer, "scale_layer") or not isinstance(getattr(layer, "scaling", None), dict):
+            kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
+            raise ValueError(f"`cross_attention_kwargs['scale']` must be 1 beside {kind} on {name}, got {scale!r}.")
+    before = [(layer, dict(layer.scaling)) for layer in scaled.values()]
     try:
-        for layer in lora_layers(model).values():
+        for layer, _ in before:
             layer.scale_layer(scale)
         yield
     finally:
-        for name, layer in lora_layers(model).items():
-            layer.scaling.update(before[name])
+        for layer, scaling in before:
+            layer.scaling.update(scaling)
 
 
 def _denoising_loss(
@@ -409,19 +476,18 @@ def _identity_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int)
     diffusers' own calls are made for users who switch adapters: adding one switches the others off, `set_adapters`
     resets their scales, and deleting one leaves its wrappers behind. Hence the layers are handled one by one here.
     """
-    before = {
-        name: (list(layer.active_adapters), layer.disable_adapters) for name, layer in tuner_layers(unet).items()
-    }
+    before = _adapter_states(unet)
     configs = dict(unet.peft_config) if hasattr(unet, "peft_config") else None
     requires_grad = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
     try:
         _inject(unet, config)
+        _restore_states(before)
         ours = {name: layer for name, layer in lora_layers(unet).items() if ADAPTER_NAME in layer.lora_A}
         _draw_matrices(ours, seed)
-        for name, layer in ours.items():
-            active, disabled = before.get(name, ([], False))
+        for layer in ours.values():
+            theirs = [] if layer.disable_adapters else layer.active_adapters
             layer.enable_adapters(True)
-            layer.set_adapter([*([] if disabled else active), ADAPTER_NAME])
+            layer.set_adapter([*(each for each in theirs if each != ADAPTER_NAME), ADAPTER_NAME])
         yield
     finally:
         _detach(unet, before)
@@ -431,6 +497,24 @@ def _identity_adapter(unet: UNet2DConditionModel, config: LoraConfig, seed: int)
             unet.peft_config.pop(ADAPTER_NAME, None)
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(requires_grad[name])
+
+
+def _adapter_states(unet: UNet2DConditionModel) -> dict[torch.nn.Module, tuple[Any, bool]]:
+    """Which adapters are active in each module that has any, and whether they are switched off.
+
+    As peft keeps it: its methods to set it change gradient flags along, and refuse what they would not have made.
+    """
+    return {
+        module: (copy(module._active_adapter), module._disable_adapters)
+        for module in unet.modules()
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+    }
+
+
+def _restore_states(states: Mapping[torch.nn.Module, tuple[Any, bool]]) -> None:
+    """Put back what [`_adapter_states`] found, in modules that have no adapters of ours as in those that have."""
+    for module, (active, disabled) in states.items():
+        vars(module).update(_active_adapter=copy(active), _disable_adapters=disabled)
 
 
 def _inject(unet: UNet2DConditionModel, config: LoraConfig) -> None:
@@ -476,13 +560,20 @@ def _weights_in_place(unet: UNet2DConditionModel) -> Iterator[None]:
             layer.weight = weight
 
 
-def _detach(unet: UNet2DConditionModel, before: dict[str, tuple[list[str], bool]]) -> None:
+def _detach(unet: UNet2DConditionModel, before: Mapping[torch.nn.Module, tuple[Any, bool]]) -> None:
     """Remove the identity adapter, and the wrappers that came with it, from a UNet whose layers were `before`."""
     for name, layer in lora_layers(unet).items():
-        if name not in before:
+        if layer not in before:
             unet.set_submodule(name, layer.get_base_layer())
         elif ADAPTER_NAME in layer.lora_A:
-            active, disabled = before[name]
-            layer.set_adapter(active)
             layer.delete_adapter(ADAPTER_NAME)
-            layer.enable_adapters(not disabled)
+            for kept in vars(layer).values():  # peft leaves a word on each adapter in some of its tables
+                if isinstance(kept, dict):
+                    kept.pop(ADAPTER_NAME, None)
+    _restore_states(before)
+
+
+def _any_looks_at_its_base(unet: UNet2DConditionModel) -> bool:
+    """Whether a LoRA on the attention computes with the weights that it is added to, as DoRA does."""
+    suffixes = tuple(f".{target}" for target in TARGET_MODULES)
+    return any(name.endswith(suffixes) and layer.lora_variant for name, layer in lora_layers(unet).items())

@@ -40,6 +40,7 @@ from .components import (
     check_call,
     check_components,
     check_prompt,
+    check_prompt_embeds,
     draw_seed,
     frozen_components,
     preview_decoder,
@@ -91,6 +92,9 @@ OPTIONS = tuple(
 """The options of an edit, as everywhere: see [`DragSettings`]."""
 
 PROMPT = InputParam("prompt", str, default="", description="a description of the picture")
+GIVEN_EMBEDS = InputParam(
+    "prompt_embeds", torch.Tensor, description="an embedding `(1, tokens, width)` in the place of a prompt"
+)
 ATTENTION_KWARGS = InputParam(
     "cross_attention_kwargs", dict, description="for the attention processors; `scale` weighs the user's own LoRAs"
 )
@@ -167,6 +171,7 @@ class PrepareStep(DragBlock):
         InputParam("targets", Any, required=True, description="where to move them"),
         InputParam("mask", Any, description="white (1) where the picture may change; without it everything may"),
         PROMPT,
+        GIVEN_EMBEDS,
         InputParam("motion", Any, description="'predicted', 'straight', a path for each pair, or a MotionSource"),
         InputParam("settings", Any, description="options in one place: DragSettings, a dict or the name of a preset"),
         InputParam("preset", str, description="'paper' is the paper to the letter, 'fast' trades quality for time"),
@@ -190,6 +195,7 @@ class PrepareStep(DragBlock):
         check_components(components, given.in_force.settings)
         check_choice("output_type", given.output_type, OUTPUT_TYPES)
         check_call(components, given.in_force.settings, given.cross_attention_kwargs)
+        check_prompt_embeds(given.prompt_embeds, given.prompt, components.unet)
         preview_decoder(components.vae, given.preview_vae, given.in_force.settings.preview_steps)
         given.picture, given.prompt = to_picture_tensor(given.image), check_prompt(given.prompt)
         size = (given.picture.shape[-2], given.picture.shape[-1])
@@ -236,13 +242,14 @@ class EncodeStep(SessionBlock, DragBlock):
     """Models: the VAE's encoder and the text encoder."""
 
     about = "Resize the picture to the size of the edit, and encode it and the prompt."
-    takes = (*SESSION_INPUTS, PROMPT)
+    takes = (*SESSION_INPUTS, PROMPT, GIVEN_EMBEDS)
     leaves = (EDIT_PICTURE[1], IMAGE_LATENTS[1], PROMPT_EMBEDS[1])
     needs = (VAE, TEXT_ENCODER, TOKENIZER, UNET)
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         given = self.get_block_state(state)
         session = self.session(components, given)
+        session.given_embeds = given.prompt_embeds
         session.encode()
         given.edit_picture, given.image_latents = session.edit_picture, session.image_latents
         given.prompt_embeds = session.prompt_embeds

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DC
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -28,6 +29,7 @@ from .components import (
     check_components,
     check_generator,
     check_prompt,
+    check_prompt_embeds,
     draw_seed,
     preview_decoder,
     vae_scale_factor,
@@ -69,6 +71,7 @@ class DragCall(DragSettings):
     targets: Points | Sequence[Points]
     mask: Mask | Sequence[Mask | None] | None = None
     prompt: str | Sequence[str] = ""
+    prompt_embeds: torch.Tensor | Sequence[torch.Tensor] | None = None
     motion: MotionSource | str | Paths | None = None
     settings: DragSettings | dict[str, Any] | str | None = None
     preset: str | None = None
@@ -87,6 +90,7 @@ class SessionCall(DragSettings):
 
     image: Picture
     prompt: str = ""
+    prompt_embeds: torch.Tensor | None = None
     settings: DragSettings | dict[str, Any] | str | None = None
     preset: str | None = None
     preview_vae: AutoencoderTiny | AutoencoderKL | None = None
@@ -104,7 +108,13 @@ class _Request:
     generator: torch.Generator | None
 
 
-class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin):
+class DynaDragPipeline(
+    HubMixin,
+    DiffusionPipeline,
+    StableDiffusionMixin,
+    StableDiffusionLoraLoaderMixin,
+    TextualInversionLoaderMixin,
+):
     r"""Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)).
 
     Works with any Stable Diffusion 1.x or 2.x checkpoint. Don't call it under `torch.inference_mode()`: motion
@@ -194,6 +204,8 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
             mask (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
                 white (1) where the picture may change; without it, everything may.
             prompt (`str`, defaults to `""`): a description of the picture; the paper's is empty (Sec. 4.2).
+            prompt_embeds (`torch.Tensor` of shape `(1, tokens, width)`, or a list of them, *optional*):
+                an embedding in the place of a prompt, of the text encoder's width.
             motion ([`MotionSource`], `str`, or a path for each pair, *optional*):
                 where handles go next: `"predicted"` by the pipeline's motion predictor, `"straight"` in equal steps,
                 or along paths, of which each is a list of (x, y) that its handle passes on its way, or `None`; or an
@@ -247,18 +259,23 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         requests, is_batch = self.prepare_requests(
             call.image, call.handles, call.targets, call.mask, call.prompt, call.generator
         )
-        for request in requests:
+        embeds = _one_each(
+            "prompt_embeds", call.prompt_embeds, len(requests), isinstance(call.prompt_embeds, (list, tuple))
+        )
+        for request, given_embeds in zip(requests, embeds, strict=True):
             source.check(request.instruction)
+            check_prompt_embeds(given_embeds, request.prompt, self.unet)
         decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
         seeds = [draw_seed(request.generator) for request in requests]
         self._interrupt = False
         self._num_timesteps = in_force.settings.most_iterations
 
         edits = []
-        for request, seed in zip(requests, seeds, strict=True):
+        for request, seed, given_embeds in zip(requests, seeds, embeds, strict=True):
             session = self._session(
                 request.picture, request.prompt, seed, in_force, call.cross_attention_kwargs, decode_preview
             )
+            session.given_embeds = given_embeds
             edits.append(self.edit(session, request.instruction, source, call))
             if self.interrupt:
                 break
@@ -287,7 +304,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): as for a call.
-            prompt, settings, preset, preview_vae, generator, cross_attention_kwargs: as for a call.
+            prompt, prompt_embeds, settings, preset, preview_vae, generator, cross_attention_kwargs: as for a call.
             {options}
 
         Returns:
@@ -310,6 +327,7 @@ class DynaDragPipeline(HubMixin, DiffusionPipeline, StableDiffusionLoraLoaderMix
         decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
         picture, prompt, seed = to_picture_tensor(call.image), check_prompt(call.prompt), draw_seed(call.generator)
         session = self._session(picture, prompt, seed, in_force, call.cross_attention_kwargs, decode_preview)
+        session.given_embeds = call.prompt_embeds
         return session.open(self._find_lora)
 
     def save_session(self, session: DragSession, folder: str | Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from motion_predictor.common.checks import got
 from motion_predictor.points import Points
 
-from .components import check_call, check_components, frozen_components, native_edit_size
+from .components import check_call, check_components, check_prompt_embeds, frozen_components, native_edit_size
 from .denoiser import Condition, UNetDenoiser
 from .drag_edit import DragEdit
 from .drag_engine import DragEngine, Reference, make_engine
@@ -63,6 +63,7 @@ class DragSession:
         picture (`torch.Tensor` of shape `(1, 3, height, width)`): the input in [0, 1], at its own size.
         progress_bar (`Callable`): `(total, description) -> context manager with update()`.
         prompt (`str`): a description of the picture.
+        given_embeds (`torch.Tensor` of shape `(1, tokens, width)`, *optional*): the text condition, without a prompt.
         seed (`int`): of the identity LoRA, and of the strategy `"random"`.
         cross_attention_kwargs (`dict`, *optional*): for the attention processors; `scale` weighs the user's LoRAs.
         decode_preview (`Callable`, *optional*): decodes previews, if another than the VAE does.
@@ -90,6 +91,7 @@ class DragSession:
     picture: torch.Tensor
     progress_bar: Callable[[int, str], Any]
     prompt: str = ""
+    given_embeds: torch.Tensor | None = None
     seed: int = 0
     cross_attention_kwargs: dict[str, Any] | None = None
     decode_preview: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -149,10 +151,11 @@ class DragSession:
     @property
     def fit_key(self) -> str:
         """SHA-256 of the content of all that a fit of the LoRA depends on, inside [`DragSession.working`]."""
+        sample = self.draw_latents(torch.Generator().manual_seed(self.seed))
         return fit_key(
             self.models.unet,
             self.models.scheduler.config,
-            self.image_latents,
+            torch.cat([self.image_latents, sample]),
             Condition(self.prompt_embeds, self._attention_kwargs),
             LoraSettings.of(self.settings),
             self.seed,
@@ -163,6 +166,7 @@ class DragSession:
         """Raise a ValueError if settings and components don't fit."""
         check_components(self.models, self.settings)
         check_call(self.models, self.settings, self.cross_attention_kwargs)
+        check_prompt_embeds(self.given_embeds, self.prompt, self.models.unet)
 
     # --- what a picture costs once ---
 
@@ -171,19 +175,25 @@ class DragSession:
         with self.working():
             self.edit_picture = resize_picture(self.picture, self.size).to(self.models._execution_device)
             self.image_latents, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
-            self.prompt_embeds = embed_prompt(self.models, self.prompt)
+            given, unet = self.given_embeds, self.models.unet
+            embeds = embed_prompt(self.models, self.prompt) if given is None else given.detach()
+            self.prompt_embeds = embeds.to(self.models._execution_device, unet.dtype)
+
+    def draw_latents(self, generator: torch.Generator) -> torch.Tensor:
+        """A sample of the posterior of z_0, which the identity LoRA is fitted to. Model: the VAE's encoder, once."""
+        if self._sample_latents is None:
+            _, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
+        return self._sample_latents(generator)
 
     def fit_identity_lora(self) -> IdentityLora:
         """Fit a LoRA to the picture. Models: the UNet with gradients, and the VAE's encoder for samples."""
         settings = self.settings
         with self.working():
-            if self._sample_latents is None:
-                _, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
             condition = Condition(self.prompt_embeds, self._attention_kwargs)
             return fit_identity_lora(
                 UNetDenoiser(self.models.unet, condition),
                 self.models.scheduler.config,
-                self._sample_latents,
+                self.draw_latents,
                 LoraSettings.of(settings),
                 seed=self.seed,
                 picture=self.fingerprint,

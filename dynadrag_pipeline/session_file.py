@@ -20,7 +20,7 @@ from motion_predictor.common.checks import got
 
 from .drag_result import DragResult
 from .drag_state import DragState
-from .identity_lora import IdentityLora, weight_sums
+from .identity_lora import IdentityLora, tensor_digests
 from .picture import resize_picture
 from .pipeline_output import DragIteration
 from .session import DragSession
@@ -105,7 +105,7 @@ def load_session(folder: str | Path, models: Any, progress_bar: Any) -> DragSess
 
 def models_content(models: Any) -> str:
     """SHA-256 over the content of UNet, VAE and noise schedule, by a few sums of each tensor."""
-    sums = [weight_sums(list(models.unet.parameters())), weight_sums(list(models.vae.parameters()))]
+    sums = [tensor_digests(list(models.unet.parameters())), tensor_digests(list(models.vae.parameters()))]
     schedule = sorted((name, str(value)) for name, value in models.scheduler.config.items() if name[0] != "_")
     return hashlib.sha256(repr([sums, schedule]).encode()).hexdigest()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ from dynadrag_pipeline import DynaDragPipeline
 from support.tiny_models import make_scheduler, make_text_encoder, make_unet, make_vae
 
 torch.set_num_threads(1)  # tiny networks gain nothing from threads, and lose much on a busy machine
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marks of diffusers' own suites known, where `DIFFUSERS_TESTS` says that these run too."""
+    if "DIFFUSERS_TESTS" in os.environ:
+        files = Path(os.environ["DIFFUSERS_TESTS"], "tests").rglob("*.py")
+        for name in sorted({name for file in files for name in re.findall(r"pytest\.mark\.(\w+)", file.read_text())}):
+            config.addinivalue_line("markers", f"{name}: of diffusers' suites")
 
 
 @pytest.fixture(scope="session")

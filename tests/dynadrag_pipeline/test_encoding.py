@@ -32,8 +32,19 @@ def test_with_the_unet_that_it_is_for_it_has_that_ones_precision(tokenizer, text
 
 
 @torch.no_grad()
-def test_what_is_longer_than_the_tokenizers_limit_is_left_out(tokenizer, text_encoder):
-    words = "a cat " * 60
+def test_what_is_longer_than_the_tokenizers_limit_is_left_out_and_said(tokenizer, text_encoder, caplog):
+    """The tests' tokenizer takes a letter for a token: 75 fit between the marks of begin and end."""
+    fitting = "a" * 75
+    embedding = encode_prompt(tokenizer, text_encoder, fitting)
+    assert not caplog.messages
+    assert torch.equal(encode_prompt(tokenizer, text_encoder, fitting + " cat"), embedding)
+    assert caplog.messages == ["`prompt` must have at most 77 tokens, got 80: this is left out: 'cat'."]
+
+
+@torch.no_grad()
+def test_a_tokenizer_without_a_limit_has_the_text_encoders(tokenizer, text_encoder):
+    unlimited = copy.deepcopy(tokenizer)
+    unlimited.model_max_length = int(1e30)
     assert torch.equal(
-        encode_prompt(tokenizer, text_encoder, words), encode_prompt(tokenizer, text_encoder, words + "on a mat")
+        encode_prompt(unlimited, text_encoder, "a cat"), encode_prompt(tokenizer, text_encoder, "a cat")
     )

@@ -20,6 +20,7 @@ from dynadrag_pipeline.identity_lora import (
     fit_identity_lora,
     picture_fingerprint,
     scaled_adapters,
+    tensor_digests,
     tuner_layers,
 )
 from support.tiny_models import make_scheduler, make_unet
@@ -349,6 +350,38 @@ def test_the_users_scale_leaves_ours_alone(unet):
     expected = merged(merged(make_unet(), lora.state_dict, 1), users, 0.5 * 0.7 * 4 / 2)
     torch.testing.assert_close(scaled, output(expected), rtol=1e-4, atol=1e-4)
     assert_unchanged(unet, before)
+
+
+# --- what a fit is known by ---
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.bool, torch.int64])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (128, 128), (3, 5, 64, 3)])
+def test_a_digest_is_of_the_values_wherever_they_lie(dtype, shape):
+    values = (100 * torch.rand(shape, generator=torch.Generator().manual_seed(4))).to(dtype)
+    (digest,) = tensor_digests([values])
+    apart = torch.stack([values, values])[1]
+    turned = values.mT.contiguous().mT if values.ndim > 1 else values
+    shifted = torch.cat([values.flatten()[:1], values.flatten()])[1:].view(shape)
+    assert tensor_digests([apart, turned, shifted, values.clone()]) == [digest] * 4
+
+
+@pytest.mark.parametrize("numel", [2, 63, 64, 1000, 40_000])
+def test_a_digest_tells_one_bit_a_sign_and_an_exchange(numel):
+    values = torch.randn(numel, generator=torch.Generator().manual_seed(4))
+    seen = {tensor_digests([values])[0]}
+    places = sorted({0, 1, numel // 2, numel - 2, numel - 1})
+    for place in places:
+        for change in (1, -(2**31)):  # the last bit of the mantissa, and the sign
+            changed = values.clone()
+            changed.view(torch.int32)[place] ^= change
+            seen.add(tensor_digests([changed])[0])
+    pairs = [(one, other) for one in places for other in places if one < other]
+    for pair in pairs:
+        changed = values.clone()
+        changed[list(pair)] = values[list(reversed(pair))]
+        seen.add(tensor_digests([changed])[0])
+    assert len(seen) == 1 + 2 * len(places) + len(pairs)
 
 
 # --- files ---

@@ -122,6 +122,21 @@ class TestThePicture:
         assert state.in_force.origins["preview_steps"] == "checkpoint"
         assert state.in_force.origins["supervision_reach"] == "given"
 
+    def test_may_be_made_with_an_embedding_in_the_place_of_a_prompt(self, whole, folder, quick, picture):
+        call = {
+            "image": picture,
+            "handles": HANDLES,
+            "targets": TARGETS,
+            "output_type": "pt",
+            "output": "images",
+            **quick,
+        }
+        expected = in_blocks(folder)(prompt="a cat", **call)
+        embeds = whole.encode_prompt("a cat")
+        assert torch.equal(in_blocks(folder)(prompt_embeds=embeds, **call), expected)
+        with pytest.raises(ValueError, match="`prompt` must be empty beside `prompt_embeds`"):
+            in_blocks(folder)(prompt="a cat", prompt_embeds=embeds, **call)
+
     @pytest.mark.parametrize("output_type", ["pil", "np", "latent"])
     def test_comes_in_every_form(self, whole, folder, quick, picture, output_type):
         options = quick | {"output_type": output_type, "max_iterations": 1}

@@ -10,32 +10,11 @@ from peft import LoraConfig
 from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline, drag_edit, drag_engine, session
-from dynadrag_pipeline.identity_lora import tuner_layers
 from support.tiny_models import make_motion_predictor, make_scheduler, make_unet
+from support.unchanged import snapshot
 
 HANDLES = [(40, 30), (20, 50)]
 TARGETS = [(60, 50), (10, 40)]
-
-
-def snapshot(pipe: DynaDragPipeline) -> dict[str, object]:
-    """Everything about a pipeline's components that a call must leave alone."""
-    modules = {name: module for name, module in pipe.components.items() if isinstance(module, torch.nn.Module)}
-    return {
-        "processors": dict(pipe.unet.attn_processors),
-        "modes": [m.training for module in modules.values() for m in module.modules()],
-        "grad flags": [p.requires_grad for module in modules.values() for p in module.parameters()],
-        "keys": [list(module.state_dict()) for module in modules.values()],
-        "hooks": [len(m._forward_hooks) for m in pipe.unet.modules()],
-        "adapters": [
-            (name, list(layer.active_adapters), layer.disable_adapters, dict(layer.scaling))
-            for name, layer in tuner_layers(pipe.unet).items()
-        ],
-        "scheduler": dict(pipe.scheduler.config),
-    }
-
-
-def weights(pipe: DynaDragPipeline) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in pipe.unet.parameters()]
 
 
 # --- what comes out ---
@@ -191,6 +170,43 @@ def test_without_a_generator_calls_repeat_and_leave_the_global_random_state_alon
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# --- prompts ---
+
+
+def test_an_embedding_takes_the_place_of_its_prompt(pipe, quick, picture):
+    def edit(**said):
+        return pipe(picture, HANDLES, TARGETS, output_type="pt", **said, **quick).images
+
+    expected = edit(prompt="a cat")
+    assert torch.equal(edit(prompt_embeds=pipe.encode_prompt("a cat")), expected)
+    assert torch.equal(edit(prompt_embeds=pipe.encode_prompt("a cat").double().requires_grad_()), expected)
+    assert not torch.equal(edit(prompt_embeds=pipe.encode_prompt("a dog")), expected)
+
+
+def test_an_embedding_may_have_any_number_of_tokens(pipe, quick, picture):
+    embeds = torch.cat([pipe.encode_prompt("a cat"), pipe.encode_prompt("on a mat")], dim=1)
+    assert pipe(picture, HANDLES, TARGETS, prompt_embeds=embeds, **quick).stop_reason == "reached"
+
+
+def test_pictures_of_a_list_may_have_an_embedding_each(pipe, quick, picture):
+    def edit(image, **said):
+        return pipe(image, HANDLES, TARGETS, output_type="pt", **said, **quick).images
+
+    embeds = [pipe.encode_prompt("a cat"), pipe.encode_prompt("a dog")]
+    both = edit([picture, picture], prompt_embeds=embeds)
+    assert torch.equal(both[:1], edit(picture, prompt="a cat"))
+    assert torch.equal(both[1:], edit(picture, prompt="a dog"))
+
+
+def test_a_session_takes_an_embedding_too(pipe, quick, picture):
+    said = pipe.open_session(picture, prompt="a cat", **quick)
+    given = pipe.open_session(picture, prompt_embeds=pipe.encode_prompt("a cat"), **quick)
+    assert torch.equal(given.prompt_embeds, said.prompt_embeds)
+    assert torch.equal(given.noise, said.noise)
+    with pytest.raises(ValueError, match="`prompt` must be empty beside `prompt_embeds`, got 'a cat'"):
+        pipe.open_session(picture, prompt="a cat", prompt_embeds=torch.zeros(1, 77, 16), **quick)
+
+
 # --- sizes ---
 
 
@@ -259,32 +275,64 @@ def test_an_interrupt_returns_the_edit_so_far(pipe, quick, picture):
 # --- the pipeline's own state ---
 
 
-@pytest.mark.parametrize("stage", ["_denoising_loss", "ddim_invert", "motion_supervision_loss", "mid edit"])
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
-def test_nothing_is_left_behind_by_a_call_that_fails(pipe, quick, picture, monkeypatch, stage, error):
+def add_dora_everywhere(unet: UNet2DConditionModel) -> None:
+    """Two adapters on attention and elsewhere, of which one is on, in training mode."""
+    torch.manual_seed(6)
+    where = ["to_q", "to_v", "ff.net.2", "conv1"]
+    for name in ("off", "on"):
+        config = LoraConfig(
+            r=2, init_lora_weights=False, target_modules=where, lora_dropout=0.2, use_dora=name == "on"
+        )
+        unet.add_adapter(config, name)
+    unet.set_adapters("on", 0.5)
+
+
+USERS = {"no adapter": lambda unet: None, "a LoRA": lambda unet: add_user_lora(unet), "a DoRA": add_dora_everywhere}
+STAGES = {
+    "encoding": "session.encode_picture",
+    "injection": "identity_lora.inject_adapter_in_model",
+    "the first matrices": "identity_lora._draw_matrices",
+    "fitting": "identity_lora._denoising_loss",
+    "attaching": "identity_lora.set_peft_model_state_dict",
+    "inversion": "drag_engine.ddim_invert",
+    "the reference": "drag_engine.ddim_denoise",
+    "supervision": "drag_edit.motion_supervision_loss",
+    "decoding": "drag_engine.decode_latents",
+    "the callback": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "users"),
+    [(stage, users) for stage in STAGES for users in USERS if stage != "attaching" or users == "a DoRA"],
+)
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_nothing_is_left_behind_by_a_call_that_fails(pipe, quick, picture, monkeypatch, stage, users, error):
+    USERS[users](pipe.unet)
     pipe.unet.train()
-    before, before_weights = snapshot(pipe), weights(pipe)
+    before = snapshot(pipe)
     options = dict(quick)
 
     def fail(*args, **kwargs):
         raise error
 
-    if stage == "mid edit":
-        options["callback_on_step_end"] = fail
+    if STAGES[stage]:
+        monkeypatch.setattr(f"dynadrag_pipeline.{STAGES[stage]}", fail)
     else:
-        room = {"_denoising_loss": "identity_lora", "ddim_invert": "drag_engine"}.get(stage, "drag_edit")
-        monkeypatch.setattr(f"dynadrag_pipeline.{room}.{stage}", fail)
+        options["callback_on_step_end"] = fail
     with pytest.raises(type(error)):
         pipe(picture, HANDLES, TARGETS, **options)
     assert snapshot(pipe) == before
-    assert all(torch.equal(*pair) for pair in zip(before_weights, weights(pipe), strict=True))
 
 
-def test_nothing_is_left_behind_by_a_call_that_succeeds(pipe, quick, picture):
-    before, before_weights = snapshot(pipe), weights(pipe)
+@pytest.mark.parametrize("users", USERS)
+def test_nothing_is_left_behind_by_a_call_that_succeeds(pipe, quick, picture, users):
+    USERS[users](pipe.unet)
+    pipe.unet.train()
+    pipe.unet.conv_in.to(memory_format=torch.channels_last)
+    before = snapshot(pipe)
     pipe(picture, HANDLES, TARGETS, **quick)
     assert snapshot(pipe) == before
-    assert all(torch.equal(*pair) for pair in zip(before_weights, weights(pipe), strict=True))
 
 
 # --- LoRAs ---
@@ -341,11 +389,10 @@ def add_user_lora(unet: UNet2DConditionModel) -> None:
 def test_the_user_s_own_lora_stays_active_and_is_untouched_after(pipe, quick, picture):
     plain = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
     add_user_lora(pipe.unet)
-    before, before_weights = snapshot(pipe), weights(pipe)
+    before = snapshot(pipe)
     styled = pipe(picture, HANDLES, TARGETS, output_type="pt", **quick).images
     assert not torch.allclose(plain, styled, atol=1e-3)
     assert snapshot(pipe) == before
-    assert all(torch.equal(*pair) for pair in zip(before_weights, weights(pipe), strict=True))
 
 
 def test_the_scale_of_cross_attention_kwargs_weighs_the_user_s_lora_alone(pipe, quick, picture):
@@ -436,6 +483,27 @@ def test_values_that_are_not_finite_end_the_edit_with_the_last_good_iteration(
         ({"mask": torch.zeros(3, 80, 96)}, "`mask` must have one channel"),
         ({"mask": "mask.png"}, "`mask` must be a PIL image"),
         ({"prompt": 3}, "`prompt` must be a string, got 3"),
+        (
+            {"prompt": "a cat", "prompt_embeds": torch.zeros(1, 77, 16)},
+            "`prompt` must be empty beside `prompt_embeds`",
+        ),
+        ({"prompt_embeds": "a cat"}, "`prompt_embeds` must be a tensor of numbers, got 'a cat'"),
+        (
+            {"prompt_embeds": torch.zeros(1, 77, 16).long()},
+            "`prompt_embeds` must be a tensor of numbers, got Tensor of",
+        ),
+        (
+            {"prompt_embeds": torch.zeros(77, 16)},
+            r"`prompt_embeds` must have the shape \(1, tokens, 16\), got \(77, 16\)",
+        ),
+        ({"prompt_embeds": torch.zeros(2, 77, 16)}, r"must have the shape \(1, tokens, 16\), got \(2, 77, 16\)"),
+        ({"prompt_embeds": torch.zeros(1, 0, 16)}, r"must have the shape \(1, tokens, 16\)"),
+        ({"prompt_embeds": torch.zeros(1, 77, 24)}, r"must have the shape \(1, tokens, 16\), got \(1, 77, 24\)"),
+        ({"prompt_embeds": torch.full((1, 77, 16), float("nan"))}, "`prompt_embeds` must be finite"),
+        (
+            {"prompt_embeds": [torch.zeros(1, 77, 16)] * 2},
+            "`prompt_embeds` must have one entry for each of the 1 pict",
+        ),
         ({"num_inference_steps": 0}, "`num_inference_steps` must be a whole number of at least 1 .*, got 0"),
         ({"num_inference_steps": 1000}, "`num_inference_steps` must be under 1000, got 1000"),
         ({"inversion_strength": 1.5}, "`inversion_strength` must be a finite number above 0 and at most 1, got 1.5"),
