@@ -7,7 +7,6 @@ at once.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from motion_predictor.command_line import add_motion_predictor_commands
 from motion_predictor.common.command_errors import CommandError, NotSaved, one_line
 
 from .commands.edit import add_edit_command, negative_points_joined
+from .commands.streams import make_streams_carefree, output_failure
 
 NOT_SAVED = 1
 BAD_INPUT = 2
@@ -37,26 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["edit", "portrait.png", "--handle", "127,160", "--target", "151,160"])  # doctest: +SKIP
         0
     """
-    _prepare_streams()
+    make_streams_carefree()
     argv = negative_points_joined(sys.argv[1:] if argv is None else argv)
     written: list[Path] = []
     try:
         args = build_parser(argv).parse_args(argv)
         args.run(args, written)
-        sys.stdout.flush()
     except CommandError as error:
         return _end(BAD_INPUT, f"dynadrag: error: {one_line(error)}")
     except NotSaved as error:
         return _end(NOT_SAVED, f"dynadrag: {error}")
-    except BrokenPipeError:
-        return _end(NOT_SAVED, "")
-    except OSError as error:
-        if error.filename is not None or not _is_stdout_full():
-            raise
-        return _end(NOT_SAVED, f"dynadrag: the output could not be printed: {error.strerror}")
     except KeyboardInterrupt:
         kept = f"kept: {', '.join(map(str, written))}" if written else "nothing was written"
         return _end(INTERRUPTED, f"\ndynadrag: interrupted; {kept}.")
+    failure = output_failure()
+    if failure is not None:
+        return _end(NOT_SAVED, f"dynadrag: the output could not be printed ({one_line(failure)}).")
     return 0
 
 
@@ -77,33 +73,8 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     return parser
 
 
-def _prepare_streams() -> None:
-    """Let anything be printed, whatever the terminal can show, and whether or not there is one.
-
-    File names may have letters that its encoding lacks: they are printed as escapes. What the caller has closed is
-    thrown away.
-    """
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _is_stdout_full() -> bool:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
-
-
 def _end(status: int, message: str) -> int:
-    if message:
-        print(message, file=sys.stderr)
-    if status == NOT_SAVED and _is_stdout_full():
-        sys.stdout = None  # or Python would try again, and say so, when it ends
+    print(message, file=sys.stderr)
     return status
 
 

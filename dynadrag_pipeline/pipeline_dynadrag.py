@@ -224,11 +224,13 @@ class DynaDragPipeline(
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, defaults to `True`): `False` returns the output's fields as a tuple.
             cross_attention_kwargs (`dict`, *optional*):
-                passed on to the attention processors; `scale` weighs the user's own LoRAs.
+                passed on to the attention processors, of which one has to take each; `scale` weighs the user's own
+                LoRAs.
             callback_on_step_end (`Callable`, *optional*):
                 called as `callback(pipe, iteration, timestep, tensors)` after each iteration's denoising; may return
                 changed tensors, and ends the edit by `pipe._interrupt = True` (of a list of pictures, those so far
-                are returned). `latents` is what will be decoded.
+                are returned). `latents` is what will be decoded. An answer that can't be used is left out, with a
+                warning, and ends the edit as an interrupt does.
             callback_on_step_end_tensor_inputs (`Sequence[str]`, defaults to `("latents",)`):
                 names of the tensors that the callback gets: `latents`, `prompt_embeds`.
             {options}

@@ -240,10 +240,7 @@ def _edit(args: argparse.Namespace, written: list[Path]) -> None:
     record["seconds"] = round(time.perf_counter() - started, 2)
     text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     saver.save(job.files["record"], lambda file: file.write(text.encode("utf-8", "backslashreplace")))
-    try:
-        print(_summary(record, written), flush=True)
-    except OSError as error:
-        saver.problems.append(f"the output could not be printed ({one_line(error)})")
+    print(_summary(record, written))
     saver.raise_if_elsewhere()
 
 

@@ -456,13 +456,24 @@ def test_results_are_kept_where_nothing_can_be_printed(pipeline, portrait, out, 
         stream = io.TextIOWrapper(io.BufferedWriter(full) if is_buffered else full, write_through=not is_buffered)
         monkeypatch.setattr(sys, "stdout", stream)
         assert edit(portrait, out, *EDIT) == 1
-        monkeypatch.undo()
         with contextlib.suppress(OSError):
             stream.detach()
     check_all_saved(out)
     said = capsys.readouterr().err
     assert "the output could not be printed" in said
     assert said.count("\n") == 1
+
+
+def test_an_edit_goes_on_where_its_progress_can_not_be_written(pipeline, portrait, out, monkeypatch):
+    def say_something() -> None:
+        print("50 %", file=sys.stderr)
+        sys.stderr.flush()
+
+    pipeline.during_call = say_something
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
+        assert edit(portrait, out, *EDIT) == 0
+    check_all_saved(out)
 
 
 def test_without_any_stream_an_edit_is_made_all_the_same(pipeline, portrait, out, monkeypatch):
