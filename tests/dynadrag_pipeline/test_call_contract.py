@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import re
@@ -356,17 +357,12 @@ def made(recipe: Recipe) -> Any:
         return ODD[recipe]()
     kind, parts = recipe
     if kind == "dict":
-        pairs = [(made(key), made(value)) for key, value in parts]
-        return {key: value for key, value in pairs if type(key).__hash__ is not None and _hashable(key)}
+        mapping = {}
+        for key, value in parts:
+            with contextlib.suppress(TypeError, RuntimeError, ValueError):  # no dict takes such a key
+                mapping[made(key)] = made(value)
+        return mapping
     return (list if kind == "list" else tuple)(made(part) for part in parts)
-
-
-def _hashable(key: Any) -> bool:
-    try:
-        hash(key)
-    except (TypeError, RuntimeError, ValueError):
-        return False
-    return True
 
 
 def frozen(value: Any, depth: int = 0) -> Any:
