@@ -191,7 +191,7 @@ class PrepareStep(DragBlock):
         given.in_force = settings_in_force(said, given.settings, given.preset, recommended)
         check_components(components, given.in_force.settings)
         check_call(components, given.in_force.settings, given.cross_attention_kwargs)
-        check_prompt_embeds(given.prompt_embeds, given.prompt, components.unet)
+        check_prompt_embeds(given.prompt_embeds, given.prompt, components)
         preview_decoder(components.vae, given.preview_vae, given.in_force.settings.preview_steps)
         given.picture = to_picture_tensor(given.image)
         size = (given.picture.shape[-2], given.picture.shape[-1])
