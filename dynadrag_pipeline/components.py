@@ -7,7 +7,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -40,15 +40,16 @@ def check_components(components: Any, settings: DragSettings | None = None) -> N
         settings ([`DragSettings`], *optional*): of the edit, which have to fit the UNet.
     """
     settings = settings or DragSettings()
-    for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler"):
+    for name in ("vae", "unet", "scheduler"):
         if getattr(components, name, None) is None:
             raise ValueError(
                 f"`{name}` is missing: load or pass this component; only the motion predictor may be None."
             )
     _check_vae(components.vae)
     _check_unet(components.unet)
-    _check_widths(components.unet, components.vae, components.text_encoder)
-    _check_tokens(components.tokenizer, components.text_encoder)
+    text_encoder = getattr(components, "text_encoder", None)
+    _check_widths(components.unet, components.vae, text_encoder)
+    _check_tokens(getattr(components, "tokenizer", None), text_encoder)
     check_layers(components.unet, settings.feature_block, settings.kv_start_layer)
     _check_weights(components.unet)
     if settings.identity_lora_steps:
@@ -116,7 +117,7 @@ def frozen_components(
             with (
                 channels_last_on_cpu(unet),
                 scaled_adapters(unet, scale),
-                scaled_adapters(components.text_encoder, scale),
+                scaled_adapters(components.text_encoder, scale) if components.text_encoder else nullcontext(),
             ):
                 yield kwargs or None
         finally:
@@ -261,13 +262,16 @@ def check_unet_config(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_prompt_embeds(prompt_embeds: Any, prompt: Any, unet: UNet2DConditionModel) -> None:
-    """Raise a ValueError unless `prompt_embeds` is None, or an embedding that may take the place of a prompt."""
+def check_prompt_embeds(prompt_embeds: Any, prompt: Any, components: Any) -> None:
+    """Raise a ValueError unless there is an embedding in the place of a prompt, or else what embeds a prompt."""
     if prompt_embeds is None:
+        for name in ("text_encoder", "tokenizer"):
+            if getattr(components, name, None) is None:
+                raise ValueError(f"`{name}` is missing: load or pass this component, or pass `prompt_embeds`.")
         return
     if prompt:
         raise ValueError(f"`prompt` must be empty beside `prompt_embeds`, got {got(prompt)}.")
-    widths = unet.config.cross_attention_dim
+    widths = components.unet.config.cross_attention_dim
     width = widths[0] if isinstance(widths, (list, tuple)) else widths
     if not isinstance(prompt_embeds, torch.Tensor) or not prompt_embeds.is_floating_point():
         raise ValueError(f"`prompt_embeds` must be a tensor of numbers, got {got(prompt_embeds)}.")
@@ -324,12 +328,16 @@ def _check_widths(unet: UNet2DConditionModel, vae: Any, text_encoder: Any) -> No
             f"`unet` has {config.in_channels} input and {config.out_channels} output channels, the VAE's latents "
             f"{latent_channels}: they must be equal."
         )
+    if text_encoder is None:
+        return
     width, expected = text_encoder.config.hidden_size, config.cross_attention_dim
     if any(each != width for each in (expected if isinstance(expected, (list, tuple)) else [expected])):
         raise ValueError(f"`text_encoder` has width {width}, but `unet` attends to width {expected}.")
 
 
 def _check_tokens(tokenizer: Any, text_encoder: Any) -> None:
+    if tokenizer is None or text_encoder is None:  # prompt embeddings need neither
+        return
     made, taken = tokenizer.model_max_length, getattr(text_encoder.config, "max_position_embeddings", math.inf)
     if made > taken:
         raise ValueError(f"`tokenizer` makes up to {made:.0f} tokens of a prompt, but `text_encoder` takes {taken}.")

@@ -195,7 +195,7 @@ class PrepareStep(DragBlock):
         check_components(components, given.in_force.settings)
         check_choice("output_type", given.output_type, OUTPUT_TYPES)
         check_call(components, given.in_force.settings, given.cross_attention_kwargs)
-        check_prompt_embeds(given.prompt_embeds, given.prompt, components.unet)
+        check_prompt_embeds(given.prompt_embeds, given.prompt, components)
         preview_decoder(components.vae, given.preview_vae, given.in_force.settings.preview_steps)
         given.picture, given.prompt = to_picture_tensor(given.image), check_prompt(given.prompt)
         size = (given.picture.shape[-2], given.picture.shape[-1])

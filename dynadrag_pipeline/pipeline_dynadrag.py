@@ -71,7 +71,6 @@ class DragCall(DragSettings):
     targets: Points | Sequence[Points]
     mask: Mask | Sequence[Mask | None] | None = None
     prompt: str | Sequence[str] = ""
-    prompt_embeds: torch.Tensor | Sequence[torch.Tensor] | None = None
     motion: MotionSource | str | Paths | None = None
     settings: DragSettings | dict[str, Any] | str | None = None
     preset: str | None = None
@@ -82,6 +81,7 @@ class DragCall(DragSettings):
     cross_attention_kwargs: dict[str, Any] | None = None
     callback_on_step_end: Callback | None = None
     callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",)
+    prompt_embeds: torch.Tensor | Sequence[torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ class SessionCall(DragSettings):
 
     image: Picture
     prompt: str = ""
-    prompt_embeds: torch.Tensor | None = None
     settings: DragSettings | dict[str, Any] | str | None = None
     preset: str | None = None
     preview_vae: AutoencoderTiny | AutoencoderKL | None = None
     generator: torch.Generator | None = None
     cross_attention_kwargs: dict[str, Any] | None = None
+    prompt_embeds: torch.Tensor | None = None
 
 
 @dataclass
@@ -205,7 +205,8 @@ class DynaDragPipeline(
                 white (1) where the picture may change; without it, everything may.
             prompt (`str`, defaults to `""`): a description of the picture; the paper's is empty (Sec. 4.2).
             prompt_embeds (`torch.Tensor` of shape `(1, tokens, width)`, or a list of them, *optional*):
-                an embedding in the place of a prompt, of the text encoder's width.
+                an embedding in the place of a prompt, of the text encoder's width; with it, the pipeline may be
+                without a text encoder.
             motion ([`MotionSource`], `str`, or a path for each pair, *optional*):
                 where handles go next: `"predicted"` by the pipeline's motion predictor, `"straight"` in equal steps,
                 or along paths, of which each is a list of (x, y) that its handle passes on its way, or `None`; or an
@@ -266,7 +267,7 @@ class DynaDragPipeline(
         )
         for request, given_embeds in zip(requests, embeds, strict=True):
             source.check(request.instruction)
-            check_prompt_embeds(given_embeds, request.prompt, self.unet)
+            check_prompt_embeds(given_embeds, request.prompt, self)
         decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
         seeds = [draw_seed(request.generator) for request in requests]
         self._interrupt = False

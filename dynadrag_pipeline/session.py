@@ -166,7 +166,7 @@ class DragSession:
         """Raise a ValueError if settings and components don't fit."""
         check_components(self.models, self.settings)
         check_call(self.models, self.settings, self.cross_attention_kwargs)
-        check_prompt_embeds(self.given_embeds, self.prompt, self.models.unet)
+        check_prompt_embeds(self.given_embeds, self.prompt, self.models)
 
     # --- what a picture costs once ---
 

@@ -163,6 +163,8 @@ def _assembled(
     session.edit_picture = resize_picture(session.picture, session.size).to(device)
     for name in ("image_latents", "prompt_embeds", "noise"):
         setattr(session, name, tensors[name].to(device))
+    if not record["prompt"]:  # whether it was empty or not needed: this is what it came to
+        session.given_embeds = session.prompt_embeds
     if record["lora"] is not None:
         weights = {name[len("lora.") :]: value for name, value in tensors.items() if name.startswith("lora.")}
         session.lora = IdentityLora(weights, **record["lora"])

@@ -183,6 +183,21 @@ def test_an_embedding_takes_the_place_of_its_prompt(pipe, quick, picture):
     assert not torch.equal(edit(prompt_embeds=pipe.encode_prompt("a dog")), expected)
 
 
+def test_with_an_embedding_no_text_encoder_is_needed(pipe, quick, picture, tmp_path):
+    embeds = pipe.encode_prompt("a cat")
+    expected = pipe(picture, HANDLES, TARGETS, prompt_embeds=embeds, output_type="pt", **quick).images
+    bare = DynaDragPipeline(**(pipe.components | {"text_encoder": None, "tokenizer": None}))
+    bare.set_progress_bar_config(disable=True)
+    assert torch.equal(
+        bare(picture, HANDLES, TARGETS, prompt_embeds=embeds, output_type="pt", **quick).images, expected
+    )
+    opened = bare.open_session(picture, prompt_embeds=embeds, **quick)
+    bare.save_session(opened, tmp_path)
+    assert torch.equal(bare.load_session(tmp_path).prompt_embeds, embeds)
+    with pytest.raises(ValueError, match=r"`text_encoder` is missing: .* or pass `prompt_embeds`"):
+        bare(picture, HANDLES, TARGETS, **quick)
+
+
 def test_an_embedding_may_have_any_number_of_tokens(pipe, quick, picture):
     embeds = torch.cat([pipe.encode_prompt("a cat"), pipe.encode_prompt("on a mat")], dim=1)
     assert pipe(picture, HANDLES, TARGETS, prompt_embeds=embeds, **quick).stop_reason == "reached"
