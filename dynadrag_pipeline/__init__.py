@@ -3,9 +3,7 @@
 Names are imported on first use, so that `dynadrag --help` does not wait for torch.
 """
 
-import warnings
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +17,7 @@ if TYPE_CHECKING:
     from .session import DragSession
     from .settings import DragSettings
 
-try:
-    __version__ = version("dynadrag")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0.0.0"
+    __version__: str
 
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "weights" / "portraits-128"
 """Folder of the small trained checkpoint that comes with the package: portraits, edited at 128 pixels."""
@@ -62,8 +57,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "EMBEDDED_SETTINGS":
-        return _embedded_settings()
+    if name in _MADE:
+        return _MADE[name]()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
@@ -71,6 +66,8 @@ def __getattr__(name: str) -> Any:
 
 def _embedded_settings() -> dict[str, Any]:
     """What the embedded checkpoint recommends, under the name that had to be passed to every call in 0.1."""
+    import warnings
+
     from .settings import recommended_settings
 
     warnings.warn(
@@ -80,3 +77,15 @@ def _embedded_settings() -> dict[str, Any]:
         stacklevel=3,
     )
     return recommended_settings(EMBEDDED_CHECKPOINT)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dynadrag")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0.0.0"
+
+
+_MADE = {"EMBEDDED_SETTINGS": _embedded_settings, "__version__": _version}
