@@ -364,6 +364,7 @@ class DynaDragPipeline(
     def check_components(self, settings: DragSettings | None = None) -> None:
         """Raise a ValueError if a component is missing, or the components can't be used together for dragging."""
         check_components(self, settings)
+        check_prompt_embeds(None, "", self)
 
     def check_inputs(self, call: DragCall, settings: DragSettings) -> None:
         """Raise a ValueError for the first argument that does not fit (the settings have checked their own)."""
