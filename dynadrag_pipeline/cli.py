@@ -15,7 +15,8 @@ from conversion.command_line import add_convert_command
 from motion_predictor.command_line import add_motion_predictor_commands
 from motion_predictor.common.command_errors import CommandError, NotSaved, one_line
 
-from .commands.edit import add_edit_command, negative_points_joined
+from .commands.edit import add_edit_command
+from .commands.edit_options import negative_points_joined
 from .commands.streams import make_streams_carefree, output_failure
 
 NOT_SAVED = 1

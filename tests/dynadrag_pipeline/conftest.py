@@ -18,7 +18,7 @@ def pipeline(monkeypatch, tmp_path) -> FakePipeline:
     embedded = tmp_path / "embedded"
     embedded.mkdir()
     monkeypatch.setattr(dynadrag_pipeline, "EMBEDDED_CHECKPOINT", embedded)
-    monkeypatch.setattr("dynadrag_pipeline.commands.edit.EMBEDDED_CHECKPOINT", embedded)
+    monkeypatch.setattr("dynadrag_pipeline.commands.edit_model.EMBEDDED_CHECKPOINT", embedded)
     monkeypatch.setattr(dynadrag_pipeline.DynaDragPipeline, "from_pretrained", fake.from_pretrained)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
