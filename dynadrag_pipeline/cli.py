@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(argv).parse_args(argv)
         args.run(args, written)
+    except SystemExit as leaving:  # of --help and --version, or of a mistake that argparse has told
+        if leaving.code or output_failure() is None:
+            raise
     except CommandError as error:
         return _end(BAD_INPUT, f"dynadrag: error: {one_line(error)}")
     except NotSaved as error:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline import __main__ as entry
+from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.session import DragSession
 from motion_predictor.common import atomic_file
 from support.fake_pipeline import EDIT, EDITED_COLOUR, edit, names, the_error
@@ -462,6 +463,14 @@ def test_results_are_kept_where_nothing_can_be_printed(pipeline, portrait, out, 
     said = capsys.readouterr().err
     assert "the output could not be printed" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", [["--version"], ["--help"], ["edit", "--help"]])
+def test_help_that_can_not_be_printed_is_no_success(monkeypatch, capsys, asked):
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))
+        assert main(asked) == 1
+    assert "the output could not be printed" in capsys.readouterr().err
 
 
 def test_an_edit_goes_on_where_its_progress_can_not_be_written(pipeline, portrait, out, monkeypatch):
