@@ -64,7 +64,7 @@ def at_least_half(values: np.ndarray) -> np.ndarray:
         white = 1 if highest <= 1 + ROUNDING else None
     if white is None or not lowest >= -ROUNDING:
         raise ValueError(
-            f"`mask` must be in [0, 1], or whole numbers from 0 to 255 or 65535, got values in [{lowest:g}, "
-            f"{highest:g}]."
+            f"`mask` must hold floats from 0 to 1, or integers from 0 to 255 or 65535, got {values.dtype} from "
+            f"{lowest:g} to {highest:g}."
         )
     return values >= white / 2
