@@ -25,12 +25,12 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft.utils.other import get_pattern_key
 
+from dynadrag_pipeline.fit_key import picture_fingerprint
 from dynadrag_pipeline.identity_lora import (
     FINGERPRINT_KEY,
     TARGET_MODULES,
     UNET_PREFIX,
     IdentityLora,
-    picture_fingerprint,
 )
 from dynadrag_pipeline.picture import edit_size, to_picture_tensor
 from motion_predictor.common.checks import got

@@ -21,13 +21,12 @@ from .drag_loop import DragLoop
 from .drag_result import DragResult
 from .drag_state import DragState, DragStep
 from .encoding import TOKENIZING, decode_latents, encode_picture, encode_prompt
+from .fit_key import fit_key, picture_fingerprint
 from .identity_lora import (
     IdentityLora,
     LoraSettings,
     attached_identity_lora,
     fit_identity_lora,
-    fit_key,
-    picture_fingerprint,
 )
 from .motion.choice import choose_motion
 from .motion.path import Paths

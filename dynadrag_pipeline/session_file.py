@@ -20,7 +20,8 @@ from motion_predictor.common.checks import got
 
 from .drag_result import DragResult
 from .drag_state import DragState
-from .identity_lora import IdentityLora, tensor_digests
+from .fit_key import tensor_digests
+from .identity_lora import IdentityLora
 from .picture import resize_picture
 from .pipeline_output import DragIteration
 from .session import DragSession

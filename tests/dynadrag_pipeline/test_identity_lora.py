@@ -12,15 +12,14 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 
 from dynadrag_pipeline.denoiser import Condition, UNetDenoiser
+from dynadrag_pipeline.fit_key import picture_fingerprint, tensor_digests
 from dynadrag_pipeline.identity_lora import (
     IdentityLora,
     LoraSettings,
     _denoising_loss,
     attached_identity_lora,
     fit_identity_lora,
-    picture_fingerprint,
     scaled_adapters,
-    tensor_digests,
     tuner_layers,
 )
 from support.tiny_models import make_scheduler, make_unet
