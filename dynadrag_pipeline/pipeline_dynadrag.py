@@ -1,16 +1,14 @@
 """`DynaDragPipeline`: drag-style editing by predict-and-move, as a diffusers pipeline."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
@@ -48,18 +46,10 @@ from .pipeline_output import OUTPUT_TYPES, DynaDragPipelineOutput
 from .provenance import provenance_of
 from .session import DragSession, embed_prompt
 from .session_file import load_session, save_session
-from .settings import (
-    DragSettings,
-    SettingsInForce,
-    check_recommended,
-    settings_in_force,
-    takes,
-)
+from .settings import DragSettings, SettingsInForce, check_recommended, settings_in_force, takes
+from .step_callback import Callback, changed_tensors, check_callback, names_of_tensors
 
 logger = logging.get_logger(__name__)
-
-Callback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
-"""`callback(pipe, iteration, timestep, tensors) -> changed tensors`."""
 
 
 @dataclass(frozen=True)
@@ -276,9 +266,8 @@ class DynaDragPipeline(
         edits = []
         for request, seed, given_embeds in zip(requests, seeds, embeds, strict=True):
             session = self._session(
-                request.picture, request.prompt, seed, in_force, call.cross_attention_kwargs, decode_preview
+                call, in_force, request.picture, request.prompt, given_embeds, seed, decode_preview
             )
-            session.given_embeds = given_embeds
             edits.append(self.edit(session, request.instruction, source, call))
             if self.interrupt:
                 break
@@ -329,8 +318,7 @@ class DynaDragPipeline(
         in_force = self.settings_in_force(given, call.settings, call.preset)
         decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
         picture, prompt, seed = to_picture_tensor(call.image), check_prompt(call.prompt), draw_seed(call.generator)
-        session = self._session(picture, prompt, seed, in_force, call.cross_attention_kwargs, decode_preview)
-        session.given_embeds = call.prompt_embeds
+        session = self._session(call, in_force, picture, prompt, call.prompt_embeds, seed, decode_preview)
         return session.open(self._find_lora)
 
     def save_session(self, session: DragSession, folder: str | Path) -> None:
@@ -372,11 +360,11 @@ class DynaDragPipeline(
         check_choice("output_type", call.output_type, OUTPUT_TYPES)
         check_switch("return_dict", call.return_dict)
         check_call(self, settings, call.cross_attention_kwargs)
-        callback = call.callback_on_step_end
+        callback, names = call.callback_on_step_end, call.callback_on_step_end_tensor_inputs
         check_callback(callback)
-        self._check_tensor_inputs("callback_on_step_end_tensor_inputs", call.callback_on_step_end_tensor_inputs)
+        self._check_tensor_inputs("callback_on_step_end_tensor_inputs", names)
         with naming("callback_on_step_end.tensor_inputs", callback):
-            self._check_tensor_inputs("callback_on_step_end.tensor_inputs", _tensor_inputs(call))
+            self._check_tensor_inputs("callback_on_step_end.tensor_inputs", names_of_tensors(callback, names))
 
     def _check_tensor_inputs(self, name: str, tensor_inputs: Any) -> None:
         """Raise a ValueError unless they are names of tensors that callbacks may see."""
@@ -466,22 +454,24 @@ class DynaDragPipeline(
 
     def _session(
         self,
+        call: DragCall | SessionCall,
+        in_force: SettingsInForce,
         picture: torch.Tensor,
         prompt: str,
+        given_embeds: torch.Tensor | None,
         seed: int,
-        in_force: SettingsInForce,
-        cross_attention_kwargs: dict[str, Any] | None,
         decode_preview: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> DragSession:
-        """A session of this pipeline, not opened yet."""
+        """A session of this pipeline for one picture of a call, not opened yet."""
         return DragSession(
             models=self,
             in_force=in_force,
             picture=picture,
             progress_bar=self._described_progress_bar,
             prompt=prompt,
+            given_embeds=given_embeds,
             seed=seed,
-            cross_attention_kwargs=cross_attention_kwargs,
+            cross_attention_kwargs=call.cross_attention_kwargs,
             decode_preview=decode_preview,
         )
 
@@ -496,12 +486,13 @@ class DynaDragPipeline(
 
     def _on_step_end(self, session: DragSession, step: DragStep, index: int, call: DragCall) -> None:
         """Show the callback its tensors, and take what it changed."""
-        if call.callback_on_step_end is not None:
+        callback, names = call.callback_on_step_end, call.callback_on_step_end_tensor_inputs
+        if callback is not None:
             engine = session.drag_engine
             condition = engine.denoiser.condition
             tensors = {"latents": cast(torch.Tensor, step.latents), "prompt_embeds": condition.prompt_embeds}
-            shown = {name: tensors[name] for name in _tensor_inputs(call)}
-            answer = call.callback_on_step_end(self, index, engine.timesteps[0], shown)
+            shown = {name: tensors[name] for name in names_of_tensors(callback, names)}
+            answer = callback(self, index, engine.timesteps[0], shown)
             try:
                 changed = changed_tensors(answer, tensors)
             except ValueError as error:
@@ -561,71 +552,3 @@ def _is_nested(points: Any) -> bool:
         return len(points) > 0 and np.ndim(points[0]) != 1
     except Exception:  # ragged, no sequence or worse: let the instruction's own check say so
         return False
-
-
-def check_callback(callback: Any) -> None:
-    """Raise a ValueError unless it can be called as a callback is, or is None."""
-    with naming("callback_on_step_end", callback):
-        if callback is not None and not (callable(callback) and _takes_four(callback)):
-            raise ValueError(
-                "`callback_on_step_end` must be a function of (pipe, iteration, timestep, tensors), got "
-                f"{got(callback)}."
-            )
-
-
-def _takes_four(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called with four arguments, as far as it says what it takes."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return True
-    try:
-        signature.bind(None, None, None, None)
-    except TypeError:
-        return False
-    return True
-
-
-def changed_tensors(answer: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a callback changed, where and as it is to be used.
-
-    Args:
-        answer (`Any`): what the callback returned.
-        tensors (`Mapping`): those that it may change, by name.
-
-    Raises:
-        ValueError: if it is neither None nor a dictionary, or has a tensor that can't take the place of its own.
-    """
-    with naming("callback_on_step_end", answer):
-        if answer is not None and not isinstance(answer, Mapping):
-            raise ValueError(f"`callback_on_step_end` must return a dictionary of tensors or None, got {got(answer)}.")
-        given = {} if answer is None else dict(answer)
-        changed = {name for name, own in tensors.items() if name in given and given[name] is not own}
-        return {name: _in_place_of(name, given[name], tensors[name]) for name in changed}
-
-
-def _in_place_of(name: str, value: Any, own: torch.Tensor) -> torch.Tensor:
-    """A tensor of a callback where its own is and in its precision; of `prompt_embeds`, the length may differ."""
-    shape = ["any" if name == "prompt_embeds" and axis == 1 else size for axis, size in enumerate(own.shape)]
-    fits = (
-        isinstance(value, torch.Tensor)
-        and value.is_floating_point()
-        and not (value.is_meta or value.is_nested or value.is_quantized)
-        and value.layout == torch.strided
-        and value.ndim == own.ndim
-        and all(size in ("any", given) and given for size, given in zip(shape, value.shape, strict=True))
-    )
-    if not fits:
-        raise ValueError(
-            f"`callback_on_step_end` must return `{name}` as floats of shape ({', '.join(map(str, shape))}), got "
-            f"{got(value)}."
-        )
-    return value.detach().to(own)
-
-
-def _tensor_inputs(call: DragCall) -> Sequence[str]:
-    """Names of the tensors that the callback of a call gets."""
-    callback = call.callback_on_step_end
-    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-        return callback.tensor_inputs
-    return call.callback_on_step_end_tensor_inputs or ()
