@@ -38,8 +38,10 @@ class DragLoop:
         good = [step for step in last if step.is_good]  # the very last may have turned out not to be
         if good:
             self.edit.close_record()
-            if good[-1].is_preview:
-                self._complete(good[-1])
+        for step in reversed(good):
+            if not step.is_preview or self._completed(step) or step.image is not None:  # a preview is better than none
+                break
+            step.is_good = False
 
     def _steps(self) -> Iterator[DragStep]:
         """The iterations, the last of which may still be a preview."""
@@ -77,8 +79,8 @@ class DragLoop:
             flow = self.edit.motion.flow
             step.record.flow = None if flow is None else flow[0].cpu()
 
-    def _complete(self, step: DragStep) -> None:
-        """Denoise and decode the last good step in full."""
+    def _completed(self, step: DragStep) -> bool:
+        """Denoise and decode a step in full; say whether that came to something."""
         engine = self.edit.engine
         try:
             with engine.denoiser.prompt_projected():
@@ -86,6 +88,8 @@ class DragLoop:
             step.latents, step.image, step.is_preview = latents, engine.decode_finite(latents), False
         except FloatingPointError as error:
             self._diverge(error)
+            return False
+        return True
 
     def _diverge(self, error: FloatingPointError) -> None:
         logger.warning(f"{error} The edit stops with the last good iteration.")

@@ -54,9 +54,9 @@ class DragResult:
             stop_reason, motion_source: as above.
         """
         good = [step for step in steps if step.is_good]
-        state, last = start, good[-1] if good else None
-        if last is not None and last.latents is not None and last.image is not None:
-            state = DragState(last.noise, last.latents, last.image, last.record.handles + last.record.step)
+        while good and good[-1].state is None:  # nothing is left of it that could be returned
+            good.pop()
+        state = (good[-1].state if good else None) or start
         return cls(
             state=state,
             trajectory=_trajectory(good, instruction, size),

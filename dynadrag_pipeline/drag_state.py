@@ -80,12 +80,14 @@ class DragState:
         latents (`torch.Tensor` of shape `(1, channels, h, w)`): z_0^k, what it is denoised to.
         image (`torch.Tensor` of shape `(1, 3, height, width)`): I_k in [0, 1], at the size of the edit.
         handles (`torch.Tensor` of shape `(points, 2)`, *optional*): h^k in pixels of the edit; `None` before any.
+        picture (`str`, *optional*): fingerprint of what was edited.
     """
 
     noise: torch.Tensor
     latents: torch.Tensor
     image: torch.Tensor
     handles: torch.Tensor | None = None
+    picture: str | None = None
 
 
 @dataclass
@@ -113,3 +115,10 @@ class DragStep:
     is_last: bool = False
     is_good: bool = False
     image: torch.Tensor | None = None
+
+    @property
+    def state(self) -> DragState | None:
+        """What an edit can be gone on from after this step, if its latents and its picture are there."""
+        if self.latents is None or self.image is None:
+            return None
+        return DragState(self.noise, self.latents, self.image, self.record.handles + self.record.step)

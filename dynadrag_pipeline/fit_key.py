@@ -56,20 +56,34 @@ def fit_key(
 
 def _network_content(unet: UNet2DConditionModel) -> list[Any]:
     """What tells two UNets apart: architecture, weights, adapters with their scales, processors, hooks, FreeU."""
-    tensors = {**dict(unet.named_parameters()), **dict(unet.named_buffers())}
-    stored = [_stored(unet, name, each) for name, each in tensors.items()]
     return [
         _content({name: value for name, value in unet.config.items() if not name.startswith("_")}),
-        [(name, tuple(each.shape), each.dtype) for name, each in tensors.items()],
-        tensor_digests([_in_memory_order(each) for each in stored]),
+        *weights_content(unet),
         [(type(each).__qualname__, *each._forward_pre_hooks, *each._forward_hooks) for each in unet.modules()],
-        [
-            (tuple(layer.active_adapters), layer.disable_adapters, _content(getattr(layer, "scaling", None)))
-            for layer in tuner_layers(unet).values()
-        ],
+        *factors_content(unet),
         [
             (type(each).__qualname__, None if isinstance(each, torch.nn.Module) else _content(vars(each)))
             for each in unet.attn_processors.values()
+        ],
+    ]
+
+
+def weights_content(network: torch.nn.Module) -> list[Any]:
+    """Names, shapes, precisions and content of a network's weights, also of those that are offloaded."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    stored = [_stored(network, name, each) for name, each in tensors.items()]
+    return [
+        [(name, tuple(each.shape), each.dtype) for name, each in tensors.items()],
+        tensor_digests([_in_memory_order(each) for each in stored]),
+    ]
+
+
+def factors_content(unet: UNet2DConditionModel) -> list[Any]:
+    """What weighs parts of a UNet: scales of adapters, and whether they are on, and FreeU."""
+    return [
+        [
+            (tuple(layer.active_adapters), layer.disable_adapters, _content(getattr(layer, "scaling", None)))
+            for layer in tuner_layers(unet).values()
         ],
         [[getattr(block, factor, None) for factor in ("s1", "s2", "b1", "b2")] for block in unet.up_blocks],
     ]
@@ -86,16 +100,16 @@ def _content(value: Any) -> Any:
     return repr(value)
 
 
-def _stored(unet: UNet2DConditionModel, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A weight of a UNet, also if it is offloaded: then its layer's hook has it in the host's memory."""
+def _stored(network: torch.nn.Module, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A weight of a network, also if it is offloaded: then its layer's hook has it in the host's memory."""
     if not tensor.is_meta:
         return tensor
     layer, _, own = name.rpartition(".")
-    hook: Any = getattr(unet.get_submodule(layer), "_hf_hook", None)
+    hook: Any = getattr(network.get_submodule(layer), "_hf_hook", None)
     for each in getattr(hook, "hooks", [hook]):
         if getattr(each, "weights_map", None) is not None:
             return each.weights_map[own]
-    raise ValueError(f"`unet` must have weights that can be read, got none at {name}.")
+    raise ValueError(f"`{type(network).__name__}` must have weights that can be read, got none at {name}.")
 
 
 def _in_memory_order(tensor: torch.Tensor) -> torch.Tensor:

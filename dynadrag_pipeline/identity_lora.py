@@ -150,8 +150,7 @@ class IdentityLoras:
             fit (`Callable`): fits one.
         """
         if self.loaded is not None and self.loaded.picture in (None, picture):
-            self.current = self.loaded
-            return self.current
+            return self.loaded
         if self.loaded is not None:
             logger.warning("The loaded identity LoRA is for another picture, or another size of it: it is not used.")
         content = key()
@@ -160,8 +159,7 @@ class IdentityLoras:
         self.fitted.move_to_end(content)
         while len(self.fitted) > KEPT_IDENTITY_LORAS:
             self.fitted.popitem(last=False)
-        self.current = self.fitted[content]
-        return self.current
+        return self.fitted[content]
 
 
 def check_fit_beside(unet: UNet2DConditionModel) -> None:
@@ -206,7 +204,7 @@ def fit_identity_lora(
         progress_bar (`Callable`): `steps -> context manager with update()`, like `tqdm`.
 
     Raises:
-        FloatingPointError: if a gradient is not finite in float16, however the loss is scaled.
+        FloatingPointError: if a gradient is not finite in float16, however the loss is scaled, or a weight is not.
     """
     unet = denoiser.unet
     noise_schedule = DDPMScheduler.from_config(scheduler_config)
@@ -227,6 +225,11 @@ def fit_identity_lora(
                 progress.update()
         state_dict = get_peft_model_state_dict(unet, adapter_name=ADAPTER_NAME)
         weights = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in state_dict.items()}
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise FloatingPointError(
+            f"The identity LoRA came to weights that are not finite: lower `identity_lora_lr`, got "
+            f"{settings.learning_rate:g}."
+        )
     return IdentityLora(weights, settings.rank, settings.rank, picture)
 
 

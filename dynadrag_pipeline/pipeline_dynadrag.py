@@ -273,7 +273,7 @@ class DynaDragPipeline(
                 break
         self.maybe_free_model_hooks()
 
-        provenance = provenance_of(str(self.name_or_path or ""), seeds if is_batch else seeds[0])
+        provenance = provenance_of(str(self.name_or_path or ""), seeds[: len(edits)] if is_batch else seeds[0])
         output = self._collect(edits, call.output_type, is_batch, in_force, provenance)
         return output if call.return_dict else output.to_tuple()
 
@@ -282,7 +282,7 @@ class DynaDragPipeline(
     ) -> tuple[DragResult, torch.Tensor]:
         """Open a session, drag, and close it: the result, and its picture or z_0. Part of the call."""
         with session.working():
-            session.open(self._find_lora)
+            self._open(session)
             steps = session.drag(instruction, motion=source, is_watched=call.callback_on_step_end is not None)
             with session.carrying_lora(), closing(cast(Any, steps)):
                 for index, step in enumerate(steps):
@@ -319,7 +319,7 @@ class DynaDragPipeline(
         decode_preview = preview_decoder(self.vae, call.preview_vae, in_force.settings.preview_steps)
         picture, prompt, seed = to_picture_tensor(call.image), check_prompt(call.prompt), draw_seed(call.generator)
         session = self._session(call, in_force, picture, prompt, call.prompt_embeds, seed, decode_preview)
-        return session.open(self._find_lora)
+        return self._open(session)
 
     def save_session(self, session: DragSession, folder: str | Path) -> None:
         """Save an open session with its history; see [`save_session`]."""
@@ -331,7 +331,9 @@ class DynaDragPipeline(
         Raises:
             ValueError: if the folder holds no session, a damaged one, or one of other models.
         """
-        return load_session(folder, self, self._described_progress_bar)
+        session = load_session(folder, self, self._described_progress_bar)
+        self.identity_loras.current = session.lora
+        return session
 
     def settings_in_force(
         self,
@@ -474,6 +476,12 @@ class DynaDragPipeline(
             cross_attention_kwargs=call.cross_attention_kwargs,
             decode_preview=decode_preview,
         )
+
+    def _open(self, session: DragSession) -> DragSession:
+        """Open a session, whose LoRA is then the pipeline's last; none, if it does without."""
+        session.open(self._find_lora)
+        self.identity_loras.current = session.lora
+        return session
 
     def _find_lora(self, session: DragSession) -> IdentityLora:
         """The identity LoRA of a picture: loaded, fitted before, or fitted now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ ONCE_PER_PICTURE = (
     "identity_lora_rank",
     "identity_lora_lr",
     "processing_resolution",
+    "restore_source",
 )
 """Settings that a session is opened with, and that a drag in it can't change."""
 
@@ -106,6 +108,7 @@ class DragSession:
     _lora: _Held = field(default_factory=lambda: _Held(), init=False, repr=False)
     _attention_kwargs: dict[str, Any] | None = field(default=None, init=False, repr=False)
     _sample_latents: Callable[[torch.Generator], torch.Tensor] | None = field(default=None, init=False, repr=False)
+    _working: Any = field(default_factory=threading.RLock, init=False, repr=False)
     _reconstruction: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     @torch.no_grad()
@@ -171,7 +174,7 @@ class DragSession:
 
     def encode(self) -> None:
         """Picture and prompt to what the denoiser works on. Models: the VAE's encoder, the text encoder."""
-        with self.working():
+        with self._turn(), self.working():
             self.edit_picture = resize_picture(self.picture, self.size).to(self.models._execution_device)
             self.image_latents, self._sample_latents = encode_picture(self.models.vae, self.edit_picture)
             given, unet = self.given_embeds, self.models.unet
@@ -187,7 +190,7 @@ class DragSession:
     def fit_identity_lora(self) -> IdentityLora:
         """Fit a LoRA to the picture. Models: the UNet with gradients, and the VAE's encoder for samples."""
         settings = self.settings
-        with self.working():
+        with self._turn(), self.working():
             condition = Condition(self.prompt_embeds, self._attention_kwargs)
             return fit_identity_lora(
                 UNetDenoiser(self.models.unet, condition),
@@ -201,12 +204,12 @@ class DragSession:
 
     def invert(self) -> None:
         """z_0 to z_t^0. Model: the UNet."""
-        with self.working(), self.carrying_lora():
+        with self._turn(), self.working(), self.carrying_lora():
             self.noise = self.engine().invert(self.image_latents)
 
     def denoise_reference(self) -> None:
         """z_t^0 to z_0^0, keeping keys and values. Model: the UNet."""
-        with self.working(), self.carrying_lora():
+        with self._turn(), self.working(), self.carrying_lora():
             self.reference = self.engine().denoise_reference(self.noise)
         self._reconstruction = None
 
@@ -221,7 +224,7 @@ class DragSession:
     @property
     def original(self) -> DragState:
         """The state before any drag."""
-        return DragState(self.noise, self.reference.latents, self.edit_picture)
+        return DragState(self.noise, self.reference.latents, self.edit_picture, picture=self.fingerprint)
 
     @property
     def state(self) -> DragState:
@@ -282,18 +285,59 @@ class DragSession:
                 f"`{fixed[0]}` must be given when a session is opened, got {got(changes[fixed[0]])} for a drag in it."
             )
         in_force = self.in_force.changed(changes)
-        if isinstance(handles, DragInstruction):
-            instruction = handles
-        elif targets is None:
-            raise ValueError("`targets` is missing: say where each of the handles goes.")
-        else:
-            instruction = DragInstruction.from_user(handles, targets, mask, self.input_size)
+        instruction = self._instruction(handles, targets, mask)
         source = choose_motion(motion, getattr(self.models, "motion_predictor", None))
         source.check(instruction)
         check_components(self.models, in_force.settings)
-        start = continue_from.state if isinstance(continue_from, DragResult) else continue_from or self.original
+        check_call(self.models, in_force.settings, self.cross_attention_kwargs)
+        start = self.original if continue_from is None else self._own_state("continue_from", continue_from)
         is_watched = is_watched or in_force.settings.return_intermediates
-        return self._steps(in_force, instruction, source, start, is_watched, iterate)
+        return self._in_turns(self._steps(in_force, instruction, source, start, is_watched, iterate))
+
+    def _instruction(
+        self, handles: Points | DragInstruction, targets: Points | None, mask: Mask | None
+    ) -> DragInstruction:
+        """Points and mask of a drag, checked, in pixels of the input."""
+        if not isinstance(handles, DragInstruction):
+            if targets is None:
+                raise ValueError("`targets` is missing: say where each of the handles goes.")
+            return DragInstruction.from_user(handles, targets, mask, self.input_size)
+        if targets is not None or mask is not None:
+            raise ValueError("`targets` and `mask` must be left out beside an instruction, which has its own.")
+        if handles.size != self.input_size:
+            raise ValueError(f"`handles` must be for a picture of size {self.input_size}, got {handles.size}.")
+        return handles
+
+    def _own_state(self, name: str, of: DragState | DragResult) -> DragState:
+        """A state that was reached in this session, or a ValueError."""
+        state = of.state if isinstance(of, DragResult) else of
+        if not isinstance(state, DragState):
+            raise ValueError(f"`{name}` must be a state or a result of this session, got {got(state)}.")
+        if state.picture != self.fingerprint or state.noise.shape != self.noise.shape:
+            raise ValueError(f"`{name}` must be a state or a result of this session, got one of another picture.")
+        return state
+
+    def _in_turns(self, steps: Iterator[DragStep]) -> Iterator[DragStep]:
+        """The steps, of which each is made while no other thread works in this session."""
+        with closing(cast(Any, steps)):
+            while True:
+                with self._turn():
+                    step = next(steps, None)
+                if step is None:
+                    return
+                yield step
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Refuse to work in two threads at once: both would change the same UNet."""
+        if not self._working.acquire(blocking=False):
+            raise RuntimeError(
+                "This session works in another thread: let it finish, or open a session of other models."
+            )
+        try:
+            yield
+        finally:
+            self._working.release()
 
     @torch.no_grad()
     def _steps(
@@ -325,7 +369,9 @@ class DragSession:
                         steps[-2].latents = steps[-2].image = None
                     steps.append(step)
                     yield step
-        self.history.append(DragResult.of(steps, start, instruction, self.size, loop.stop_reason, source.name))
+        result = DragResult.of(steps, start, instruction, self.size, loop.stop_reason, source.name)
+        result.state.picture = self.fingerprint
+        self.history.append(result)
 
     # --- pictures ---
 
@@ -333,18 +379,19 @@ class DragSession:
     def reconstruction(self) -> torch.Tensor:
         """The unedited latent decoded, `(1, 3, height, width)` in [0, 1] at the size of the edit; once per picture."""
         if self._reconstruction is None:
-            with torch.no_grad(), self.working():
+            with self._turn(), torch.no_grad(), self.working():
                 self._reconstruction = decode_latents(self.models.vae, self.reference.latents)
         return self._reconstruction
 
-    def image(self, result: DragResult, restore: bool | None = None) -> torch.Tensor:
+    def image(self, result: DragState | DragResult, restore: bool | None = None) -> torch.Tensor:
         """The picture of a drag, `(1, 3, height, width)` in [0, 1], at the input's size.
 
         Args:
-            result ([`DragResult`]): from `history`.
+            result ([`DragResult`] or [`DragState`]): from `history`, or `state`.
             restore (`bool`, *optional*): whether to take the source's own pixels back; by default as in the settings.
         """
-        edited = self.reconstruction if result.state.latents is self.reference.latents else result.state.image
+        state = self._own_state("result", result)
+        edited = self.reconstruction if state.handles is None else state.image
         if self.settings.restore_source if restore is None else restore:
             edited = restore_source(self.picture, edited, self.reconstruction)
         return resize_picture(edited, self.input_size)

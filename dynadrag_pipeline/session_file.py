@@ -20,7 +20,7 @@ from motion_predictor.common.checks import got
 
 from .drag_result import DragResult
 from .drag_state import DragState
-from .fit_key import tensor_digests
+from .fit_key import factors_content, weights_content
 from .identity_lora import IdentityLora
 from .picture import resize_picture
 from .pipeline_output import DragIteration
@@ -57,7 +57,7 @@ def save_session(session: DragSession, folder: str | Path) -> None:
     }
     for number, result in enumerate(session.history):
         tensors |= {f"history.{number}.{name}": value for name, value in _tensors_of(result).items()}
-    packed = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    packed = save({name: _alone(value) for name, value in tensors.items()})
     record = {
         "format": FORMAT,
         "prompt": session.prompt,
@@ -105,10 +105,15 @@ def load_session(folder: str | Path, models: Any, progress_bar: Any) -> DragSess
 
 
 def models_content(models: Any) -> str:
-    """SHA-256 over the content of UNet, VAE and noise schedule, by a few sums of each tensor."""
-    sums = [tensor_digests(list(models.unet.parameters())), tensor_digests(list(models.vae.parameters()))]
+    """SHA-256 over the content of UNet, VAE and noise schedule, and over what weighs their parts."""
+    weights = [weights_content(models.unet), weights_content(models.vae)]
     schedule = sorted((name, str(value)) for name, value in models.scheduler.config.items() if name[0] != "_")
-    return hashlib.sha256(repr([sums, schedule]).encode()).hexdigest()
+    return hashlib.sha256(repr([weights, factors_content(models.unet), schedule]).encode()).hexdigest()
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the CPU that shares memory with no other, as the format wants it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _tensors_of(result: DragResult) -> dict[str, torch.Tensor]:
@@ -170,17 +175,17 @@ def _assembled(
         weights = {name[len("lora.") :]: value for name, value in tensors.items() if name.startswith("lora.")}
         session.lora = IdentityLora(weights, **record["lora"])
     session.history = [
-        _result(numbers, _below(f"history.{number}.", tensors), device)
+        _result(numbers, _below(f"history.{number}.", tensors), session)
         for number, numbers in enumerate(record["history"])
     ]
     return session
 
 
-def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], device: torch.device) -> DragResult:
-    state = {name: value.to(device) for name, value in _below("state.", tensors).items()}
+def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: DragSession) -> DragResult:
+    state: dict[str, Any] = {name: value.to(session.noise.device) for name, value in _below("state.", tensors).items()}
     stacked = _below("iterations.", tensors)
     return DragResult(
-        state=DragState(**state),
+        state=DragState(**state, picture=session.fingerprint),
         trajectory=tensors["trajectory"],
         targets=tensors["targets"],
         iterations=[

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
 from dynadrag_pipeline import DynaDragPipeline, session_file
+from dynadrag_pipeline.drag_edit import DragEdit
+from dynadrag_pipeline.drag_instruction import DragInstruction
 from dynadrag_pipeline.session import ONCE_PER_PICTURE, DragSession
 from support.tiny_models import make_motion_predictor, make_unet
 
@@ -216,3 +219,92 @@ def test_pipelines_of_two_threads_give_the_pictures_that_they_give_alone(pipe, p
     for thread in threads:
         thread.join()
     assert all(torch.equal(together[index], alone[index]) for index in range(2))
+
+
+# --- what a session refuses, and keeps apart ---
+
+
+@pytest.mark.parametrize("wrong", [0, "last", [], -1])
+def test_what_is_no_state_is_refused_at_once(pipe, picture, quick, wrong):
+    session = pipe.open_session(picture, **quick)
+    with pytest.raises(ValueError, match="`continue_from` must be a state or a result"):
+        session.drag([(40, 30)], [(52, 30)], continue_from=wrong)
+    with pytest.raises(ValueError, match="`result` must be a state or a result"):
+        session.image(wrong)
+
+
+def test_a_state_of_another_picture_is_refused(pipe, picture, quick):
+    session = pipe.open_session(picture, **quick)
+    other = pipe.open_session(picture.flip(-1), **quick)
+    with pytest.raises(ValueError, match="one of another picture"):
+        session.drag([(40, 30)], [(52, 30)], continue_from=other.state)
+
+
+def test_a_drag_without_iterations_is_saved_and_loaded(pipe, picture, quick, tmp_path):
+    session = pipe.open_session(picture, **quick)
+    assert not list(session.drag([(40, 30)], [(40, 30)]))
+    image = session.image(session.history[-1])
+    pipe.save_session(session, tmp_path)
+    loaded = pipe.load_session(tmp_path)
+    assert torch.equal(loaded.image(loaded.history[-1]), image)
+
+
+def test_a_session_is_of_the_factors_too_that_its_models_had(pipe, picture, quick, tmp_path):
+    session = pipe.open_session(picture, **quick)
+    pipe.save_session(session, tmp_path)
+    pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    try:
+        with pytest.raises(ValueError, match="models that it was saved with"):
+            pipe.load_session(tmp_path)
+    finally:
+        pipe.disable_freeu()
+        for block in pipe.unet.up_blocks:
+            for factor in ("s1", "s2", "b1", "b2"):
+                vars(block).pop(factor, None)
+    assert pipe.load_session(tmp_path).history == []
+
+
+def test_a_second_thread_in_a_session_is_refused_and_breaks_nothing(pipe, picture, quick):
+    session = pipe.open_session(picture, **quick)
+    refused: list[BaseException] = []
+
+    def intrude() -> None:
+        try:
+            list(session.drag([(40, 30)], [(52, 30)]))
+        except RuntimeError as error:
+            refused.append(error)
+
+    def iterate(edit: Any) -> None:
+        thread = threading.Thread(target=intrude)
+        thread.start()
+        thread.join()
+        DragEdit.iterate(edit)
+
+    alone = list(session.drag([(40, 30)], [(52, 30)]))
+    watched = list(session.drag([(40, 30)], [(52, 30)], iterate=iterate))
+    assert len(refused) == len(watched) > 0
+    assert "another thread" in str(refused[0])
+    assert torch.equal(alone[-1].noise, watched[-1].noise)
+
+
+def test_the_pipeline_saves_no_lora_of_an_earlier_picture(pipe, picture, quick, tmp_path):
+    pipe(picture, [(40, 30)], [(52, 30)], **quick)
+    pipe(picture, [(40, 30)], [(52, 30)], **(quick | {"identity_lora_steps": 0}))
+    with pytest.raises(ValueError, match="no identity LoRA to save"):
+        pipe.save_identity_lora(tmp_path)
+
+
+def test_a_lora_that_is_not_finite_names_its_rate_and_is_not_kept(pipe, picture, quick):
+    pipe.identity_loras.fitted.clear()
+    with pytest.raises(FloatingPointError, match="`identity_lora_lr`, got 1000"):
+        pipe(picture, [(40, 30)], [(52, 30)], **(quick | {"identity_lora_lr": 1e3, "identity_lora_steps": 30}))
+    assert not pipe.identity_loras.fitted
+
+
+def test_an_instruction_has_its_own_targets_and_size(pipe, picture, quick):
+    session = pipe.open_session(picture, **quick)
+    own = DragInstruction.from_user([(40, 30)], [(52, 30)], None, session.input_size)
+    with pytest.raises(ValueError, match="`targets` and `mask` must be left out"):
+        session.drag(own, [(1, 2)])
+    with pytest.raises(ValueError, match="for a picture of size"):
+        session.drag(own.scaled_to((32, 32)))
