@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import BinaryIO
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file for writing that takes its name only when the block ends without an exception.
 
-    Until then it has a temporary name in the same folder. If the block fails, it is removed, and an older file at
-    `path` stays as it was.
+    Until then it has a name of its own in the same folder, whoever else writes there, and however long that of `path`
+    is. If the block fails, it is removed, and an older file at `path` stays as it was.
 
     Args:
         path (`str` or `Path`): of the file.
@@ -24,7 +25,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         ...     file.write(b"{}")
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
         with open(partial, "wb") as file:
             yield file

@@ -51,3 +51,19 @@ def test_a_failed_first_write_leaves_nothing(tmp_path: Path):
 def test_a_folder_that_is_missing_is_the_callers_error(tmp_path: Path):
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "missing" / "result.json"):
         pass
+
+
+def test_a_name_may_be_as_long_as_file_systems_take(tmp_path: Path):
+    path = tmp_path / ("n" * 255)
+    with atomic_file(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+
+
+def test_two_that_write_one_file_at_once_leave_one_of_both(tmp_path: Path):
+    path = tmp_path / "result"
+    with atomic_file(path) as first, atomic_file(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert path.read_bytes() == b"first"
+    assert [each.name for each in tmp_path.iterdir()] == ["result"]
