@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -102,7 +103,8 @@ class DragEdit:
         self.points = DragPoints.of(instruction, stop_distance, device)
         self.image = start.image
         self.mask = _latent_mask(instruction, start.noise)
-        reach = latent_reach(instruction, start.noise, settings.supervision_reach)
+        paths = _paths_on(self.size, self.input_size, instruction, getattr(source, "paths", None))
+        reach = latent_reach(paths, self.size, start.noise, settings.supervision_reach)
         self.optimizer = LatentOptimizer(start.noise, settings, reach, engine.denoiser.is_half)
         self.selector = PointSelector(settings.dynamic_selection, settings.similarity_threshold, generator)
         self.rule = StopRule(settings, min(self.size) / 512, can_stall=not source.always_arrives)
@@ -176,12 +178,19 @@ class DragEdit:
             self.points.abandoned = self.selector.abandoned
 
     def propose_motion(self) -> None:
-        """Ask the source where the handles go (Sec. 3.2.1, Eq. 4): h^{k+1}. In settling, they stand on the targets."""
+        """Ask the source where the handles go (Sec. 3.2.1, Eq. 4): h^{k+1}. In settling, they stand on the targets.
+
+        Raises:
+            FloatingPointError: if the source answers with what is not finite.
+        """
         source = SettlingMotion() if self.rule.is_settling else self.source
         self.motion = source.propose(self.view)
         held = self.engine.settings.hold_unselected and not self.rule.is_settling
         moving = self.valid if held else self.points.moving
-        self.next_handles = torch.where(moving[:, None], self.motion.destinations, self.points.handles)
+        destinations = (
+            self.motion.destinations if self.rule.is_settling else self._on_picture(self.motion.destinations)
+        )
+        self.next_handles = torch.where(moving[:, None], destinations, self.points.handles)
 
     def supervise_motion(self) -> None:
         """Take the Adam steps of Eq. 3 on z_t^k, towards the handles' patches at h^{k+1} (Eq. 2).
@@ -228,7 +237,7 @@ class DragEdit:
     def locate_handles(self) -> None:
         """Ask the source where the handles are now: where they were sent, unless it looks. In settling, they stay."""
         if not self.rule.is_settling:
-            located = self.source.locate(self.view, self.next_handles)
+            located = self._on_picture(self.source.locate(self.view, self.next_handles))
             self.next_handles = torch.where(self.points.moving[:, None], located, self.next_handles)
 
     def step(self) -> DragStep:
@@ -264,6 +273,12 @@ class DragEdit:
         self.points.handles = self.next_handles
         self.image = self.image if image is None else image
         self.k += 1
+
+    def _on_picture(self, points: torch.Tensor) -> torch.Tensor:
+        """Points of a source of motion, moved onto the picture where they leave it."""
+        if not torch.isfinite(points[self.points.moving]).all():
+            raise FloatingPointError(f"The source of motion `{self.source.name}` answered with what is not finite.")
+        return torch.stack([points[:, axis].clamp(0, self.size[1 - axis] - 1) for axis in (0, 1)], dim=-1)
 
     def _in_cells(self, points: torch.Tensor) -> torch.Tensor:
         """Points of the edit on the supervision grid."""
@@ -301,6 +316,20 @@ class DragEdit:
             return loss
         previous = self.engine.step_back(output, self.latents)
         return loss + settings.mask_weight * mask_loss(previous, self.reference.previous, self.mask)
+
+
+def _paths_on(
+    size: tuple[int, int],
+    input_size: tuple[int, int],
+    instruction: DragInstruction,
+    paths: Sequence[torch.Tensor] | None,
+) -> list[torch.Tensor]:
+    """`(corners, 2)` for each handle: from it over what it is to pass, if that is known, to its target."""
+    between = [torch.zeros(0, 2)] * len(instruction.handles) if paths is None else paths
+    return [
+        torch.cat([handle[None], scale_points(path, input_size, size), target[None]])
+        for handle, path, target in zip(instruction.handles, between, instruction.targets, strict=True)
+    ]
 
 
 def _latent_mask(instruction: DragInstruction, latents: torch.Tensor) -> torch.Tensor | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
-from .drag_instruction import DragInstruction
+from motion_predictor.points import scale_points
+
 from .loss_scale import LossScale
 from .settings import DragSettings
 
@@ -50,7 +52,7 @@ class LatentOptimizer:
             FloatingPointError: if the gradient is not finite in float16, however the loss is scaled.
         """
         (self.latents.grad,) = self.loss_scale.gradients(loss, [self.latents])
-        if self.settings.supervision_damping > 0 and not self.adam.state:
+        if self.settings.supervision_damping > 0 and not self.is_damped:
             self._damp(self.latents.grad)
         before = self.latents.detach().clone()
         self.adam.step()
@@ -59,23 +61,28 @@ class LatentOptimizer:
                 self.latents.copy_(before.lerp(self.latents, self.reach))
 
     def _new_adam(self) -> torch.optim.Adam:
+        self.is_damped = False
         return torch.optim.Adam([self.latents], lr=self.settings.supervision_lr)
 
-    def _damp(self, first_gradient: torch.Tensor) -> None:
-        largest = first_gradient.abs().max().item()
-        if math.isfinite(largest):
+    def _damp(self, gradient: torch.Tensor) -> None:
+        largest = gradient.abs().max().item()
+        if 0 < largest < math.inf:  # a gradient of nought says nothing of the next ones
+            self.is_damped = True
             group = self.adam.param_groups[0]
             group["eps"] = max(group["eps"], self.settings.supervision_damping * largest)
 
 
-def latent_reach(instruction: DragInstruction, latents: torch.Tensor, reach: float | None) -> torch.Tensor | None:
+def latent_reach(
+    paths: Sequence[torch.Tensor], size: tuple[int, int], latents: torch.Tensor, reach: float | None
+) -> torch.Tensor | None:
     """The share of its steps that a value of the latent takes, by its distance to the nearest handle's path.
 
-    `exp(-(distance / reach)^4)`: all of them along the straight paths from handles to targets, and next to none at 1.5
+    `exp(-(distance / reach)^4)`: all of them along the paths from handles to targets, and next to none at 1.5
     times the reach.
 
     Args:
-        instruction ([`DragInstruction`]): on any grid.
+        paths (`Sequence[torch.Tensor]` of shape `(corners, 2)`): from each handle to its target, (x, y).
+        size (`tuple[int, int]`): (height, width) of what they are on.
         latents (`torch.Tensor` of shape `(1, channels, h, w)`): of the edit.
         reach (`float`, *optional*): as a share of the short side; `None` is everywhere.
 
@@ -85,10 +92,11 @@ def latent_reach(instruction: DragInstruction, latents: torch.Tensor, reach: flo
     if reach is None:
         return None
     height, width = latents.shape[-2:]
-    scaled = instruction.scaled_to((height, width))
-    start, displacement = scaled.handles[:, None], (scaled.targets - scaled.handles)[:, None]  # [points, 1, 2]
+    scaled = [scale_points(path, size, (height, width)) for path in paths]
+    start = torch.cat([path[:-1] for path in scaled])[:, None]  # [segments, 1, 2]
+    displacement = torch.cat([path[1:] - path[:-1] for path in scaled])[:, None]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    from_start = torch.stack([x, y], dim=-1).flatten(0, 1) - start  # [points, cells, 2]
+    from_start = torch.stack([x, y], dim=-1).flatten(0, 1) - start  # [segments, cells, 2]
     along = (from_start * displacement).sum(dim=-1) / displacement.square().sum(dim=-1).clamp(min=1e-12)
     nearest = along.clamp(0, 1)[..., None] * displacement
     distance = (from_start - nearest).norm(dim=-1).amin(dim=0).unflatten(0, (height, width))

@@ -38,6 +38,7 @@ class PathMotion(BaseMotionSource):
 
     name = "path"
     always_arrives = True
+    paths: Sequence[torch.Tensor]
 
     def __init__(self, paths: Paths) -> None:
         if not isinstance(paths, (list, tuple)) or not len(paths):

@@ -5,7 +5,7 @@ Eq. 4 and the guard of Sec. 11 are here, since each source decides whether what 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -102,7 +102,14 @@ class MotionSource(Protocol):
 
 
 class BaseMotionSource:
-    """A source that keeps nothing between iterations, and takes handles to be where they were sent."""
+    """A source that keeps nothing between iterations, and takes handles to be where they were sent.
+
+    Attributes:
+        paths (`Sequence[torch.Tensor]` of shape `(corners, 2)`, *optional*):
+            what handles are known to pass before they arrive, in pixels of the input, for `supervision_reach`.
+    """
+
+    paths: Sequence[torch.Tensor] | None = None
 
     needs_picture = False
     always_arrives = False

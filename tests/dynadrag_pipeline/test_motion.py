@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import doctest
+import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -213,6 +215,44 @@ class TestInAnEdit:
         tracking = Tracking(needs_picture)
         pipe(picture, [(40, 30)], [(52, 30)], motion=tracking, **quick)
         assert torch.equal(tracking.seen[1], tracking.seen[0]) == (not needs_picture)
+
+    @pytest.mark.parametrize("where", ["propose", "locate"])
+    def test_an_answer_that_is_not_finite_ends_the_edit_with_what_is_good(self, pipe, picture, quick, where):
+        class Lost(Tracking):
+            def propose(self, view: EditView) -> Motion:
+                motion = super().propose(view)
+                lost = where == "propose" and view.k == 1
+                return replace(motion, destinations=motion.destinations * math.nan) if lost else motion
+
+            def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
+                return proposed * (math.nan if where == "locate" and view.k == 1 else 1)
+
+        output = pipe(picture, [(40, 30)], [(52, 30)], motion=Lost(), **quick)
+        assert output.stop_reason == "diverged"
+        assert len(output.iterations) == 1
+        assert torch.isfinite(output.trajectories).all()
+
+    def test_answers_outside_are_moved_onto_the_picture(self, pipe, picture, quick):
+        class Far(Tracking):
+            def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
+                return proposed + 1e30
+
+        output = pipe(picture, [(40, 30)], [(52, 30)], motion=Far(), **(quick | {"max_iterations": 1}))
+        assert (output.trajectories >= 0).all()
+        assert (output.trajectories < 1000).all()
+
+    def test_the_latent_is_free_along_a_drawn_path(self, pipe, picture, quick):
+        reach = {"supervision_reach": 0.1, "identity_lora_steps": 0, "source_patches": "original"}
+        session = pipe.open_session(picture, **(quick | reach))
+        height, width = session.noise.shape[-2:]
+
+        def changes(motion: Any) -> torch.Tensor:
+            *_, last = session.drag([(20, 50)], [(60, 50)], motion=motion)
+            change = (last.noise - session.noise).abs().amax(dim=(0, 1))
+            return change[: height // 4, width // 4 : width * 3 // 4]  # the upper edge, where only the path leads
+
+        assert changes(None).max() < 1e-6
+        assert changes([[(40, 5)]]).max() > 1e-3
 
     def test_paths_go_through_the_call(self, pipe, picture, quick):
         output = pipe(picture, [(20, 30)], [(60, 30)], motion=[[(40, 10)]], **(quick | {"max_iterations": 2}))

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from dynadrag_pipeline import motion_supervision
+from dynadrag_pipeline.latent_optimizer import LatentOptimizer
 from dynadrag_pipeline.motion_supervision import mask_loss, motion_supervision_loss, sample_patches
+from dynadrag_pipeline.settings import DragSettings
 
 
 def bilinear(features: torch.Tensor, x: float, y: float) -> torch.Tensor:
@@ -125,3 +127,12 @@ def test_half_precision_is_compared_and_summed_in_single_precision():
     """Half precision knows neither 2049 nor a sum of 70 times as much."""
     previous, reference = (torch.full((1, 7, 10, 10), value, dtype=torch.float16) for value in (2048, -1))
     assert mask_loss(previous, reference, torch.zeros(10, 10)).item() == 700 * 2049
+
+
+def test_adam_is_damped_by_the_first_gradient_that_says_something():
+    settings = DragSettings(supervision_damping=0.1)
+    optimizer = LatentOptimizer(torch.zeros(1, 1, 2, 2), settings, None, is_half=False)
+    optimizer.step((optimizer.latents * 0).sum())
+    assert optimizer.adam.param_groups[0]["eps"] == 1e-8
+    optimizer.step((optimizer.latents * torch.tensor([[2.0, 0.0], [1.0, 0.5]])).sum())
+    assert optimizer.adam.param_groups[0]["eps"] == pytest.approx(0.2)
