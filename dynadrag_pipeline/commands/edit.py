@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from motion_predictor.common.command_errors import CommandError, errors_as_one_line, one_line
 
 from .edit_job import Job, checked_job
-from .edit_model import available_device, load_pipeline, load_preview_vae
+from .edit_model import EMBEDDED, available_device, load_pipeline, load_preview_vae
 from .edit_options import add_edit_options
 from .result_saver import ResultSaver
 
@@ -108,7 +108,7 @@ def _record(args: argparse.Namespace, job: Job, output: DynaDragPipelineOutput) 
         "versions": output.provenance.get("versions"),
         "image": _shown(args.image),
         "mask": None if args.mask is None else _shown(args.mask),
-        "model": args.model or "embedded",
+        "model": args.model or EMBEDDED,
         "preset": args.preset,
         "device": args.device,
         "dtype": args.dtype,

@@ -77,7 +77,8 @@ def _instruction(args: argparse.Namespace) -> dict[str, Any]:
         instruction = _instruction_file(args)
     if args.path and args.motion is not None:
         raise CommandError("--path says where handles go, as --motion does: give one or the other.")
-    motion = args.path or instruction.pop("paths", None) or args.motion
+    of_file = instruction.pop("paths", None)
+    motion = args.path or args.motion or of_file
     return instruction if motion is None else {**instruction, "motion": motion}
 
 
@@ -137,7 +138,10 @@ def _check_models(args: argparse.Namespace, settings: DragSettings) -> None:
     if args.preview_vae is not None and settings.preview_steps is None:
         raise CommandError("--preview-vae decodes the pictures of --preview-steps: give that too.")
     for flag, model in (("--model", args.model), ("--preview-vae", args.preview_vae)):
-        if model is not None and _looks_like_folder(model) and not os.path.isdir(os.path.expanduser(model)):
+        place = os.path.expanduser(model or ".")
+        if os.path.exists(place) and not os.path.isdir(place):
+            raise CommandError(f"{flag}: `{model}` is a file; a folder is wanted (`dynadrag convert` makes one).")
+        if model is not None and _looks_like_folder(model) and not os.path.isdir(place):
             raise CommandError(f"{flag}: there is no folder `{model}`.")
 
 

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from ..pipeline_dynadrag import DynaDragPipeline
 
 
+EMBEDDED = "embedded"
+"""What records call the model that comes with the package."""
+
+
 def model_folder(args: argparse.Namespace) -> str:
     """Where the model is: a folder, or else an id of the Hub."""
-    if args.model is None:
+    if args.model in (None, EMBEDDED):
         return str(EMBEDDED_CHECKPOINT)
     folder = os.path.expanduser(args.model)
     return folder if os.path.isdir(folder) else args.model
@@ -25,7 +29,7 @@ def model_folder(args: argparse.Namespace) -> str:
 
 def settings_of_model(model: str | None) -> dict[str, Any]:
     """What a model recommends, if it is in a folder; nobody asks the Hub before an edit."""
-    return recommended_settings(EMBEDDED_CHECKPOINT if model is None else model)
+    return recommended_settings(EMBEDDED_CHECKPOINT if model in (None, EMBEDDED) else model)
 
 
 def load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:

@@ -29,13 +29,13 @@ def add_edit_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> No
 
 def _defaults_in_force(argv: Sequence[str]) -> dict[str, Any]:
     """What options come to if they are not given, with the model and the preset of a command line."""
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     known.add_argument("--model")
     known.add_argument("--preset", choices=tuple(PRESETS))
     try:
         said, _ = known.parse_known_args([each for each in argv if each not in ("-h", "--help")])
         return vars(settings_in_force({}, None, said.preset, settings_of_model(said.model)).settings)
-    except (SystemExit, ValueError):  # the parser proper says what is wrong
+    except (argparse.ArgumentError, ValueError):  # the parser proper says what is wrong
         return {}
 
 

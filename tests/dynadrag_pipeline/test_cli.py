@@ -219,6 +219,21 @@ def test_instruction_file_and_prompt(pipeline, portrait, out, tmp_path):
     assert [call["prompt"] for call in pipeline.calls] == ["a face", "a clown"]
 
 
+@pytest.mark.parametrize(
+    ("options", "motion"),
+    [
+        ([], [[[25, 30]]]),
+        (["--path", "30,40"], [[(30, 40)]]),
+        (["--path", "straight"], [None]),
+        (["--motion", "straight"], "straight"),
+    ],
+)
+def test_options_go_before_the_paths_of_an_instruction_file(pipeline, portrait, out, tmp_path, options, motion):
+    (tmp_path / "turn.json").write_text(json.dumps({"points": [[20, 30], [40, 30]], "paths": [[[25, 30]]]}))
+    assert edit(portrait, out, "--instruction", str(tmp_path / "turn.json"), *options) == 0
+    assert pipeline.calls[-1]["motion"] == motion
+
+
 def test_gif_on_request(pipeline, portrait, out):
     assert edit(portrait, out, *EDIT, "--gif") == 0
     with Image.open(out / "portrait.gif") as gif:

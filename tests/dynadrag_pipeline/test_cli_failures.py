@@ -402,9 +402,12 @@ def test_what_does_not_fit_on_the_disk_is_kept_elsewhere_and_the_rest_in_its_pla
         def __exit__(self, *_: object) -> None:
             self.file.close()
 
+    written: list[Path] = []
+
     def opened(path: Path, mode: str) -> Any:
         file = open(path, mode)  # noqa: SIM115 - passed on
-        return Full(file) if "sheet" in path.name and path.parent == out else file
+        written.append(path.parent)
+        return Full(file) if written == [out, out] else file  # the sheet comes second
 
     monkeypatch.setattr(atomic_file, "open", opened, raising=False)
     assert edit(portrait, out, *EDIT) == 1
