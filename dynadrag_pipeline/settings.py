@@ -328,12 +328,15 @@ def settings_in_force(
         >>> settings_in_force({}, preset="paper", recommended={"supervision_lr": 0.6}).settings.supervision_lr
         0.01
     """
-    if isinstance(settings, str):
-        preset, settings = check_choice("settings", settings, tuple(PRESETS)), None
-    with naming("settings", settings):
-        said = _as_mapping(settings)
     if preset is not None:
         check_choice("preset", preset, tuple(PRESETS))
+    if isinstance(settings, str):
+        named = check_choice("settings", settings, tuple(PRESETS))
+        if preset not in (None, named):
+            raise ValueError(f"`preset` must be left out where `settings` names one: got {preset!r} beside {named!r}.")
+        preset, settings = named, None
+    with naming("settings", settings):
+        said = _as_mapping(settings)
     options = options_of(DragSettings)
     in_force = {name: each.default for name, each in options.items()}
     origins: dict[str, Origin] = {

@@ -8,8 +8,11 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils import logging
 
 from motion_predictor.common.checks import got, naming
+
+logger = logging.get_logger(__name__)
 
 Callback: TypeAlias = Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks
 """`callback(pipe, iteration, timestep, tensors) -> changed tensors`."""
@@ -59,6 +62,9 @@ def changed_tensors(answer: Any, tensors: Mapping[str, torch.Tensor]) -> dict[st
         if answer is not None and not isinstance(answer, Mapping):
             raise ValueError(f"`callback_on_step_end` must return a dictionary of tensors or None, got {got(answer)}.")
         given = {} if answer is None else dict(answer)
+        for name in given:
+            if name not in tensors:
+                logger.warning(f"`callback_on_step_end` returned {got(name)}, which is none of {list(tensors)}.")
         changed = {name for name, own in tensors.items() if name in given and given[name] is not own}
         return {name: _in_place_of(name, given[name], tensors[name]) for name in changed}
 

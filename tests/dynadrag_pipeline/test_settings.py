@@ -277,3 +277,11 @@ def test_the_examples_in_the_docstrings_run(module):
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_two_presets_are_refused_and_unknown_ones_named_beside_any_settings():
+    assert settings_in_force({}, "fast", "fast") == settings_in_force({}, "fast")
+    with pytest.raises(ValueError, match="`preset` must be left out where `settings` names one"):
+        settings_in_force({}, "fast", "paper")
+    with pytest.raises(ValueError, match="`preset` must be"):
+        settings_in_force({}, "fast", "nonsense")

@@ -147,7 +147,7 @@ def load(args: argparse.Namespace) -> None:
     from dynadrag_pipeline import DynaDragPipeline
 
     pipe = DynaDragPipeline.from_pretrained(args.work / "pipeline", dtype=torch.float16)
-    pipe.check_components(feature_block=-1, kv_start_layer=None)
+    pipe.check_components()
     parameters = sum(parameter.numel() for parameter in pipe.unet.parameters())
     assert parameters == 859_520_964, parameters
     pairs = {
