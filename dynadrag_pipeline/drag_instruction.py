@@ -229,7 +229,9 @@ def _as_mask(mask: Mask, size: tuple[int, int]) -> torch.Tensor:
         )
     binary = torch.from_numpy(painted.astype(np.float32))
     if binary.shape != size:
-        logger.warning(f"`mask` has size {tuple(binary.shape)}, the picture {size}: it is resized.")
+        logger.warning(
+            f"`mask` has {binary.shape[1]}x{binary.shape[0]} pixels, the picture {size[1]}x{size[0]}: it is resized."
+        )
         binary = _scaled_mask(binary, size)
     return binary
 

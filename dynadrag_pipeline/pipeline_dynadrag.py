@@ -62,7 +62,7 @@ class DragCall(DragSettings):
     mask: Mask | Sequence[Mask | None] | None = None
     prompt: str | Sequence[str] = ""
     motion: MotionSource | str | Paths | None = None
-    settings: DragSettings | dict[str, Any] | str | None = None
+    settings: DragSettings | SettingsInForce | dict[str, Any] | str | None = None
     preset: str | None = None
     preview_vae: AutoencoderTiny | AutoencoderKL | None = None
     generator: torch.Generator | list[torch.Generator] | None = None
@@ -80,7 +80,7 @@ class SessionCall(DragSettings):
 
     image: Picture
     prompt: str = ""
-    settings: DragSettings | dict[str, Any] | str | None = None
+    settings: DragSettings | SettingsInForce | dict[str, Any] | str | None = None
     preset: str | None = None
     preview_vae: AutoencoderTiny | AutoencoderKL | None = None
     generator: torch.Generator | None = None
@@ -338,7 +338,7 @@ class DynaDragPipeline(
     def settings_in_force(
         self,
         given: dict[str, Any] | None = None,
-        settings: DragSettings | dict[str, Any] | str | None = None,
+        settings: DragSettings | SettingsInForce | dict[str, Any] | str | None = None,
         preset: str | None = None,
     ) -> SettingsInForce:
         """The settings that a call would use, and where each of them comes from; see [`settings_in_force`].

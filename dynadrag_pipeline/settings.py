@@ -305,7 +305,7 @@ class SettingsInForce:
 
 def settings_in_force(
     given: Mapping[str, Any],
-    settings: DragSettings | Mapping[str, Any] | str | None = None,
+    settings: DragSettings | SettingsInForce | Mapping[str, Any] | str | None = None,
     preset: str | None = None,
     recommended: Mapping[str, Any] | None = None,
 ) -> SettingsInForce:
@@ -355,8 +355,10 @@ def settings_in_force(
     return SettingsInForce(DragSettings(**in_force), origins)
 
 
-def _as_mapping(settings: DragSettings | Mapping[str, Any] | None) -> dict[str, Any]:
-    """What `settings=` says; all options, if it is a [`DragSettings`]."""
+def _as_mapping(settings: DragSettings | SettingsInForce | Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `settings=` says; all options, if it is a [`DragSettings`], or the settings of a result."""
+    if isinstance(settings, SettingsInForce):
+        settings = settings.settings
     if settings is not None and not isinstance(settings, (DragSettings, Mapping)):
         raise ValueError(f"`settings` must be DragSettings, a mapping or the name of a preset, got {got(settings)}.")
     return vars(settings) if isinstance(settings, DragSettings) else dict(settings or {})

@@ -247,7 +247,7 @@ def test_a_mask_of_another_size_is_resized_with_a_warning(left_half, caplog):
     with caplog.at_level(logging.WARNING):
         mask = from_user(mask=small).mask
     assert torch.equal(mask, torch.from_numpy(left_half).float())
-    assert "`mask` has size (3, 4), the picture (48, 64)" in caplog.text
+    assert "`mask` has 4x3 pixels, the picture 64x48" in caplog.text
 
 
 def painting(mode: str, paint: object, ground: object, **info: object) -> Image.Image:

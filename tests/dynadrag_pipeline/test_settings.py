@@ -285,3 +285,8 @@ def test_two_presets_are_refused_and_unknown_ones_named_beside_any_settings():
         settings_in_force({}, "fast", "paper")
     with pytest.raises(ValueError, match="`preset` must be"):
         settings_in_force({}, "fast", "nonsense")
+
+
+def test_the_settings_of_a_result_are_settings():
+    in_force = settings_in_force({"max_iterations": 3}, preset="fast")
+    assert settings_in_force({}, in_force).settings == in_force.settings
