@@ -19,6 +19,8 @@ from ..common.picture_files import decode_picture
 
 HORIZON_STRIDE = 4  # pixels of the frame per cell of `horizon_flows`
 JPEG_QUALITY = 95
+END_FRAMES = (15, 25, 35, 45, 55)
+"""After how many frames a record keeps where everything has gone (15 to 55, Sec. 8)."""
 
 # Motion is stored in 16 bits: 1/64 px is finer than any optical flow, and reaches 512 px.
 FIXED_POINT = 64
@@ -44,7 +46,10 @@ class MotionRecord:
         background (`np.ndarray` of shape `(frames, 2)`): float32, the median motion outside the editing region after 1
             ... T frames: that of the camera. Zero where it is not known.
         info (`dict[str, Any]`, *optional*): plain values for people and statistics: the source video, the start frame,
-            the direction of time.
+            the direction of time, the kind of content.
+        end_frames (`np.ndarray` of shape `(ends,)`, *optional*): int, rising: after how many frames `end_flows` are.
+        end_flows (`np.ndarray` of shape `(ends, height / 4, width / 4, 2)`, *optional*): float32, the motion until then
+            at the centres of cells, as of `horizon_flows`: where everything goes on the whole way to an end frame.
     """
 
     key: str
@@ -55,6 +60,8 @@ class MotionRecord:
     tracks: np.ndarray
     background: np.ndarray
     info: dict[str, Any] = field(default_factory=dict)
+    end_frames: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    end_flows: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 2), dtype=np.float32))
 
     def __post_init__(self) -> None:
         height, width = self.frame.shape[:2]
@@ -73,9 +80,27 @@ class MotionRecord:
             "tracks": (count, frames, 2),
             "background": (frames, 2),
         }
+        if len(self.end_frames) or len(self.end_flows):
+            expected["end_flows"] = (len(self.end_frames), *cells, 2)
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"`{name}` of {self.key} must be of shape {shape}, got {got(getattr(self, name))}.")
+
+
+def end_frames_within(frames: int) -> np.ndarray:
+    """Those of `END_FRAMES` that a record of so many frames reaches.
+
+    Args:
+        frames (`int`): after the start frame.
+
+    Returns:
+        `np.ndarray`: int, rising.
+
+    Example:
+        >>> end_frames_within(40).tolist()
+        [15, 25, 35]
+    """
+    return np.array([end for end in END_FRAMES if end <= frames], dtype=np.int64)
 
 
 def encode_record(record: MotionRecord) -> dict[str, Any]:
@@ -95,6 +120,8 @@ def encode_record(record: MotionRecord) -> dict[str, Any]:
         points=record.points.astype(np.float32),
         tracks=_to_fixed_point(record.tracks),
         background=record.background.astype(np.float32),
+        end_frames=record.end_frames.astype(np.int64),
+        end_flows=_to_fixed_point(record.end_flows),
     )
     Image.fromarray(record.frame).save(picture, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     return {
@@ -116,6 +143,9 @@ def decode_record(sample: dict[str, Any]) -> MotionRecord:
     """
     key = sample["__key__"]
     with np.load(io.BytesIO(sample["motion.npz"]), allow_pickle=False) as motion:
+        ends = {}
+        if "end_flows" in motion:  # not in datasets of earlier versions
+            ends = {"end_frames": motion["end_frames"], "end_flows": _from_fixed_point(motion["end_flows"])}
         return MotionRecord(
             key=key,
             frame=np.asarray(decode_picture(sample["frame.jpg"], f"{key}.frame.jpg").convert("RGB")),
@@ -125,6 +155,7 @@ def decode_record(sample: dict[str, Any]) -> MotionRecord:
             tracks=_from_fixed_point(motion["tracks"]),
             background=motion["background"],
             info=json.loads(sample["info.json"]),
+            **ends,
         )
 
 

@@ -113,7 +113,7 @@ class PortraitMotion:
     def _displacements(self, here: torch.Tensor, origin: torch.Tensor, frames: Sequence[int | None]) -> torch.Tensor:
         """`[P, F, 2]`, the displacement to each frame from `here` of what is at `origin` in the still, in sides."""
         channels = read_fields(self.fields.channels, origin)
-        sums = torch.stack([self._sums_of(frame) for frame in frames])
+        sums = torch.stack([self._sums_of(frame) for frame in frames]) if len(frames) else self._sums[:0]
         return origin[:, None] + torch.einsum("fac,pc->pfa", sums, channels) - here[:, None]
 
     def _sums_of(self, number: int | None) -> torch.Tensor:

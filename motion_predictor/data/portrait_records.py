@@ -10,7 +10,7 @@ from torch.nn.functional import max_pool2d
 
 from .head_factors import FPS
 from .head_fields import HeadFields
-from .motion_record import HORIZON_STRIDE, MotionRecord
+from .motion_record import HORIZON_STRIDE, MotionRecord, end_frames_within
 from .portrait_motion import PortraitMotion, pixel_centres
 
 MAX_HANDLES = 7
@@ -52,13 +52,17 @@ def portrait_record(
     flow, region = motion.flow_and_region(start, start + 1)
     points = _draw_candidates(np.linalg.norm(flow, axis=-1) * region, candidates, random)
     cells = pixels.reshape(side // HORIZON_STRIDE, HORIZON_STRIDE, side // HORIZON_STRIDE, HORIZON_STRIDE, 2)
+    centres = cells.mean(axis=(1, 3))
     horizon = list(range(start + 1, start + 1 + horizon_frames))
     tracks = motion.track(points, start, list(range(start + 1, start + 1 + track_frames)))
+    ends = end_frames_within(track_frames)
     return MotionRecord(
         key=f"{name}-{take}_{start:06d}",
         frame=motion.frame(start),
         flow=flow,
-        horizon_flows=np.moveaxis(motion.track(cells.mean(axis=(1, 3)), start, horizon), 2, 0),
+        horizon_flows=np.moveaxis(motion.track(centres, start, horizon), 2, 0),
+        end_frames=ends,
+        end_flows=np.moveaxis(motion.track(centres, start, (start + ends).tolist()), 2, 0),
         points=points,
         tracks=_lost_outside(points, tracks, side),
         background=np.zeros((track_frames, 2), dtype=np.float32),

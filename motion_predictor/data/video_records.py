@@ -11,7 +11,7 @@ import numpy as np
 
 from .build_settings import BuildSettings
 from .editing_region import EditingRegion, StartFrame
-from .motion_record import MotionRecord
+from .motion_record import MotionRecord, end_frames_within
 from .optical_flow import OpticalFlow
 from .tracks import FlowStep, background_motion, background_points, cell_centres, chain_tracks, has_texture, is_cut
 from .video import VideoFile
@@ -196,12 +196,15 @@ class RecordMaker:
             passed_over[LOST_AT_ONCE] += 1
             return None
         centres = cell_centres(*region.shape)
-        horizon = chain_tracks(centres.reshape(-1, 2), steps[:HORIZON_FRAMES])
+        dense = chain_tracks(centres.reshape(-1, 2), steps).transpose(1, 0, 2).reshape(-1, *centres.shape)
+        ends = end_frames_within(len(steps))
         return MotionRecord(
             key=f"{video.name}_{start.index:06d}" + ("" if start.direction > 0 else "r"),
             frame=picture,
             flow=flow,
-            horizon_flows=horizon.transpose(1, 0, 2).reshape(-1, *centres.shape),
+            horizon_flows=dense[:HORIZON_FRAMES],
+            end_frames=ends,
+            end_flows=dense[ends - 1],
             points=points,
             tracks=tracks[: len(points)],
             background=background_motion(tracks[len(points) :]),

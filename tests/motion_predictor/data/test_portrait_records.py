@@ -36,6 +36,8 @@ def test_a_record_says_what_the_motion_does(fields: HeadFields):
     cells = np.stack(np.meshgrid(np.arange(1.5, SIZE, 4), np.arange(1.5, SIZE, 4)), axis=-1)
     np.testing.assert_allclose(record.horizon_flows[3], motion.flow(9, 13, cells), atol=1e-3)
     assert record.horizon_flows.shape == (6, SIZE // 4, SIZE // 4, 2)
+    assert record.end_frames.tolist() == [15, 25, 35, 45, 55]
+    np.testing.assert_allclose(record.end_flows[2], motion.flow(9, 44, cells), atol=1e-3)
     known = np.isfinite(record.tracks[:, 54, 0])
     np.testing.assert_allclose(record.tracks[known, 54], motion.flow(9, 64, record.points[known]), atol=1e-3)
     assert known.any()

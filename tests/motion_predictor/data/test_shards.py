@@ -32,18 +32,31 @@ def make_record(key: str = "clip_000003", height: int = 16, width: int = 24, see
         tracks=tracks,
         background=random.normal(0, 1, (7, 2)).astype(np.float32),
         info={"video": "clip", "start": 3},
+        end_frames=np.array([15, 25]),
+        end_flows=random.normal(0, 9, (2, height // 4, width // 4, 2)).astype(np.float32),
     )
 
 
 def test_a_record_comes_back_within_half_a_64th_of_a_pixel():
     record = make_record()
     decoded = decode_record(encode_record(record))
-    for name in ("flow", "horizon_flows", "tracks"):
+    for name in ("flow", "horizon_flows", "tracks", "end_flows"):
         np.testing.assert_allclose(getattr(decoded, name), getattr(record, name), atol=0.5 / 64)
     np.testing.assert_array_equal(decoded.points, record.points)
     np.testing.assert_array_equal(decoded.background, record.background)
+    np.testing.assert_array_equal(decoded.end_frames, record.end_frames)
     assert np.abs(decoded.frame.astype(int) - record.frame).max() <= 8  # JPEG
     assert (decoded.key, decoded.info) == (record.key, record.info)
+
+
+def test_a_record_of_an_earlier_version_has_no_flows_to_end_frames():
+    stored = encode_record(make_record())
+    motion = dict(np.load(io.BytesIO(stored["motion.npz"])))
+    del motion["end_frames"], motion["end_flows"]
+    earlier = io.BytesIO()
+    np.savez(earlier, **motion)
+    decoded = decode_record({**stored, "motion.npz": earlier.getvalue()})
+    assert len(decoded.end_frames) == len(decoded.end_flows) == 0
 
 
 def test_motion_beyond_the_range_is_kept_at_its_end_and_not_taken_for_lost():
@@ -53,7 +66,7 @@ def test_motion_beyond_the_range_is_kept_at_its_end_and_not_taken_for_lost():
     np.testing.assert_allclose(decoded.tracks[0, 0], (-511.98, 511.98), atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["flow", "horizon_flows", "points", "background"])
+@pytest.mark.parametrize("name", ["flow", "horizon_flows", "points", "background", "end_flows"])
 def test_a_record_whose_parts_do_not_fit_names_the_part(name: str):
     parts = vars(make_record())
     with pytest.raises(ValueError, match=f"`{name}`.*clip_000003"):

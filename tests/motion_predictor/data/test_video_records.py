@@ -109,6 +109,10 @@ def test_tracks_are_as_long_as_the_video_and_the_settings_let_them(numbered_fram
     records = {record.key: record for record in make_records(numbered_frames(80), 80, starts)}
     lengths = {key: record.tracks.shape[1] for key, record in records.items()}
     assert lengths == {"clip_000000": 55, "clip_000060": 19, "clip_000020r": 20, "clip_000079r": 55}
+    ends = {key: record.end_frames.tolist() for key, record in records.items()}
+    assert ends == {"clip_000000": [15, 25, 35, 45, 55], "clip_000060": [15], "clip_000020r": [15]} | {
+        "clip_000079r": [15, 25, 35, 45, 55]
+    }
     for key, record in records.items():
         assert int(record.frame[0, 0, 0]) == int(key.removesuffix("r")[-6:])
 
