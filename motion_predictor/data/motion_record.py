@@ -48,8 +48,8 @@ class MotionRecord:
         info (`dict[str, Any]`, *optional*): plain values for people and statistics: the source video, the start frame,
             the direction of time, the kind of content.
         end_frames (`np.ndarray` of shape `(ends,)`, *optional*): int, rising: after how many frames `end_flows` are.
-        end_flows (`np.ndarray` of shape `(ends, height / 4, width / 4, 2)`, *optional*): float32, the motion until then
-            at the centres of cells, as of `horizon_flows`: where everything goes on the whole way to an end frame.
+        end_flows (`np.ndarray` of shape `(ends, height / 4, width / 4, 2)`, *optional*): float32, the motion until
+            then at the centres of cells, as of `horizon_flows`: where everything goes on the way to an end frame.
     """
 
     key: str
