@@ -16,11 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d, grid_sample, pad
+from torch.nn.functional import grid_sample
 
 from ..common.checks import got
 from .head_factors import EXPRESSION, Factors, displacement_sums, draw_factors
 from .head_fields import MARGIN, NODES, HeadFields, read_fields
+from .tilted_window import surrounded
 
 NEWTON_STEPS = 40  # a handful do, but for some points in seams of lips
 TOLERANCE = 2e-6  # of the side: about 1/4000 px at 128 px
@@ -56,7 +57,8 @@ class PortraitMotion:
         self.frames = len(factors.pose)
         self._sums = displacement_sums(fields, factors)  # [T, 2, C]
         self._margin = round(MARGIN * self.side)
-        self._canvas = _with_surroundings(self.picture, self._margin)
+        still = torch.from_numpy(self.picture).permute(2, 0, 1)[None].float()
+        self._canvas = surrounded(still, self._margin)
         self._last: tuple[int | None, torch.Tensor] | None = None
 
     @staticmethod
@@ -148,22 +150,6 @@ class PortraitMotion:
         x, y = (self.fields.mouth * self.side).long().clamp(2, self.side - 3).tolist()
         lips = torch.from_numpy(self.picture[y - 2 : y + 3, x - 2 : x + 3]).float().mean(dim=(0, 1))
         return lips * 0.2
-
-
-def _with_surroundings(picture: np.ndarray, margin: int) -> torch.Tensor:
-    """A picture `[S, S, 3]` with what may be around it, `[1, 3, S + 2 margin, S + 2 margin]`: its border, blurred.
-
-    The border as it is would be drawn out to streaks where a head moves away from it, and mirrored to a second head.
-    """
-    image = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
-    padded = pad(image, (margin,) * 4, mode="replicate")
-    kernel = 2 * (margin // 2) + 1
-    blurred = pad(padded, (kernel - 1,) * 4, mode="replicate")
-    for size in ((kernel, 1), (1, kernel)) * 2:
-        blurred = avg_pool2d(blurred, size, stride=1)
-    along = torch.arange(padded.shape[-1])
-    outside = (torch.maximum(margin - along, along - (padded.shape[-1] - 1 - margin)) / (margin / 3)).clamp(0, 1)
-    return torch.lerp(padded, blurred, torch.maximum(outside[:, None], outside))
 
 
 def pixel_centres(side: int) -> np.ndarray:

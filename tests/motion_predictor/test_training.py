@@ -97,6 +97,8 @@ def flat_batch(label: float, width: int = 8) -> MotionSample:
         steps=torch.zeros(1, 2, 2),
         label=torch.full((1, 2, width, width), label),
         frames=torch.tensor([20]),
+        total=torch.full((1, 2, width, width), torch.nan),
+        mask=torch.ones(1, 1, width, width),
     )
 
 
