@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from motion_predictor.data.samples import MotionSample, SampleSettings, draw_sample
+from motion_predictor.evaluation.curves import true_paths
 from motion_predictor.evaluation.evaluate import evaluate
 from motion_predictor.evaluation.plots import (
     BEST_LINEAR,
@@ -17,11 +18,10 @@ from motion_predictor.evaluation.plots import (
     TRUE_COLOUR,
     save_plot,
     save_trajectories,
-    true_paths,
 )
 from motion_predictor.evaluation.settings import EvaluationSettings
 
-SETTINGS = EvaluationSettings(samples=4, rollouts=1, pictures=2, device="cpu")
+SETTINGS = EvaluationSettings(samples=4, rollouts=1, maps=0, pictures=2, device="cpu")
 VELOCITIES = [(0.5, -0.25), (-0.75, 0.0)]
 
 
