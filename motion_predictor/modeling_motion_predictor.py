@@ -476,7 +476,8 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         """
         check_choice("horizon", horizon, self.horizons)
         output = self.predict(image, handles, targets, valid, mask=mask)
-        return output.flow if horizon == "step" else output.total_flow
+        flow: torch.Tensor = output[0] if horizon == "step" else output["total_flow"]
+        return flow
 
     def _card_text(self, repo_id: str, license: str | None) -> str:
         return motion_predictor_card_text(self, self.config["sample_size"], repo_id, license)
