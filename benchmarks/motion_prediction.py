@@ -36,7 +36,7 @@ VARIANTS: dict[str, list[str]] = {
     "delta on one pixel": ["preset=robust", "network.delta_paint=pixel", "network.straight_share=0"],
     "absolute flow": ["preset=robust", "network.straight_share=0"],
     "handles not weighed": ["preset=robust", "loss.handle_weight=0"],
-    "absolute, squared error": ["preset=robust", "loss.relative=false", "loss.euclidean=false"],
+    "absolute, squared error": ["preset=robust", "loss.relative=false", "loss.error=squared"],
 }
 NETWORK = "{hidden_channels_spatial: 16, hidden_channels_translator: 96, num_translator_blocks: 2, sample_size: %d}"
 ROLLOUT = "picture stays"  # and no guard: what the network itself does

@@ -79,7 +79,7 @@ class TiltedWindow:
 
     def picture(self, frame: np.ndarray) -> np.ndarray:
         """A frame `[H, W, 3]` uint8 as seen through the window, smoothed as far as it is made smaller."""
-        image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float()
+        image = torch.from_numpy(frame.astype(np.float32)).permute(2, 0, 1)[None]
         margin = round(SURROUNDINGS * min(self.frame_size))
         seen = self._read(surrounded(image, margin), margin, smooth=True)
         return np.asarray(seen[0].permute(1, 2, 0).round().clamp(0, 255).byte())
@@ -134,11 +134,23 @@ def surrounded(image: torch.Tensor, margin: int) -> torch.Tensor:
     padded = pad(image, (margin,) * 4, mode="replicate")
     kernel = 2 * (margin // 2) + 1
     blurred = pad(padded, (kernel - 1,) * 4, mode="replicate")
-    for size in ((kernel, 1), (1, kernel)) * 2:
-        blurred = avg_pool2d(blurred, size, stride=1)
+    for dim in (2, 3, 2, 3):
+        blurred = _running_mean(blurred, kernel, dim)
     outside = []
     for length in padded.shape[-2:]:
         along = torch.arange(length)
         beyond = torch.maximum(margin - along, along - (length - 1 - margin))
         outside.append((beyond / (margin / 3)).clamp(0, 1))
     return torch.lerp(padded, blurred, torch.maximum(outside[0][:, None], outside[1]))
+
+
+def _running_mean(values: torch.Tensor, count: int, dim: int) -> torch.Tensor:
+    """The means of each `count` neighbours along a dimension, which is shorter by `count - 1` then.
+
+    By sums from the start on: pooling takes a time that grows with `count`.
+    """
+    sums = values.double().cumsum(dim)
+    length = values.shape[dim] - count
+    later = sums.narrow(dim, count - 1, length + 1)
+    earlier = torch.cat([torch.zeros_like(later.narrow(dim, 0, 1)), sums.narrow(dim, 0, length)], dim)
+    return ((later - earlier) / count).to(values.dtype)
