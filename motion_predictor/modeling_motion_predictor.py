@@ -17,7 +17,7 @@ from .choices import DELTA_CONVENTIONS, DELTA_PAINTS, FLOW_UNITS, HORIZONS
 from .common.checks import check_choice, check_number, check_whole_number, got
 from .common.travelling import TravellingMixin
 from .model_card import motion_predictor_card_text
-from .network_input import input_channels, network_input, unit_of_flow
+from .network_input import PAPERS_CHANNELS, input_channels, network_input, unit_of_flow
 from .points import check_inside, check_point_pairs, scale_points
 
 STEPS_OF_A_WAY = 10  # with a unit, a step is answered in so many parts of it
@@ -245,6 +245,9 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             What the network computes in: `"pixel"` (the paper), or `"displacement"`, the root mean square of the
             displacements, which makes short and long ways alike; then a channel says how long it is.
         takes_mask (`bool`, *optional*, defaults to `False`): Whether it is shown what may change, in a channel.
+        takes_rigid (`bool`, *optional*, defaults to `False`):
+            Whether it is shown the rigid motion that fits the handles, in two channels, and answers with the share of
+            it that goes into the flow in place of what it starts from.
         horizons (`tuple[str]`, *optional*, defaults to `("step",)`):
             What it predicts: the next `"step"` (the paper), and after it `"total"`, the whole way in one shot.
         predicts_deviation (`bool`, *optional*, defaults to `False`): Whether it says how wrong it may be, as well.
@@ -295,6 +298,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         straight_share: float = 0.0,
         flow_unit: str = "pixel",
         takes_mask: bool = False,
+        takes_rigid: bool = False,
         horizons: tuple[str, ...] = ("step",),
         predicts_deviation: bool = False,
     ):
@@ -304,12 +308,13 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         )
         _check_blocks(num_spatial_blocks, num_translator_blocks, inception_kernels)
         _check_conditioning(sample_size, heatmap_radius, delta_paint, delta_convention, delta_scale, flow_scale)
-        _check_straight_share(straight_share, delta_paint)
+        _check_straight_share(straight_share, delta_paint, takes_rigid)
         _check_horizons(tuple(horizons))
         check_choice("flow_unit", flow_unit, FLOW_UNITS)
-        if in_channels != input_channels(takes_mask, flow_unit):
+        wanted = input_channels(takes_mask, flow_unit, takes_rigid)
+        if in_channels != wanted:
             raise ValueError(
-                f"`in_channels` must be {input_channels(takes_mask, flow_unit)} with `takes_mask` {takes_mask} and "
+                f"`in_channels` must be {wanted} with `takes_mask` {takes_mask}, `takes_rigid` {takes_rigid} and "
                 f"`flow_unit` {flow_unit!r}, got {in_channels}."
             )
 
@@ -321,7 +326,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             tuple(inception_kernels),
             inception_groups,
         )
-        answers = len(horizons) * (out_channels + bool(predicts_deviation))
+        answers = len(horizons) * (out_channels + bool(takes_rigid) + bool(predicts_deviation))
         self.decoder = MotionDecoder(hidden_channels_spatial, answers, num_spatial_blocks)
         if straight_share:
             for parameter in self.decoder.readout.parameters():
@@ -380,11 +385,14 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         flow = answer[:, :out_channels] * self.config["flow_scale"]
         if self.config["flow_unit"] == "displacement":
             flow = flow * unit
-        if share:
-            flow = flow + share * self._painted_displacement(sample)
+        begun = share * self._painted_displacement(sample) if share else torch.zeros_like(flow)
+        if self.config["takes_rigid"]:
+            rigid = sample[:, PAPERS_CHANNELS : PAPERS_CHANNELS + 2] * unit_of_flow(self.config, sample)
+            begun = torch.lerp(begun, share * rigid, answer[:, out_channels : out_channels + 1])
+        flow = flow + begun
         if not self.config["predicts_deviation"]:
             return flow, None
-        return flow, answer[:, out_channels:].clamp(*LOGARITHM_OF_DEVIATION).exp() * unit
+        return flow, answer[:, -1:].clamp(*LOGARITHM_OF_DEVIATION).exp() * unit
 
     @torch.no_grad()
     def predict(
@@ -561,8 +569,10 @@ def _check_horizons(horizons: tuple[str, ...]) -> None:
         raise ValueError(f"`horizons` must be {HORIZONS[:1]} or {HORIZONS}, got {got(horizons)}.")
 
 
-def _check_straight_share(straight_share: float, delta_paint: str) -> None:
+def _check_straight_share(straight_share: float, delta_paint: str, takes_rigid: bool) -> None:
     check_number("straight_share", straight_share, least=0, most=1)
+    if takes_rigid and not straight_share:
+        raise ValueError("`straight_share` must be above 0 with `takes_rigid`, which takes its place, got 0.")
     if straight_share and delta_paint == "pixel":
         raise ValueError(
             f"`straight_share` must be 0 unless `delta_paint` is 'disc' or 'spread', got {straight_share} and "

@@ -8,27 +8,29 @@ from typing import Any
 import torch
 
 from .conditioning import rasterize_points
+from .linear_motion import fit_rigid, linear_flow
 
 PAPERS_CHANNELS = 6  # RGB, delta map and heatmap
 SHORTEST_UNIT = 1 / 128  # of the short side: shorter displacements are taken for so long
 UNIT_OF_LOGARITHM = 0.1  # of the short side
 
 
-def input_channels(takes_mask: bool, flow_unit: str) -> int:
+def input_channels(takes_mask: bool, flow_unit: str, takes_rigid: bool = False) -> int:
     """How many channels the network sees.
 
     Args:
         takes_mask (`bool`): whether the mask is one of them.
         flow_unit (`str`): `"displacement"` brings one that says how long the unit is.
+        takes_rigid (`bool`, *optional*, defaults to `False`): whether it sees the rigid motion of the handles, in two.
 
     Returns:
-        `int`: 6 to 8.
+        `int`: 6 to 10.
 
     Example:
         >>> input_channels(takes_mask=False, flow_unit="pixel")
         6
     """
-    return PAPERS_CHANNELS + takes_mask + (flow_unit == "displacement")
+    return PAPERS_CHANNELS + 2 * takes_rigid + takes_mask + (flow_unit == "displacement")
 
 
 def network_input(
@@ -68,12 +70,16 @@ def network_input(
         mask=mask if config["takes_mask"] else None,
     )
     delta_map, heatmap = delta_map.to(image.device), heatmap.to(image.device)
-    channels = [image, delta_map, heatmap]
+    unit = heatmap.new_ones(len(image), 1, 1, 1)
+    if config["flow_unit"] == "displacement":
+        unit = _displacement_unit(handles, targets, valid, min(height, width)).to(image.device)
+    channels = [image, delta_map / unit, heatmap]
+    if config["takes_rigid"]:
+        rigid = linear_flow(fit_rigid, handles, targets, height, width, mask=mask, valid=valid)
+        channels.append(rigid.to(image.device) / unit)
     if config["takes_mask"]:
         channels.append(torch.ones_like(heatmap) if mask is None else mask.to(heatmap))
     if config["flow_unit"] == "displacement":
-        unit = _displacement_unit(handles, targets, valid, min(height, width)).to(image.device)
-        channels[1] = delta_map / unit
         channels.append((unit / (UNIT_OF_LOGARITHM * min(height, width))).log().expand_as(heatmap))
     return torch.cat(channels, dim=1), heatmap
 

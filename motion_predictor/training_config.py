@@ -23,11 +23,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "dense": {
         "network": {
-            "in_channels": 8,
+            "in_channels": 10,
             "delta_paint": "spread",
             "straight_share": 0.1,
             "flow_unit": "displacement",
             "takes_mask": True,
+            "takes_rigid": True,
             "horizons": ["step", "total"],
             "predicts_deviation": True,
         },
@@ -41,6 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "masks": 0.65,
             "far_handles": 0.5,
             "few_handles": 0.5,
+            "pins": 0.2,
         },
         "loss": {"relative": True, "moving_weight": 3.0, "step_weight": 0.02, "likelihood_weight": 0.02},
     },

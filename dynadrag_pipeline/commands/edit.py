@@ -109,6 +109,7 @@ def _record(args: argparse.Namespace, job: Job, output: DynaDragPipelineOutput) 
         "image": _shown(args.image),
         "mask": None if args.mask is None else _shown(args.mask),
         "model": args.model or EMBEDDED,
+        "motion_predictor": args.motion_predictor,
         "preset": args.preset,
         "device": args.device,
         "dtype": args.dtype,

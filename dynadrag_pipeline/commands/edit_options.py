@@ -96,6 +96,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "(default: the small portrait model that comes with the package)",
     )
     group.add_argument(
+        "--motion-predictor",
+        metavar="DIR_OR_ID",
+        help="folder or Hub id of a motion predictor, in place of the model's own; `embedded` is the one that comes "
+        "with the package (default: the model's own, if it has one)",
+    )
+    group.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         help="options by name, in place of those that the model recommends: `paper` is the paper to the letter, "

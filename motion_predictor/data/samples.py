@@ -23,6 +23,8 @@ from .tilted_window import TiltedWindow
 
 MAX_HANDLES = 7
 FEW_HANDLES = 2
+MOST_PINS = 3
+MOST_OF_A_PIN = 0.03  # of the longest displacement: what moves by less may be pinned
 LEAST_CHANGE = 0.15  # of the longest displacement: what moves less is not in a mask
 MOST_FRAMES = 10_000  # from a start frame to an end frame
 MAX_ZOOM = 1.6
@@ -55,6 +57,8 @@ class SampleSettings:
             displacement of all candidates.
         few_handles (`float`, *optional*, defaults to 0.0): share of the samples that have one handle or two only.
         curriculum (`int`, *optional*, defaults to 0): over so many samples this share rises from nought.
+        pins (`float`, *optional*, defaults to 0.0): share of the samples with static points besides, which are put
+            where nothing moves.
     """
 
     first_end_frame: int = 15
@@ -69,13 +73,18 @@ class SampleSettings:
     far_handles: float = 0.0
     few_handles: float = 0.0
     curriculum: int = 0
+    pins: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("masks", "far_handles", "few_handles"):
+        for name in ("masks", "far_handles", "few_handles", "pins"):
             check_number(name, getattr(self, name), least=0, most=1)
         check_whole_number("curriculum", self.curriculum, least=0, most=10**12)
-        if self.masks and not self.total:
-            raise ValueError(f"`masks` must be 0 unless `total`, since a mask shows the whole way, got {self.masks}.")
+        for name in ("masks", "pins"):
+            if getattr(self, name) and not self.total:
+                raise ValueError(
+                    f"`{name}` must be 0 unless `total`, since the whole way says what moves, got "
+                    f"{getattr(self, name)}."
+                )
         check_whole_number("last_end_frame", self.last_end_frame, least=1, most=MOST_FRAMES)
         check_whole_number("first_end_frame", self.first_end_frame, least=1, most=self.last_end_frame)
         check_whole_number("horizon", self.horizon, least=0, most=MOST_FRAMES)
@@ -254,6 +263,8 @@ def draw_sample(
         targets=places + window.vectors(displacements[chosen]),
         steps=window.vectors(steps[chosen]),
     )
+    if settings.pins and random.random() < settings.pins:
+        sample = _with_pins(sample, random)
     if settings.augment:
         sample = _augment(sample, random)
     return _to_sample(sample, frames)
@@ -308,6 +319,22 @@ def _draw_window(
     zoom = 1 + (MAX_ZOOM - 1) * random.random() if settings.augment and random.random() < 0.5 else 1.0
     side = min(width, height) / zoom
     return Window((width - side) * random.random(), (height - side) * random.random(), side, side, size, size)
+
+
+def _with_pins(sample: _Arrays, random: np.random.Generator) -> _Arrays:
+    """The same with one to three static points, as far as there is room, where hardly anything moves."""
+    length = np.linalg.norm(sample.total, axis=-1)
+    still = np.argwhere(length < MOST_OF_A_PIN * np.nanmax(length, initial=0.0))
+    number = min(int(random.integers(1, MOST_PINS + 1)), MAX_HANDLES - len(sample.handles), len(still))
+    if number <= 0:
+        return sample
+    pins = still[random.choice(len(still), number, replace=False)][:, ::-1].astype(np.float32)
+    return replace(
+        sample,
+        handles=np.concatenate([sample.handles, pins]),
+        targets=np.concatenate([sample.targets, pins]),
+        steps=np.concatenate([sample.steps, np.zeros_like(pins)]),
+    )
 
 
 def _cosine_at_least(limit: float, steps: np.ndarray, displacements: np.ndarray) -> np.ndarray:

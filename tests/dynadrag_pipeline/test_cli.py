@@ -20,8 +20,10 @@ from dynadrag_pipeline.commands import edit as edit_command
 from dynadrag_pipeline.drag_instruction import DragInstruction, load_instruction
 from dynadrag_pipeline.identity_lora import IdentityLora
 from dynadrag_pipeline.settings import DragSettings
+from motion_predictor import MotionPredictorModel
 from motion_predictor.common.options import options_of
 from support.fake_pipeline import EDIT, EDITED_COLOUR, edit, names, the_error
+from support.tiny_models import make_motion_predictor
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 
@@ -446,3 +448,11 @@ def test_demo_portraits(tmp_path):
         with Image.open(path) as picture:
             assert (path.name, picture.size, picture.mode) == (f"{name}.png", (256, 256), "RGB")
             assert np.asarray(picture).std() > 40
+
+
+def test_a_motion_predictor_takes_the_place_of_the_models_own(pipeline, portrait, out, tmp_path):
+    make_motion_predictor().save_pretrained(tmp_path / "predictor")
+    assert edit(portrait, out, *EDIT, "--motion-predictor", str(tmp_path / "predictor")) == 0
+    assert isinstance(pipeline.parts["motion_predictor"], MotionPredictorModel)
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert record["motion_predictor"] == str(tmp_path / "predictor")

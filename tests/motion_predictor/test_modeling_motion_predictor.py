@@ -12,6 +12,7 @@ from diffusers import AutoModel
 
 from motion_predictor import MotionPredictorModel, MotionPredictorOutput, modeling_motion_predictor
 from motion_predictor.conditioning import rasterize_points
+from motion_predictor.linear_motion import fit_rigid, linear_flow
 from motion_predictor.modeling_motion_predictor import InceptionBlock
 from motion_predictor.points import sample_flow
 from motion_predictor.spline import spline_flow
@@ -359,7 +360,7 @@ def dense_model(**changes: Any) -> MotionPredictorModel:
     """A network with all that a dense prediction wants: mask, spread deltas, the whole way, deviations."""
     torch.manual_seed(0)
     arguments = {
-        "in_channels": 8,
+        "in_channels": 10,
         "hidden_channels_spatial": 8,
         "hidden_channels_translator": 16,
         "num_translator_blocks": 2,
@@ -368,6 +369,7 @@ def dense_model(**changes: Any) -> MotionPredictorModel:
         "straight_share": 0.1,
         "flow_unit": "displacement",
         "takes_mask": True,
+        "takes_rigid": True,
         "horizons": ("step", "total"),
         "predicts_deviation": True,
     }
@@ -401,7 +403,7 @@ def test_the_mask_pins_down_what_may_not_change():
 
 
 def test_ways_twice_as_long_are_predicted_twice_as_long_but_for_what_the_unit_channel_says():
-    model = dense_model()
+    model = dense_model(takes_rigid=False, in_channels=8)
     torch.nn.init.normal_(model.decoder.readout.weight, std=0.1)
     with torch.no_grad():  # blind to the length of the unit
         model.encoder.blocks[0].conv.weight[:, -1] = 0
@@ -436,10 +438,11 @@ def test_a_network_without_the_whole_way_says_so():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"in_channels": 6}, "`in_channels` must be 8"),
+        ({"in_channels": 6}, "`in_channels` must be 10"),
         ({"horizons": ("total",)}, "`horizons` must be"),
         ({"flow_unit": "metre"}, "`flow_unit` must be"),
         ({"delta_paint": "pixel"}, "`straight_share` must be 0 unless"),
+        ({"straight_share": 0.0}, "`straight_share` must be above 0 with `takes_rigid`"),
     ],
 )
 def test_dense_settings_that_do_not_fit_are_refused(changes: dict[str, Any], named: str):
@@ -456,3 +459,14 @@ def test_a_dense_network_comes_back_from_disk_as_it_was(tmp_path: Path):
     assert again.horizons == ("step", "total")
     for name, value in model.predict(image, handles, targets).items():
         torch.testing.assert_close(again.predict(image, handles, targets)[name], value, atol=0, rtol=0)
+
+
+def test_a_network_may_answer_with_the_rigid_motion_in_place_of_the_spline():
+    model = dense_model()
+    with torch.no_grad():
+        model.decoder.readout.bias.view(2, 4)[:, 2] = 1.0  # u, v, the rigid motion's share, the deviation
+    image, handles, targets = drag()
+    rigid = linear_flow(fit_rigid, handles, targets, 64, 64)[..., 1:-1, 1:-1]  # resizing repeats the border
+    for horizon, share in (("total", 1.0), ("step", 0.1)):
+        flow = model.predict_flow(image, handles, targets, horizon=horizon)[..., 1:-1, 1:-1]
+        torch.testing.assert_close(flow, share * rigid, atol=0.01, rtol=0.01)

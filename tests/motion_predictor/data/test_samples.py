@@ -201,6 +201,21 @@ def test_few_handles_come_in_with_the_curriculum(datasets: list[MotionShards]):
     assert all(late)
 
 
+def test_pins_are_put_where_nothing_moves_and_stay():
+    record = steady_record()
+    record.end_flows[:] = 0
+    record.end_flows[:, :4] = (8.0, 0.0)
+    random = np.random.default_rng(0)
+    pinned = [draw_sample(record, SampleSettings(total=True, pins=1.0), random, None, handles=2) for _ in range(20)]
+    counts = [int(sample.valid.sum()) for sample in pinned]
+    assert set(counts) == {3, 4, 5}
+    for sample in pinned:
+        pins = sample.handles[sample.valid][2:]
+        torch.testing.assert_close(pins, sample.targets[sample.valid][2:])
+        assert not sample_flow(sample.total[None], pins[None]).any()
+        assert not sample.steps[sample.valid][2:].any()
+
+
 def test_a_number_of_handles_can_be_asked_for():
     random = np.random.default_rng(0)
     sample = draw_sample(steady_record(), SampleSettings(), random, 16, handles=3)
@@ -209,8 +224,9 @@ def test_a_number_of_handles_can_be_asked_for():
 
 
 def test_masks_without_the_whole_way_are_refused():
-    with pytest.raises(ValueError, match="`masks` must be 0 unless `total`"):
-        SampleSettings(masks=0.5)
+    for name in ("masks", "pins"):
+        with pytest.raises(ValueError, match=f"`{name}` must be 0 unless `total`"):
+            SampleSettings(**{name: 0.5})
 
 
 def test_windows_see_a_ramp_where_it_is():
