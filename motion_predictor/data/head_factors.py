@@ -83,6 +83,8 @@ def draw_factors(
         ValueError: if the smallest motion folds the picture.
     """
     with_head, with_face, with_patches = _KINDS[int(random.choice(len(_KINDS), p=_CHANCES))]
+    if not fields.has_face:
+        with_patches = bool(random.random() < 0.6)
     fields, drags = _draw_patches(fields, random, frames) if with_patches else (fields, torch.zeros(frames, 0, 2))
     slowness = 2 ** random.uniform(0, 1.5)
     pose = _draw_pose(fields, random, frames, slowness) * with_head
@@ -129,7 +131,7 @@ def _draw_bends(fields: HeadFields, random: np.random.Generator, frames: int, sl
     """`[T, hinges]`: each turns on a schedule of its own, and one in four rests."""
     if not fields.hinges:
         return torch.zeros(frames, 0)
-    strength = _bend_limits(fields) * random.uniform(0.3, 1, len(fields.hinges))
+    strength = _bend_limits(fields) * random.uniform(0.4, 1, len(fields.hinges))
     strength *= random.random(len(fields.hinges)) < 0.75
     curves = np.stack([pose_curve(random, frames, FPS, slowness) for _ in fields.hinges], axis=1)
     return torch.from_numpy(curves * strength).float()
@@ -143,7 +145,7 @@ def _bend_limits(fields: HeadFields) -> np.ndarray:
     factors = Factors.zeros(len(bends), fields.patches, len(largest))
     factors.bends[:] = torch.from_numpy(bends)
     smallest = determinants(fields.channels[:, ::4, ::4], displacement_sums(fields, factors), spacing=4)
-    fits = (smallest.amin(dim=(1, 2)) >= 2 * LEAST_DETERMINANT).view(2, len(shares), -1).all(dim=0).numpy()
+    fits = (smallest.amin(dim=(1, 2)) >= 1.5 * LEAST_DETERMINANT).view(2, len(shares), -1).all(dim=0).numpy()
     return np.asarray(largest * np.where(fits.any(axis=0), shares[fits.argmax(axis=0)], 0.05))
 
 

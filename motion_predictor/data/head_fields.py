@@ -147,6 +147,11 @@ class HeadFields:
         """The number of patches."""
         return len(self.channels) - len(CHANNELS) - 2 * len(self.hinges)
 
+    @property
+    def has_face(self) -> bool:
+        """Whether there is a head that can turn, with a face on it."""
+        return bool(self.channels[: len(HEAD)].any())
+
     def with_hinges(self, hinges: Sequence[Hinge]) -> HeadFields:
         """The same with parts that turn about joints; to be called before there are patches.
 

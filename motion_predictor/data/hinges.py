@@ -25,7 +25,7 @@ ARMS = ((11, 13, 15, 19), (12, 14, 16, 20))  # shoulder, elbow, wrist, tip of th
 
 # The most that a part turns either way, in radians.
 LARGEST_SWAY, LARGEST_NOD, LARGEST_ARM, LARGEST_FOREARM, LARGEST_HAND = 0.15, 0.3, 0.4, 0.6, 0.5
-LARGEST_PART = 0.5  # of something without joints
+LARGEST_SUBJECT, LARGEST_PART = 0.25, 0.5  # of something without joints
 LEAST_SHOULDERS = 0.05  # of the side: nearer to each other they show no body
 OUT_OF_SIGHT = 1.05  # of the side: a joint beyond is not turned about
 
@@ -93,12 +93,12 @@ def draw_hinges(random: np.random.Generator) -> list[Hinge]:
     foot = middle + np.array([random.uniform(-0.5, 0.5) * height, height])
     up = np.array([0, 0.3 * height])
     ends = [torch.from_numpy(end).float() for end in (middle - up, middle + up)]
-    hinges = [Hinge(torch.from_numpy(foot).float(), _along(ends, height, 2.2 * height), LARGEST_SWAY)]
+    hinges = [Hinge(torch.from_numpy(foot).float(), _along(ends, height, 2.2 * height), LARGEST_SUBJECT)]
     for _ in range(int(random.integers(1, 4))):
         pivot = middle + random.uniform(-0.8, 0.8, 2) * height
-        angle, length, inner = random.uniform(0, 2 * np.pi), random.uniform(0.1, 0.35), random.uniform(0.05, 0.12)
+        angle, length, inner = random.uniform(0, 2 * np.pi), random.uniform(0.1, 0.35), random.uniform(0.06, 0.14)
         end = pivot + length * np.array([np.cos(angle), np.sin(angle)])
-        part = _along([torch.from_numpy(point).float() for point in (pivot, end)], inner, inner * 2.5)
+        part = _along([torch.from_numpy(point).float() for point in (pivot, end)], inner, inner * 3.5)
         hinges.append(Hinge(torch.from_numpy(pivot).float(), part, LARGEST_PART, carrier=0))
     return hinges
 
