@@ -1,10 +1,11 @@
-"""Train the motion predictor by the paper's recipe, by the robust one, and without each of its parts, and compare.
+"""Train the motion predictor by the paper's recipe, by the dense one, and without each of its parts, and compare.
 
-python benchmarks/motion_prediction.py --train data/portraits:0.7 data/clips:0.3 \\
-    --evaluate data/portraits data/others --out runs/ablation --seeds 0 1 --jobs 2
+python benchmarks/motion_prediction.py --train data/portraits:0.6 data/mixed:0.4 \\
+    --evaluate data/portraits data/bodies --out runs/ablation --seeds 0 1 --jobs 2
 
-Every variant has the same data, network, steps and seeds. Runs that are finished are not repeated, and one that was
-interrupted goes on, so the same command may be started again. Writes `ablation.md` and `ablation.json` to `--out`.
+Every variant has the same data, steps and seeds, and the same network but for what its name says. Runs that are
+finished are not repeated, and one that was interrupted goes on, so the same command may be started again. Writes
+`ablation.md` and `ablation.json` to `--out`.
 """
 
 from __future__ import annotations
@@ -25,21 +26,43 @@ from motion_predictor import MotionPredictorModel
 from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.data.shards import MotionShards
 from motion_predictor.evaluation.evaluate import evaluate, short_names
+from motion_predictor.evaluation.maps import ONE_SHOT, ROLLED_OUT
 from motion_predictor.evaluation.settings import EvaluationSettings
 
-# What each variant changes.
+# What each variant changes. A network that answers in pixels has no channel for its unit.
 VARIANTS: dict[str, list[str]] = {
     "paper": ["preset=paper"],
     "robust": ["preset=robust"],
-    "one-frame labels": ["preset=robust", "samples.horizon=0"],
-    "all labels": ["preset=robust", "samples.min_cosine=-1"],
-    "delta on one pixel": ["preset=robust", "network.delta_paint=pixel", "network.straight_share=0"],
-    "absolute flow": ["preset=robust", "network.straight_share=0"],
-    "handles not weighed": ["preset=robust", "loss.handle_weight=0"],
-    "absolute, squared error": ["preset=robust", "loss.relative=false", "loss.euclidean=false"],
+    "dense": ["preset=dense"],
+    "length of the error": ["preset=dense", "loss.error=length"],
+    "Charbonnier": ["preset=dense", "loss.error=charbonnier"],
+    "what moves not weighed": ["preset=dense", "loss.moving_weight=0"],
+    "no likelihood": ["preset=dense", "loss.likelihood_weight=0", "network.predicts_deviation=false"],
+    "delta on discs": ["preset=dense", "network.delta_paint=disc"],
+    "no rigid motion": ["preset=dense", "network.takes_rigid=false", "network.in_channels=8"],
+    "absolute flow": [
+        "preset=dense",
+        "network.straight_share=0",
+        "network.takes_rigid=false",
+        "network.in_channels=8",
+    ],
+    "in pixels": ["preset=dense", "network.flow_unit=pixel", "network.in_channels=9"],
+    "no mask": ["preset=dense", "network.takes_mask=false", "network.in_channels=9", "samples.masks=0"],
+    "the step only": ["preset=dense", "network.horizons=[step]", "loss.step_weight=1"],
+    "no framing": ["preset=dense", "samples.framing=false"],
+    "as many of each number of handles": ["preset=dense", "samples.few_handles=0"],
+    "from many handles to few": ["preset=dense", "samples.few_handles=0.8", "samples.curriculum=4000"],
+    "coarser translator": ["preset=dense", "network.num_spatial_blocks=6"],
 }
-NETWORK = "{hidden_channels_spatial: 16, hidden_channels_translator: 96, num_translator_blocks: 2, sample_size: %d}"
+NETWORK = (
+    "{hidden_channels_spatial: 24, hidden_channels_translator: 112, num_translator_blocks: 3, "
+    "inception_kernels: [3, 5, 7], sample_size: %d}"
+)
+RECIPES = ("paper", "robust", "dense")
+HANDLES = ("1 or 2", "3 or 7")
+KINDS = (ONE_SHOT, ROLLED_OUT)
 ROLLOUT = "picture stays"  # and no guard: what the network itself does
+REFERENCES = ("zero flow", "spline", "rigid", "affine")
 
 
 def main() -> None:
@@ -52,18 +75,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--size", type=int, default=64, help="side of the pictures that are trained on, in pixels")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--samples", type=int, default=256, help="samples of each dataset that are evaluated")
-    parser.add_argument("--rollouts", type=int, default=24, help="samples of each that are rolled out")
+    parser.add_argument("--samples", type=int, default=128, help="samples of each dataset whose steps are judged")
+    parser.add_argument("--rollouts", type=int, default=16, help="samples of each that are rolled out")
+    parser.add_argument("--maps", type=int, default=24, help="whole maps of each, for each of four numbers of handles")
     args = parser.parse_args()
 
     runs = [(variant, seed) for seed in args.seeds for variant in args.variants]
     with ThreadPoolExecutor(args.jobs) as pool:
         models = list(pool.map(lambda run: train(*run, args), runs))
     torch.set_num_threads(max(args.jobs, 1))
-    settings = EvaluationSettings(samples=args.samples, rollouts=args.rollouts)
+    settings = EvaluationSettings(samples=args.samples, rollouts=args.rollouts, maps=args.maps)
     sources = {name: MotionShards(folder, "val") for name, folder in short_names(args.evaluate).items()}
     predictors = {
-        f"{variant}, seed {seed}": MotionPredictorModel.from_pretrained(model).eval().predict_flow
+        f"{variant}, seed {seed}": MotionPredictorModel.from_pretrained(model).eval()
         for (variant, seed), model in zip(runs, models, strict=True)
     }
     results = evaluate(predictors, sources, settings)
@@ -99,35 +123,65 @@ def train(variant: str, seed: int, args: argparse.Namespace) -> Path:
 
 def format_source(name: str, source: dict[str, Any], variants: list[str]) -> str:
     """One dataset as a table: mean over seeds, and half of the range between them."""
-    steps, agreeing, rollouts = source["steps"]["all"], source["steps"]["agreeing"], source["rollouts"]
+    maps, bends = source["maps"], source["maps"]["curves"]
+    titles = [f"{what}, {handles} handles" for what in ("one shot", "rolled out") for handles in HANDLES]
     lines = [
         f"## {name}\n",
-        f"{source['handles']} handles, {agreeing['handles']} of them with a label that leads towards the target.\n",
-        "| | error where labels agree, px | error of all, px | wrong ways | samples that arrive "
-        "| displacement that remains |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        f"{maps['samples']} whole maps: error over what moves as a share of the spline's. Sagittas: correlation.\n",
+        f"| | {' | '.join(titles)} | 8-24 px from one handle: share, cosine | sagittas | wrong ways | arrive |",
+        "| --- | " + "---: | " * (len(titles) + 4),
     ]
-
-    def row(title: str, names: list[str], rollout: str) -> str:
-        columns = [
-            ([agreeing["steps"][n]["endpoint_error"] for n in names], "{:.3f} ± {:.3f}"),
-            ([steps["steps"][n]["endpoint_error"] for n in names], "{:.3f} ± {:.3f}"),
-            ([agreeing["steps"][n]["wrong_way_rate"] for n in names], "{:.1%} ± {:.1%}"),
-            ([rollouts[n][rollout]["arrived_samples"] for n in names if n in rollouts], "{:.1%} ± {:.1%}"),
-            ([rollouts[n][rollout]["remaining"] for n in names if n in rollouts], "{:.1%} ± {:.1%}"),
-        ]
-        cells = [text.format(np.mean(values), np.ptp(values) / 2) if values else "" for values, text in columns]
-        if len(names) == 1:
-            cells = [cell.split(" ±")[0] for cell in cells]
-        return f"| {title} | {' | '.join(cells)} |"
-
     for variant in variants:
-        title = variant if variant in ("paper", "robust") else f"robust, but: {variant}"
+        names = [each for each in source["steps"]["all"]["steps"] if each.startswith(f"{variant}, seed")]
+        known = maps["whole"]["all"]["all"]["maps"]
+        ways = [[kind.format(each) for each in names if kind.format(each) in known] for kind in KINDS]
         lines.append(
-            row(title, [n for n in source["steps"]["all"]["steps"] if n.startswith(f"{variant}, seed")], ROLLOUT)
+            _row(
+                variant if variant in RECIPES else f"dense, but: {variant}",
+                [[_of_spline(maps, way, handles) for way in kind] for kind in ways for handles in HANDLES],
+                [_near(maps, way) for way in ways[0] or ways[1]],
+                [bends[each].get("correlation") for each in names],
+                [source["steps"]["agreeing"]["steps"][each]["wrong_way_rate"] for each in names],
+                [source["rollouts"][each][ROLLOUT]["arrived_samples"] for each in names],
+            )
         )
-    lines += [row(title, [title], "any picture") for title in ("zero flow", "displacement / 10", "best linear")]
+    for reference in REFERENCES:
+        shares = [[_of_spline(maps, reference, handles)] for handles in HANDLES]
+        lines.append(_row(reference, [*shares, [], []], [_near(maps, reference)], [], [], []))
     return "\n".join(lines) + "\n"
+
+
+def _of_spline(maps: dict[str, Any], way: str, handles: str) -> float:
+    return float(maps["whole"][handles]["all"]["maps"][way]["of_spline"])
+
+
+def _near(maps: dict[str, Any], way: str) -> tuple[float, float]:
+    """Size and cosine of the predicted motion 8 to 24 px from a single handle."""
+    figures = maps["whole"]["1"]["8-24"]["maps"][way]
+    return figures["size"], figures["cosine"]
+
+
+def _row(
+    title: str,
+    errors: list[list[float]],
+    near: list[tuple[float, float]],
+    sagittas: list[float | None],
+    wrong: list[float],
+    arrived: list[float],
+) -> str:
+    cells = [_mean(values, "{:.2f}") for values in errors]
+    cells.append(", ".join(_mean(list(values), "{:.2f}") for values in zip(*near, strict=True)))
+    cells.append(_mean([value for value in sagittas if value is not None], "{:+.2f}"))
+    cells += [_mean(values, "{:.1%}") for values in (wrong, arrived)]
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def _mean(values: list[float], form: str) -> str:
+    """The mean, and half the range where there are several."""
+    if not values:
+        return ""
+    text = form.format(np.mean(values))
+    return text if len(values) == 1 else f"{text} ± {form.format(np.ptp(values) / 2).lstrip('+')}"
 
 
 if __name__ == "__main__":

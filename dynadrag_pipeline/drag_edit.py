@@ -103,6 +103,8 @@ class DragEdit:
         self.points = DragPoints.of(instruction, stop_distance, device)
         self.image = start.image
         self.mask = _latent_mask(instruction, start.noise)
+        mask = instruction.mask
+        self.editable = None if mask is None else mask[None, None].to(device)
         paths = _paths_on(self.size, self.input_size, instruction, getattr(source, "paths", None))
         reach = latent_reach(paths, self.size, start.noise, settings.supervision_reach)
         self.optimizer = LatentOptimizer(start.noise, settings, reach, engine.denoiser.is_half)
@@ -134,6 +136,8 @@ class DragEdit:
             guard=self.engine.settings.motion_guard,
             features=lambda: self.look()[1].detach(),
             original_patches=self.original_patches,
+            mask=self.editable,
+            largest_deviation=self.engine.settings.largest_deviation,
         )
 
     def look(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -256,6 +260,7 @@ class DragEdit:
             loss_after=math.nan,
             wrong_way_count=int(self.motion.wrong_way.sum()),
             gradient_retries=self.optimizer.loss_scale.retries,
+            deviation=self.motion.deviation,
         )
         self._open_record = record, self._supervised
         return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview)

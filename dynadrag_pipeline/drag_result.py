@@ -84,4 +84,5 @@ def _in_input_pixels(record: DragIteration, size: tuple[int, int], input_size: t
         step=record.step.cpu() * ratio,
         valid=record.valid.cpu(),
         similarities=record.similarities.cpu(),
+        deviation=None if record.deviation is None else record.deviation.cpu() * ratio.mean(),
     )

@@ -44,6 +44,8 @@ class DragIteration:
             predictor.
         gradient_retries (`int`):
             gradients that overflowed in float16, and were computed again with a smaller scale of the loss.
+        deviation (`torch.Tensor` of shape `(points,)`, *optional*):
+            how far the motion predictor expects its steps to be wrong, if it says so.
     """
 
     handles: torch.Tensor
@@ -57,6 +59,7 @@ class DragIteration:
     image: torch.Tensor | None = None
     flow: torch.Tensor | None = None
     gradient_retries: int = 0
+    deviation: torch.Tensor | None = None
 
 
 @dataclass

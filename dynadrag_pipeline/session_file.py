@@ -122,6 +122,9 @@ def _tensors_of(result: DragResult) -> dict[str, torch.Tensor]:
     for name in _OF_AN_ITERATION:
         if result.iterations:
             tensors[f"iterations.{name}"] = torch.stack([getattr(each, name) for each in result.iterations])
+    for number, each in enumerate(result.iterations):
+        if each.deviation is not None:
+            tensors[f"deviation.{number}"] = each.deviation
     return {**tensors, "trajectory": result.trajectory, "targets": result.targets}
 
 
@@ -189,7 +192,10 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
         trajectory=tensors["trajectory"],
         targets=tensors["targets"],
         iterations=[
-            DragIteration(**{**each, **{name: values[index] for name, values in stacked.items()}})
+            DragIteration(
+                **{**each, **{name: values[index] for name, values in stacked.items()}},
+                deviation=tensors.get(f"deviation.{index}"),
+            )
             for index, each in enumerate(numbers["iterations"])
         ],
         stop_reason=numbers["stop_reason"],

@@ -96,6 +96,14 @@ class DragSettings:
         source="Sec. 11",
         paper="none",
     )
+    largest_deviation: float | None = option(
+        None,
+        Number(or_none=True, above=0),
+        "a predicted step that may be wrong by more than so many times its length, as the motion predictor says of "
+        "it, is replaced by a straight one; None follows it however unsure it is. Predictors that say nothing of it "
+        "are followed",
+        group=DRAG_LOOP,
+    )
     dynamic_selection: SelectionStrategy | None = option(
         "all",
         Choice(accepted=(*get_args(SelectionStrategy), None)),

@@ -11,6 +11,9 @@ import torch
 from .choices import DELTA_CONVENTIONS, DELTA_PAINTS
 from .common.checks import check_choice, check_number
 from .points import check_inside, check_point_pairs
+from .spline import spline_flow
+
+SPREAD_RESOLUTION = 32  # places along the short side that a spread delta is computed in
 
 
 def rasterize_points(
@@ -24,6 +27,7 @@ def rasterize_points(
     delta_convention: str = "handle_minus_target",
     delta_scale: float = 1.0,
     valid: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw handles and targets as the delta map and the heatmap of DynaDrag, Sec. 3.2.1: three of the six inputs.
 
@@ -41,12 +45,15 @@ def rasterize_points(
         radius (`float`, *optional*, defaults to 4.0): of the discs, in pixels; a pixel belongs to a disc if `dx^2 +
             dy^2 <= radius^2`.
         delta_paint (`str`, *optional*, defaults to `"pixel"`): `"pixel"` (the paper) paints a delta on the handle's
-            own pixel, `"disc"` on its whole disc.
+            own pixel, `"disc"` on its whole disc, `"spread"` everywhere: the spline through the deltas, see
+            [`spline_flow`].
         delta_convention (`str`, *optional*, defaults to `"handle_minus_target"`): `"handle_minus_target"` (the paper)
             or `"target_minus_handle"`.
         delta_scale (`float`, *optional*, defaults to 1.0): factor on the deltas.
         valid (`torch.Tensor` of shape `(batch, points)`, *optional*): bool, False for the padding of a batch whose
             pictures have different numbers of points.
+        mask (`torch.Tensor` of shape `(batch, 1, height, width)`, *optional*): 1 where the picture may change; only
+            what is spread looks at it.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: the delta map of shape `(batch, 2, height, width)`, x then y, in pixels
@@ -85,10 +92,14 @@ def rasterize_points(
         squared = squared.masked_fill(~valid[..., None, None], torch.inf)
         deltas = torch.where(valid[..., None], deltas, torch.zeros_like(deltas))
     discs = squared <= radius**2
+    heatmap = discs.any(dim=1, keepdim=True).float()
+    if delta_paint == "spread":
+        sign = -1 if delta_convention == "handle_minus_target" else 1
+        spread = spline_flow(handles, targets, height, width, mask=mask, valid=valid, resolution=SPREAD_RESOLUTION)
+        return spread * (sign * delta_scale), heatmap
     nearest = discs & (squared == squared.amin(dim=1, keepdim=True))
     painted = nearest if delta_paint == "disc" else squared == 0
 
     count = painted.sum(dim=1, keepdim=True).clamp(min=1)  # [B, 1, H, W]
     delta_map = (painted[:, :, None] * deltas[..., None, None]).sum(dim=1) / count * delta_scale
-    heatmap = discs.any(dim=1, keepdim=True).float()
     return delta_map, heatmap

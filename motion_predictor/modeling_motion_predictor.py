@@ -13,12 +13,15 @@ from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn.functional import interpolate
 
-from .choices import DELTA_CONVENTIONS, DELTA_PAINTS
+from .choices import DELTA_CONVENTIONS, DELTA_PAINTS, FLOW_UNITS, HORIZONS
 from .common.checks import check_choice, check_number, check_whole_number, got
 from .common.travelling import TravellingMixin
-from .conditioning import rasterize_points
 from .model_card import motion_predictor_card_text
+from .network_input import PAPERS_CHANNELS, input_channels, network_input, unit_of_flow
 from .points import check_inside, check_point_pairs, scale_points
+
+STEPS_OF_A_WAY = 10  # with a unit, a step is answered in so many parts of it
+LOGARITHM_OF_DEVIATION = (-6.0, 3.0)  # of its size in units: what a likelihood may not run away to
 
 
 @dataclass
@@ -26,12 +29,23 @@ class MotionPredictorOutput(BaseOutput):
     """
     Output of [`MotionPredictorModel`].
 
+    Flows are in pixels, u to the right, v down. Deviations are those of a likelihood: the scale b of a Laplace
+    distribution of the error, whose expected length is 2 b.
+
     Args:
-        flow (`torch.Tensor` of shape `(batch_size, 2, height, width)`):
-            How far each pixel moves in one step, in pixels of the network's resolution: u to the right, v down.
+        flow (`torch.Tensor` of shape `(batch_size, 2, height, width)`): How far each pixel moves in one step.
+        deviation (`torch.Tensor` of shape `(batch_size, 1, height, width)`, *optional*):
+            How far that may be wrong, in pixels, of a network with `predicts_deviation`.
+        total_flow (`torch.Tensor` of shape `(batch_size, 2, height, width)`, *optional*):
+            How far each pixel moves on the whole way, of a network with the horizon `"total"`.
+        total_deviation (`torch.Tensor` of shape `(batch_size, 1, height, width)`, *optional*):
+            How far that may be wrong.
     """
 
     flow: torch.Tensor
+    deviation: torch.Tensor | None = None
+    total_flow: torch.Tensor | None = None
+    total_deviation: torch.Tensor | None = None
 
 
 class ConvBlock(nn.Module):
@@ -198,8 +212,9 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
     all models (such as downloading or saving).
 
     Parameters:
-        in_channels (`int`, *optional*, defaults to 6): Channels of the input: RGB, delta map and heatmap.
-        out_channels (`int`, *optional*, defaults to 2): Channels of the output: u to the right, v down.
+        in_channels (`int`, *optional*, defaults to 6):
+            Channels of the input: RGB, delta map and heatmap; one more each for a mask and for a unit of its own.
+        out_channels (`int`, *optional*, defaults to 2): Channels of a flow: u to the right, v down.
         hidden_channels_spatial (`int`, *optional*, defaults to 64): Channels of encoder and decoder; even.
         hidden_channels_translator (`int`, *optional*, defaults to 256): Channels of the translator; even.
         num_spatial_blocks (`int`, *optional*, defaults to 4):
@@ -215,15 +230,27 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             `None` runs the network at the picture's own size.
         heatmap_radius (`float`, *optional*, defaults to 4.0): Radius of the discs round handles, in pixels.
         delta_paint (`str`, *optional*, defaults to `"pixel"`):
-            Whether a delta is painted on the handle's `"pixel"` (the paper) or on its whole `"disc"`.
+            Whether a delta is painted on the handle's `"pixel"` (the paper), on its whole `"disc"`, or `"spread"` over
+            the picture by a spline that is pinned where nothing may change.
         delta_convention (`str`, *optional*, defaults to `"handle_minus_target"`):
             The sign of the delta map: `"handle_minus_target"` (the paper) or `"target_minus_handle"`.
         delta_scale (`float`, *optional*, defaults to 1.0): Factor on the deltas, in pixels, at the input.
         flow_scale (`float`, *optional*, defaults to 1.0): Factor on the network's output that gives pixels.
         straight_share (`float`, *optional*, defaults to 0.0):
             Where a delta is painted, the flow starts from this share of the displacement and the network adds to
-            it; an untrained network then predicts exactly this straight step. 0 is the paper; others need
-            `delta_paint="disc"`, as handles between pixels would see little of a single one.
+            it; an untrained network then predicts exactly this straight step, and on the whole way all of it. 0 is
+            the paper; others need `delta_paint="disc"` or `"spread"`, as handles between pixels would see little of
+            a single one.
+        flow_unit (`str`, *optional*, defaults to `"pixel"`):
+            What the network computes in: `"pixel"` (the paper), or `"displacement"`, the root mean square of the
+            displacements, which makes short and long ways alike; then a channel says how long it is.
+        takes_mask (`bool`, *optional*, defaults to `False`): Whether it is shown what may change, in a channel.
+        takes_rigid (`bool`, *optional*, defaults to `False`):
+            Whether it is shown the rigid motion that fits the handles, in two channels, and answers with the share of
+            it that goes into the flow in place of what it starts from.
+        horizons (`tuple[str]`, *optional*, defaults to `("step",)`):
+            What it predicts: the next `"step"` (the paper), and after it `"total"`, the whole way in one shot.
+        predicts_deviation (`bool`, *optional*, defaults to `False`): Whether it says how wrong it may be, as well.
 
     Example:
 
@@ -269,6 +296,11 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         delta_scale: float = 1.0,
         flow_scale: float = 1.0,
         straight_share: float = 0.0,
+        flow_unit: str = "pixel",
+        takes_mask: bool = False,
+        takes_rigid: bool = False,
+        horizons: tuple[str, ...] = ("step",),
+        predicts_deviation: bool = False,
     ):
         super().__init__()
         _check_channels(
@@ -276,7 +308,15 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         )
         _check_blocks(num_spatial_blocks, num_translator_blocks, inception_kernels)
         _check_conditioning(sample_size, heatmap_radius, delta_paint, delta_convention, delta_scale, flow_scale)
-        _check_straight_share(straight_share, delta_paint)
+        _check_straight_share(straight_share, delta_paint, takes_rigid)
+        _check_horizons(tuple(horizons))
+        check_choice("flow_unit", flow_unit, FLOW_UNITS)
+        wanted = input_channels(takes_mask, flow_unit, takes_rigid)
+        if in_channels != wanted:
+            raise ValueError(
+                f"`in_channels` must be {wanted} with `takes_mask` {takes_mask}, `takes_rigid` {takes_rigid} and "
+                f"`flow_unit` {flow_unit!r}, got {in_channels}."
+            )
 
         self.encoder = MotionEncoder(in_channels, hidden_channels_spatial, num_spatial_blocks)
         self.translator = MotionTranslator(
@@ -286,47 +326,86 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             tuple(inception_kernels),
             inception_groups,
         )
-        self.decoder = MotionDecoder(hidden_channels_spatial, out_channels, num_spatial_blocks)
+        answers = len(horizons) * (out_channels + bool(takes_rigid) + bool(predicts_deviation))
+        self.decoder = MotionDecoder(hidden_channels_spatial, answers, num_spatial_blocks)
         if straight_share:
             for parameter in self.decoder.readout.parameters():
                 nn.init.zeros_(parameter)
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether it looks at what may change, and at points that stay."""
+        return bool(self.config["takes_mask"])
+
+    @property
+    def horizons(self) -> tuple[str, ...]:
+        """What it predicts: `"step"`, and perhaps `"total"`."""
+        return tuple(self.config["horizons"])
 
     def forward(self, sample: torch.Tensor, return_dict: bool = True) -> MotionPredictorOutput | tuple[torch.Tensor]:
         r"""
         The [`MotionPredictorModel`] forward method.
 
         Args:
-            sample (`torch.Tensor` of shape `(batch_size, 6, height, width)`):
-                RGB in [0, 1], delta map and heatmap, as `predict_flow` puts them together.
+            sample (`torch.Tensor` of shape `(batch_size, in_channels, height, width)`):
+                RGB in [0, 1], delta map, heatmap, and what options add, as `network_input` puts them together.
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return a [`MotionPredictorOutput`] or a plain tuple.
 
         Returns:
-            [`MotionPredictorOutput`] or `tuple`: the flow in pixels of the network's resolution.
+            [`MotionPredictorOutput`] or `tuple`: in pixels of the network's resolution.
         """
         in_channels = self.config["in_channels"]
         if sample.ndim != 4 or sample.shape[1] != in_channels:
             raise ValueError(f"`sample` must be of shape (batch, {in_channels}, height, width), got {got(sample)}.")
         hidden_states, skip, sizes = self.encoder(sample)
         hidden_states = self.translator(hidden_states)
-        flow = self.decoder(hidden_states, skip, sizes) * self.config["flow_scale"]
-        if self.config["straight_share"]:
-            flow = flow + self.config["straight_share"] * self._painted_displacement(sample)
+        answers = self.decoder(hidden_states, skip, sizes).chunk(len(self.horizons), dim=1)
+        flow, deviation = self._step(answers[0], sample)
+        total_flow, total_deviation = self._total(answers[1], sample) if len(answers) > 1 else (None, None)
 
-        if not return_dict:
-            return (flow,)
-        return MotionPredictorOutput(flow=flow)
+        output = MotionPredictorOutput(flow, deviation, total_flow, total_deviation)
+        return output if return_dict else output.to_tuple()
+
+    def _step(self, answer: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The next step and its deviation; with a unit, the network answers in tenths of it."""
+        unit = unit_of_flow(self.config, sample)
+        unit = unit / STEPS_OF_A_WAY if self.config["flow_unit"] == "displacement" else unit
+        return self._in_pixels(answer, sample, unit, self.config["straight_share"])
+
+    def _total(self, answer: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The whole way and its deviation."""
+        share = 1.0 if self.config["straight_share"] else 0.0
+        return self._in_pixels(answer, sample, unit_of_flow(self.config, sample), share)
+
+    def _in_pixels(
+        self, answer: torch.Tensor, sample: torch.Tensor, unit: torch.Tensor, share: float
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        out_channels = self.config["out_channels"]
+        flow = answer[:, :out_channels] * self.config["flow_scale"]
+        if self.config["flow_unit"] == "displacement":
+            flow = flow * unit
+        begun = share * self._painted_displacement(sample) if share else torch.zeros_like(flow)
+        if self.config["takes_rigid"]:
+            rigid = sample[:, PAPERS_CHANNELS : PAPERS_CHANNELS + 2] * unit_of_flow(self.config, sample)
+            begun = torch.lerp(begun, share * rigid, answer[:, out_channels : out_channels + 1])
+        flow = flow + begun
+        if not self.config["predicts_deviation"]:
+            return flow, None
+        return flow, answer[:, -1:].clamp(*LOGARITHM_OF_DEVIATION).exp() * unit
 
     @torch.no_grad()
-    def predict_flow(
+    def predict(
         self,
         image: torch.Tensor,
         handles: torch.Tensor,
         targets: torch.Tensor,
         valid: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        *,
+        mask: torch.Tensor | None = None,
+    ) -> MotionPredictorOutput:
         r"""
-        Predict the next step of every pixel of a picture, given where its handles are to go.
+        Predict the motion of every pixel of a picture, given where its handles are to go.
 
         The picture is resized so that its short side is `sample_size`, the points with it, and the flow is carried
         back; the network runs in its own precision and on its own device.
@@ -338,10 +417,12 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             targets (`torch.Tensor` of the shape of `handles`): where the handles are to go; same unit.
             valid (`torch.Tensor` of shape `(batch_size, num_points)`, *optional*):
                 bool, False for the padding of a batch whose pictures have different numbers of points.
+            mask (`torch.Tensor` of shape `(batch_size, 1, height, width)`, *optional*):
+                1 where the picture may change; by default, and where it is empty, everywhere. A network without
+                `takes_mask` does not look at it.
 
         Returns:
-            `torch.Tensor` of shape `(batch_size, 2, height, width)`: flow in pixels of `image` (u to the right, v
-            down), float32, on the device of `image`. `sample_flow` of `conditioning` reads it at the handles.
+            [`MotionPredictorOutput`]: at the size and in pixels of `image`, float32, on its device.
         """
         _check_image(image)
         if handles.ndim == 2 and image.shape[0] == 1:
@@ -355,32 +436,56 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             )
         image_size = (image.shape[2], image.shape[3])
         check_inside("handles", handles, image_size, valid)
+        if mask is not None and mask.shape != (len(image), 1, *image_size):
+            raise ValueError(f"`mask` must be of shape {(len(image), 1, *image_size)}, got {got(mask)}.")
 
-        height, width = self._network_size(*image_size)
-        delta_map, heatmap = rasterize_points(
-            scale_points(handles, image_size, (height, width)),
-            scale_points(targets, image_size, (height, width)),
-            height,
-            width,
-            radius=self.config["heatmap_radius"],
-            delta_paint=self.config["delta_paint"],
-            delta_convention=self.config["delta_convention"],
-            delta_scale=self.config["delta_scale"],
-            valid=valid,
+        size = self._network_size(*image_size)
+        sample, _ = network_input(
+            self.config,
+            _resize(image.float(), size),
+            scale_points(handles, image_size, size),
+            scale_points(targets, image_size, size),
+            valid,
+            None if mask is None else _resized_mask(mask.to(image.device), size),
         )
-        pixels = _resize(image.float(), (height, width))
-        maps = (part.to(device=image.device) for part in (delta_map, heatmap))
-        sample = torch.cat([pixels, *maps], dim=1)  # [B, 6, h, w]
-
         device = image.device if self.device.type == "meta" else self.device  # meta: offloaded layer by layer
         # Grouped convolutions take half the time on a CPU in this layout.
         sample = sample.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
-        flow = self(sample).flow
-        flow = flow.to(device=image.device, dtype=torch.float32)
-        if not torch.isfinite(flow).all():
+        output = self(sample)
+        if not torch.isfinite(output.flow).all():
             raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")
-        per_axis = flow.new_tensor((image_size[1] / width, image_size[0] / height))
-        return _resize(flow, image_size) * per_axis[:, None, None]
+        return MotionPredictorOutput(**{name: _carried(value, image) for name, value in output.items()})
+
+    def predict_flow(
+        self,
+        image: torch.Tensor,
+        handles: torch.Tensor,
+        targets: torch.Tensor,
+        valid: torch.Tensor | None = None,
+        *,
+        mask: torch.Tensor | None = None,
+        horizon: str = "step",
+    ) -> torch.Tensor:
+        r"""
+        Predict the next step of every pixel of a picture, or its whole way, given where its handles are to go.
+
+        Args:
+            image (`torch.Tensor` of shape `(batch_size, 3, height, width)`): as of `predict`.
+            handles (`torch.Tensor` of shape `(batch_size, num_points, 2)`, or `(num_points, 2)` for one picture):
+                as of `predict`.
+            targets (`torch.Tensor` of the shape of `handles`): as of `predict`.
+            valid (`torch.Tensor` of shape `(batch_size, num_points)`, *optional*): as of `predict`.
+            mask (`torch.Tensor` of shape `(batch_size, 1, height, width)`, *optional*): as of `predict`.
+            horizon (`str`, *optional*, defaults to `"step"`): or `"total"`, of a network that has it.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, 2, height, width)`: flow in pixels of `image` (u to the right, v
+            down), float32, on the device of `image`. `sample_flow` of `points` reads it at the handles.
+        """
+        check_choice("horizon", horizon, self.horizons)
+        output = self.predict(image, handles, targets, valid, mask=mask)
+        flow: torch.Tensor = output[0] if horizon == "step" else output["total_flow"]
+        return flow
 
     def _card_text(self, repo_id: str, license: str | None) -> str:
         return motion_predictor_card_text(self, self.config["sample_size"], repo_id, license)
@@ -388,7 +493,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
     def _painted_displacement(self, sample: torch.Tensor) -> torch.Tensor:
         """The displacement to the target in pixels where the delta map holds one, `[B, 2, H, W]`; zero elsewhere."""
         sign = -1 if self.config["delta_convention"] == "handle_minus_target" else 1
-        return sample[:, -3:-1] * (sign / self.config["delta_scale"])
+        return sample[:, 3:5] * unit_of_flow(self.config, sample) * (sign / self.config["delta_scale"])
 
     def _network_size(self, height: int, width: int) -> tuple[int, int]:
         if self.config["sample_size"] is None:
@@ -401,6 +506,18 @@ def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
     return interpolate(images, size=size, mode="bilinear", antialias=True)
+
+
+def _resized_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return (interpolate(mask.float(), size=size, mode="area") > 0.5).float()
+
+
+def _carried(motion: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Flow `(batch, 2, h, w)` or deviation `(batch, 1, h, w)` at the size and in pixels of a picture."""
+    motion = motion.to(device=image.device, dtype=torch.float32)
+    factors = motion.new_tensor((image.shape[3] / motion.shape[3], image.shape[2] / motion.shape[2]))
+    per_channel = factors if motion.shape[1] == 2 else factors.mean()[None]
+    return _resize(motion, (image.shape[2], image.shape[3])) * per_channel[:, None, None]
 
 
 def _check_image(image: torch.Tensor) -> None:
@@ -447,9 +564,17 @@ def _check_conditioning(
     check_number("flow_scale", flow_scale, above=0)
 
 
-def _check_straight_share(straight_share: float, delta_paint: str) -> None:
+def _check_horizons(horizons: tuple[str, ...]) -> None:
+    if horizons not in (HORIZONS[:1], HORIZONS):
+        raise ValueError(f"`horizons` must be {HORIZONS[:1]} or {HORIZONS}, got {got(horizons)}.")
+
+
+def _check_straight_share(straight_share: float, delta_paint: str, takes_rigid: bool) -> None:
     check_number("straight_share", straight_share, least=0, most=1)
-    if straight_share and delta_paint != "disc":
+    if takes_rigid and not straight_share:
+        raise ValueError("`straight_share` must be above 0 with `takes_rigid`, which takes its place, got 0.")
+    if straight_share and delta_paint == "pixel":
         raise ValueError(
-            f"`straight_share` must be 0 unless `delta_paint` is 'disc', got {straight_share} and {delta_paint!r}."
+            f"`straight_share` must be 0 unless `delta_paint` is 'disc' or 'spread', got {straight_share} and "
+            f"{delta_paint!r}."
         )

@@ -23,76 +23,18 @@ from tqdm import tqdm
 
 from .common.atomic_file import atomic_file
 from .common.checks import check_whole_number, got
-from .conditioning import rasterize_points
 from .data.build_settings import LARGEST_SIDE
 from .data.samples import MotionSample, MotionSamples
 from .data.shards import MotionShards
+from .loss import motion_loss
 from .modeling_motion_predictor import MotionPredictorModel
+from .network_input import network_input
 from .training_checkpoint import TrainingState
-from .training_config import DataSource, LossSettings, TrainingConfig, read_yaml, save_training_config
+from .training_config import DataSource, TrainingConfig, read_yaml, save_training_config
 
-SHORTEST_HANDLE_STEP = 0.1  # pixels: shorter steps of a handle do not make an error weigh more
-SHORTEST_ERROR = 0.01  # pixels: the length of shorter errors is smoothed
 LOG_EVERY = 20  # steps
 # What a run may be resumed with a change of: nothing that a step depends on, but for the fall of the learning rate.
 CHANGEABLE = ("steps", "workers", "save_every", "validate_every", "validation_samples")
-
-
-def network_input(model: MotionPredictorModel, batch: MotionSample) -> tuple[torch.Tensor, torch.Tensor]:
-    """The six channels of Sec. 3.2.1, `[B, 6, H, W]`, and among them the heatmap, `[B, 1, H, W]`.
-
-    Args:
-        model (`MotionPredictorModel`): whose configuration says how points are drawn.
-        batch (`MotionSample`): of samples.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: the channels and the heatmap.
-    """
-    config = model.config
-    delta_map, heatmap = rasterize_points(
-        batch.handles,
-        batch.targets,
-        *batch.image.shape[-2:],
-        radius=config["heatmap_radius"],
-        delta_paint=config["delta_paint"],
-        delta_convention=config["delta_convention"],
-        delta_scale=config["delta_scale"],
-        valid=batch.valid,
-    )
-    return torch.cat([batch.image, delta_map, heatmap], dim=1), heatmap
-
-
-def motion_loss(
-    flow: torch.Tensor, batch: MotionSample, heatmap: torch.Tensor, settings: LossSettings
-) -> torch.Tensor:
-    """Mean squared error of the flow where its label is known (Eq. 1), or what `settings` make of it.
-
-    Args:
-        flow (`torch.Tensor` of shape `(batch, 2, height, width)`): predicted, in pixels.
-        batch (`MotionSample`): with `label` `[B, 2, H, W]`, NaN where it is not known.
-        heatmap (`torch.Tensor` of shape `(batch, 1, height, width)`): 1 on the discs of handles.
-        settings (`LossSettings`): of the loss.
-
-    Returns:
-        `torch.Tensor`: a scalar, in squared pixels, pixels if `euclidean`, without unit if `relative`.
-    """
-    known = torch.isfinite(batch.label).all(dim=1, keepdim=True)  # [B, 1, H, W]
-    weight = (1 + settings.handle_weight * heatmap) * known
-    difference = (flow.float() - batch.label).masked_fill(~known, 0.0)
-    # Half the squared length is the mean over u and v, as of a plain mean squared error.
-    error = difference.square().sum(dim=1, keepdim=True) / 2
-    scale = _straight_tenth(batch).square() if settings.relative else torch.ones(len(flow), device=flow.device)
-    if settings.euclidean:
-        error, scale = (error + SHORTEST_ERROR**2).sqrt(), scale.sqrt()
-    per_sample = (weight * error).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1)
-    return (per_sample / scale).mean()
-
-
-def _straight_tenth(batch: MotionSample) -> torch.Tensor:
-    """Root mean square of a tenth of the displacements, `[B]`, in pixels, at least `SHORTEST_HANDLE_STEP`."""
-    squared = (batch.targets - batch.handles).square().sum(dim=-1) * batch.valid  # [B, N]
-    mean = squared.sum(dim=1) / batch.valid.sum(dim=1).clamp(min=1)
-    return (mean.sqrt() / 10).clamp(min=SHORTEST_HANDLE_STEP)
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
@@ -271,15 +213,18 @@ class _Run:
                 self._after_step(step + 1, meter, progress)
 
     def _descend(self, batch: MotionSample) -> torch.Tensor:
-        sample, heatmap = network_input(self.network, batch)
-        flow = self.model(sample.contiguous(memory_format=torch.channels_last)).flow
-        loss = motion_loss(flow, batch, heatmap, self.config.loss)
+        sample, heatmap = self._network_input(batch)
+        output = self.model(sample.contiguous(memory_format=torch.channels_last))
+        loss = motion_loss(output, batch, heatmap, self.config.loss)
         self.accelerator.backward(loss)
         if self.accelerator.sync_gradients:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_gradient_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
+
+    def _network_input(self, batch: MotionSample) -> tuple[torch.Tensor, torch.Tensor]:
+        return network_input(self.network.config, batch.image, batch.handles, batch.targets, batch.valid, batch.mask)
 
     def _set_learning_rate(self, step: int) -> None:
         for group in self.optimizer.param_groups:
@@ -312,8 +257,8 @@ class _Run:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         for index in range(rank, max(self.config.validation_samples, ranks), ranks):
             batch = MotionSample.stack([self.validation_data[index]]).to(self.accelerator.device)
-            sample, heatmap = network_input(self.network, batch)
-            losses.append(motion_loss(self.network(sample).flow, batch, heatmap, self.config.loss))
+            sample, heatmap = self._network_input(batch)
+            losses.append(motion_loss(self.network(sample), batch, heatmap, self.config.loss))
         self.ema.restore(self.network.parameters())
         self.network.train()
         mean = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean")

@@ -19,12 +19,38 @@ PRESETS: dict[str, dict[str, Any]] = {
     "robust": {
         "network": {"delta_paint": "disc", "delta_scale": 0.1, "straight_share": 0.1},
         "samples": {"horizon": 10, "min_cosine": 0.3, "remove_background": True, "augment": True},
-        "loss": {"handle_weight": 10.0, "euclidean": True, "relative": True},
+        "loss": {"handle_weight": 10.0, "error": "length", "relative": True},
+    },
+    "dense": {
+        "network": {
+            "in_channels": 10,
+            "delta_paint": "spread",
+            "straight_share": 0.1,
+            "flow_unit": "displacement",
+            "takes_mask": True,
+            "takes_rigid": True,
+            "horizons": ["step", "total"],
+            "predicts_deviation": True,
+        },
+        "samples": {
+            "horizon": 10,
+            "min_cosine": 0.3,
+            "remove_background": True,
+            "augment": True,
+            "framing": True,
+            "total": True,
+            "masks": 0.65,
+            "far_handles": 0.5,
+            "few_handles": 0.5,
+            "pins": 0.2,
+        },
+        "loss": {"relative": True, "moving_weight": 3.0, "step_weight": 0.02, "likelihood_weight": 0.02},
     },
 }
 
 DEEPEST = 20  # levels of values in values
 PRECISIONS = ("no", "fp16", "bf16")
+ERRORS = ("squared", "length", "charbonnier")
 
 LIMITS: dict[str, tuple[int, int]] = {
     "steps": (1, 10**9),
@@ -58,19 +84,32 @@ class LossSettings:
     Attributes:
         handle_weight (`float`, *optional*, defaults to 0.0): weight of pixels on the discs of handles, on top of 1; 0
             is plain MSE (Eq. 1).
-        euclidean (`bool`, *optional*, defaults to `False`): the length of the error, and not its square: labels that
-            lead astray then pull less.
+        moving_weight (`float`, *optional*, defaults to 0.0): weight of pixels that move by more than a fifth of the
+            longest motion, on top of 1.
+        error (`str`, *optional*, defaults to `"squared"`): `"squared"` (Eq. 1), whose best answer is the mean of what
+            may be; `"length"`, whose best answer is a median, which is nought where most labels rest;
+            `"charbonnier"`, the square of small errors and the length of large ones.
         relative (`bool`, *optional*, defaults to `False`): divide a sample's error by that of standing still in place
             of a straight step. An absolute error would leave short displacements untaught, and every
             displacement is short in the end.
+        step_weight (`float`, *optional*, defaults to 1.0): of the error of the next step.
+        total_weight (`float`, *optional*, defaults to 1.0): of that of the whole way, of a network that predicts it.
+        likelihood_weight (`float`, *optional*, defaults to 0.0): of the likelihood of what the network says of its
+            errors, of a network that does; it teaches the deviations and nothing else.
     """
 
     handle_weight: float = 0.0
-    euclidean: bool = False
+    moving_weight: float = 0.0
+    error: str = "squared"
     relative: bool = False
+    step_weight: float = 1.0
+    total_weight: float = 1.0
+    likelihood_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("handle_weight", self.handle_weight, least=0)
+        for name in ("handle_weight", "moving_weight", "step_weight", "total_weight", "likelihood_weight"):
+            check_number(name, getattr(self, name), least=0)
+        check_choice("error", self.error, ERRORS)
 
 
 @dataclass
@@ -80,8 +119,8 @@ class TrainingConfig:
     Attributes:
         out (`str`): folder for checkpoints, curves and the trained model.
         data (`list[DataSource]`): datasets with weights.
-        preset (`str`, *optional*, defaults to `"robust"`): `"paper"` or `"robust"`: values that the rest of the file
-            may change.
+        preset (`str`, *optional*, defaults to `"robust"`): `"paper"`, `"robust"` or `"dense"`: values that the rest of
+            the file may change.
         start_from (`str`, *optional*): folder of a `MotionPredictorModel` to begin with, such as a converted SimVP;
             none: random weights.
         network (`dict[str, Any]`, *optional*): arguments of `MotionPredictorModel`, over those of `start_from`;

@@ -129,7 +129,11 @@ def _record(args: argparse.Namespace, job: Job, output: DynaDragPipelineOutput) 
         "mean_remaining_distance": float(remaining[moving].mean()) if moving.any() else 0.0,
         "trajectories": trajectories.tolist(),
         "iterations": [
-            {name: _number_or_list(value) for name, value in vars(step).items() if name not in ("image", "flow")}
+            {
+                name: _number_or_list(value)
+                for name, value in vars(step).items()
+                if name not in ("image", "flow") and value is not None
+            }
             for step in output.iterations
         ],
         "files": {name: _shown(Path(path.name)) for name, path in job.files.items()},

@@ -37,6 +37,10 @@ class EditView:
             anyway before supervision; one that will be made anyway after it.
         original_patches (`torch.Tensor` of shape `(points, channels, 2 r_1 + 1, 2 r_1 + 1)`):
             F(z_t^0) round the handles as they were when the edit began.
+        mask (`torch.Tensor` of shape `(1, 1, height, width)`, *optional*):
+            1 where the picture may change; `None` where all of it may.
+        largest_deviation (`float`, *optional*):
+            in lengths of a step: one that may be more wrong than that is not to be followed.
     """
 
     handles: torch.Tensor
@@ -50,6 +54,8 @@ class EditView:
     guard: MotionGuard
     features: Callable[[], torch.Tensor]
     original_patches: torch.Tensor
+    mask: torch.Tensor | None = None
+    largest_deviation: float | None = None
 
     @property
     def straight_step(self) -> torch.Tensor:
@@ -66,12 +72,15 @@ class Motion:
         predicted_step (`torch.Tensor` of shape `(points, 2)`): what the source answered, before the guard.
         wrong_way (`torch.Tensor` of shape `(points,)`, bool): answers that point away from their targets.
         flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what they were read from.
+        deviation (`torch.Tensor` of shape `(points,)`, *optional*):
+            how far the source expects its steps to be wrong, in pixels of the edit.
     """
 
     destinations: torch.Tensor
     predicted_step: torch.Tensor
     wrong_way: torch.Tensor
     flow: torch.Tensor | None = None
+    deviation: torch.Tensor | None = None
 
 
 @runtime_checkable
@@ -125,23 +134,36 @@ class BaseMotionSource:
         return proposed
 
 
-def guarded_motion(view: EditView, step: torch.Tensor, flow: torch.Tensor | None = None) -> Motion:
+def guarded_motion(
+    view: EditView,
+    step: torch.Tensor,
+    flow: torch.Tensor | None = None,
+    deviation: torch.Tensor | None = None,
+) -> Motion:
     """A motion by steps as a source answers them: guarded (Sec. 11), added to the handles (Eq. 4), on the picture.
+
+    A step that is too unsure gives way to a straight one.
 
     Args:
         view ([`EditView`]): of the iteration.
         step (`torch.Tensor` of shape `(points, 2)`): in pixels of the edit; of handles that stay it is left out.
         flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what they were read from.
+        deviation (`torch.Tensor` of shape `(points,)`, *optional*): how far steps may be wrong, in pixels of the edit.
 
     Raises:
         ValueError: if a step is not finite.
     """
     step = torch.where(view.moving[:, None], step, torch.zeros_like(step))
-    guarded = guard_step(step, view.handles, view.targets, view.straight_step, view.guard)
+    followed = step
+    if deviation is not None and view.largest_deviation is not None:
+        unsure = deviation > view.largest_deviation * step.norm(dim=-1)
+        followed = torch.where(unsure[:, None], view.straight_step, step)
+    guarded = guard_step(followed, view.handles, view.targets, view.straight_step, view.guard)
     destinations = move_handles(view.handles, guarded, view.size)
     return Motion(
         torch.where(view.moving[:, None], destinations, view.handles),
         step,
         is_wrong_way(step, view.handles, view.targets),
         flow,
+        deviation,
     )

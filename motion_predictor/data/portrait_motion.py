@@ -33,7 +33,7 @@ from .head_factors import (
     draw_factors,
 )
 from .head_fields import MARGIN, NODES, HeadFields, node_positions, read_fields
-from .surroundings import with_surroundings
+from .tilted_window import surrounded
 from .visible_surface import VisibleSurface
 
 NEWTON_STEPS = 40  # a handful do, but for some points in seams of lips
@@ -77,7 +77,8 @@ class PortraitMotion:
         self.frames = len(factors.pose)
         self._sums = displacement_sums(fields, factors)  # [T, 2, C]
         self._margin = round(MARGIN * self.side)
-        self._canvas = with_surroundings(self.picture, self._margin)
+        still = torch.from_numpy(self.picture).permute(2, 0, 1)[None].float()
+        self._canvas = surrounded(still, self._margin)
         self._last: tuple[int | None, torch.Tensor] | None = None
         self._hides = hides
         self._surface: tuple[int, VisibleSurface | None] | None = None

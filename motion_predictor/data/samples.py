@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import max_pool2d
 from torch.utils.data import Dataset
 
 from ..common.checks import check_number, check_whole_number, got
 from .motion_record import HORIZON_STRIDE, MotionRecord
 from .shards import MotionShards
+from .tilted_window import TiltedWindow
 
 MAX_HANDLES = 7
+FEW_HANDLES = 2
+MOST_PINS = 3
+MOST_OF_A_PIN = 0.03  # of the longest displacement: what moves by less may be pinned
+LEAST_CHANGE = 0.15  # of the longest displacement: what moves less is not in a mask
 MOST_FRAMES = 10_000  # from a start frame to an end frame
 MAX_ZOOM = 1.6
 SHORTEST_DISPLACEMENT = 1.0  # pixels of the record: below, a direction means nothing
@@ -41,6 +47,18 @@ class SampleSettings:
         remove_background (`bool`, *optional*, defaults to `False`): subtract the median motion of the background, that
             of the camera.
         augment (`bool`, *optional*, defaults to `False`): mirror, enlarge, and vary brightness, contrast and colour.
+        framing (`bool`, *optional*, defaults to `False`): see the record small or large, tilted by up to 20 degrees,
+            and anywhere: content that fills half of a record fills a fifth to three quarters of a sample.
+        total (`bool`, *optional*, defaults to `False`): the label of the whole way besides that of a step; end frames
+            are those that the record keeps such motion for.
+        masks (`float`, *optional*, defaults to 0.0): share of the samples that come with a mask of what moves; with
+            others, everything may change.
+        far_handles (`float`, *optional*, defaults to 0.0): handles go at least so large a share of the longest
+            displacement of all candidates.
+        few_handles (`float`, *optional*, defaults to 0.0): share of the samples that have one handle or two only.
+        curriculum (`int`, *optional*, defaults to 0): over so many samples this share rises from nought.
+        pins (`float`, *optional*, defaults to 0.0): share of the samples with static points besides, which are put
+            where nothing moves.
     """
 
     first_end_frame: int = 15
@@ -49,8 +67,24 @@ class SampleSettings:
     min_cosine: float = -1.0
     remove_background: bool = False
     augment: bool = False
+    framing: bool = False
+    total: bool = False
+    masks: float = 0.0
+    far_handles: float = 0.0
+    few_handles: float = 0.0
+    curriculum: int = 0
+    pins: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("masks", "far_handles", "few_handles", "pins"):
+            check_number(name, getattr(self, name), least=0, most=1)
+        check_whole_number("curriculum", self.curriculum, least=0, most=10**12)
+        for name in ("masks", "pins"):
+            if getattr(self, name) and not self.total:
+                raise ValueError(
+                    f"`{name}` must be 0 unless `total`, since the whole way says what moves, got "
+                    f"{getattr(self, name)}."
+                )
         check_whole_number("last_end_frame", self.last_end_frame, least=1, most=MOST_FRAMES)
         check_whole_number("first_end_frame", self.first_end_frame, least=1, most=self.last_end_frame)
         check_whole_number("horizon", self.horizon, least=0, most=MOST_FRAMES)
@@ -70,6 +104,9 @@ class MotionSample:
         label (`torch.Tensor` of shape `(2, height, width)`): float32, the true motion of all pixels in the time of a
             step; NaN where it is not known.
         frames (`torch.Tensor`): int64, how many frames away the end frame is.
+        total (`torch.Tensor` of shape `(2, height, width)`): float32, the true motion of all pixels until the end
+            frame; NaN where it is not known, or not asked for.
+        mask (`torch.Tensor` of shape `(1, height, width)`): float32, 1 where the picture may change, else 0.
     """
 
     image: torch.Tensor
@@ -79,6 +116,8 @@ class MotionSample:
     steps: torch.Tensor
     label: torch.Tensor
     frames: torch.Tensor
+    total: torch.Tensor
+    mask: torch.Tensor
 
     @staticmethod
     def stack(samples: Sequence[MotionSample]) -> MotionSample:
@@ -129,6 +168,10 @@ class Window:
         corner = np.array([self.left, self.top], dtype=np.float32)
         return (points + 0.5 - corner) * self.scale - 0.5
 
+    def vectors(self, motion: np.ndarray) -> np.ndarray:
+        """Motion `[..., 2]` of the frame in pixels of the window."""
+        return motion * self.scale
+
     def contains(self, points: np.ndarray) -> np.ndarray:
         """Whether points `[..., 2]` of the frame lie on the window's pixels."""
         seen = self.points(points)
@@ -145,7 +188,8 @@ class Window:
         filled = np.where(known[..., None], motion, 0).astype(np.float32)
         seen = [self._resize(Image.fromarray(np.ascontiguousarray(filled[..., axis])), stride) for axis in (0, 1)]
         sure = np.asarray(self._resize(Image.fromarray(known.astype(np.float32)), stride)) > 0.999
-        return np.where(sure[..., None], np.stack([np.asarray(part) for part in seen], axis=-1) * self.scale, np.nan)
+        together = np.stack([np.asarray(part) for part in seen], axis=-1)
+        return np.where(sure[..., None], self.vectors(together), np.nan)
 
     def _resize(self, image: Image.Image, stride: int) -> Image.Image:
         right, bottom = self.left + self.width, self.top + self.height
@@ -159,7 +203,11 @@ class Window:
 
 
 def draw_sample(
-    record: MotionRecord, settings: SampleSettings, random: np.random.Generator, size: int | None = None
+    record: MotionRecord,
+    settings: SampleSettings,
+    random: np.random.Generator,
+    size: int | None = None,
+    handles: int | None = None,
 ) -> MotionSample | None:
     """Draw an end frame, 1 to 7 handles that are still to be seen in it, and the label of the step towards it.
 
@@ -172,14 +220,14 @@ def draw_sample(
         random (`np.random.Generator`): the only source of chance.
         size (`int`, *optional*): the side of a square window that is seen, in the network's pixels. None: the whole
             frame as it is.
+        handles (`int`, *optional*): how many, as far as there are candidates. None: drawn.
 
     Returns:
         `MotionSample`, or None if no candidate fits.
     """
-    last = min(settings.last_end_frame, record.tracks.shape[1])
-    if last < settings.first_end_frame:
+    frames = _draw_end_frame(record, settings, random)
+    if frames is None:
         return None
-    frames = int(random.integers(settings.first_end_frame, last + 1))
     step_frames = math.ceil(frames / settings.horizon) if settings.horizon else 1
     if step_frames > len(record.horizon_flows):
         raise ValueError(
@@ -193,34 +241,100 @@ def draw_sample(
     steps = record.tracks[:, step_frames - 1] - camera[step_frames - 1]
     fit = np.isfinite(displacements).all(axis=1) & np.isfinite(steps).all(axis=1) & window.contains(record.points)
     fit &= _cosine_at_least(settings.min_cosine, steps, displacements)
-    candidates = np.flatnonzero(fit)
+    candidates = _far_enough(np.flatnonzero(fit), displacements, settings.far_handles)
     if len(candidates) == 0:
         return None
-    number = min(int(random.integers(1, MAX_HANDLES + 1)), len(candidates))
-    chosen = random.choice(candidates, number, replace=False)
+    number = _draw_number(settings, random) if handles is None else handles
+    chosen = random.choice(candidates, min(number, len(candidates)), replace=False)
 
     motion, stride = (record.flow, 1) if step_frames == 1 else (record.horizon_flows[step_frames - 1], HORIZON_STRIDE)
-    handles = window.points(record.points[chosen])
+    label = window.field(motion - camera[step_frames - 1], stride)
+    total = np.full_like(label, np.nan)
+    if settings.total:
+        end = record.end_flows[record.end_frames.tolist().index(frames)]
+        total = window.field(end - camera[frames - 1], HORIZON_STRIDE)
+    places = window.points(record.points[chosen])
     sample = _Arrays(
         image=window.picture(record.frame).astype(np.float32) / 255,
-        label=window.field(motion - camera[step_frames - 1], stride),
-        handles=handles,
-        targets=handles + displacements[chosen] * window.scale,
-        steps=steps[chosen] * window.scale,
+        label=label,
+        total=total,
+        mask=_draw_mask(total, settings, random),
+        handles=places,
+        targets=places + window.vectors(displacements[chosen]),
+        steps=window.vectors(steps[chosen]),
     )
+    if settings.pins and random.random() < settings.pins:
+        sample = _with_pins(sample, random)
     if settings.augment:
         sample = _augment(sample, random)
     return _to_sample(sample, frames)
 
 
+def _draw_end_frame(record: MotionRecord, settings: SampleSettings, random: np.random.Generator) -> int | None:
+    last = min(settings.last_end_frame, record.tracks.shape[1])
+    if not settings.total:
+        return int(random.integers(settings.first_end_frame, last + 1)) if last >= settings.first_end_frame else None
+    ends = record.end_frames[(record.end_frames >= settings.first_end_frame) & (record.end_frames <= last)]
+    return int(random.choice(ends)) if len(ends) else None
+
+
+def _draw_number(settings: SampleSettings, random: np.random.Generator) -> int:
+    if settings.few_handles and random.random() < settings.few_handles:
+        return int(random.integers(1, FEW_HANDLES + 1))
+    return int(random.integers(1, MAX_HANDLES + 1))
+
+
+def _far_enough(candidates: np.ndarray, displacements: np.ndarray, share: float) -> np.ndarray:
+    """The candidates whose displacement is at least a share of the longest."""
+    if share == 0 or len(candidates) == 0:
+        return candidates
+    length = np.linalg.norm(displacements[candidates], axis=1)
+    return candidates[length >= share * length.max()]
+
+
+def _draw_mask(total: np.ndarray, settings: SampleSettings, random: np.random.Generator) -> np.ndarray:
+    """Where an edit to the end frame may change the picture, `[H, W]` float32, more or less amply; or everywhere."""
+    height, width = total.shape[:2]
+    length = np.nan_to_num(np.linalg.norm(total, axis=-1))
+    if not settings.masks or random.random() >= settings.masks or not length.any():
+        return np.ones((height, width), dtype=np.float32)
+    changes = length > LEAST_CHANGE * length.max()
+    y, x = np.nonzero(changes)
+    ends = np.rint(np.stack([x, y], axis=-1) + total[changes]).astype(int)
+    inside = ((ends >= 0) & (ends < (width, height))).all(axis=-1)
+    changes[ends[inside, 1], ends[inside, 0]] = True
+    side = min(height, width)
+    rim = max(side // 32, 1) if not settings.augment else int(random.integers(1, max(side // 8, 1) + 1))
+    widened = max_pool2d(torch.from_numpy(changes)[None].float(), 2 * rim + 1, stride=1, padding=rim)
+    return widened[0].numpy()
+
+
 def _draw_window(
     width: int, height: int, settings: SampleSettings, random: np.random.Generator, size: int | None
-) -> Window:
+) -> Window | TiltedWindow:
     if size is None:
         return Window(0, 0, width, height, width, height)
+    if settings.framing:
+        return TiltedWindow.draw(width, height, random, size)
     zoom = 1 + (MAX_ZOOM - 1) * random.random() if settings.augment and random.random() < 0.5 else 1.0
     side = min(width, height) / zoom
     return Window((width - side) * random.random(), (height - side) * random.random(), side, side, size, size)
+
+
+def _with_pins(sample: _Arrays, random: np.random.Generator) -> _Arrays:
+    """The same with one to three static points, as far as there is room, where hardly anything moves."""
+    length = np.linalg.norm(sample.total, axis=-1)
+    still = np.argwhere(length < MOST_OF_A_PIN * np.nanmax(length, initial=0.0))
+    number = min(int(random.integers(1, MOST_PINS + 1)), MAX_HANDLES - len(sample.handles), len(still))
+    if number <= 0:
+        return sample
+    pins = still[random.choice(len(still), number, replace=False)][:, ::-1].astype(np.float32)
+    return replace(
+        sample,
+        handles=np.concatenate([sample.handles, pins]),
+        targets=np.concatenate([sample.targets, pins]),
+        steps=np.concatenate([sample.steps, np.zeros_like(pins)]),
+    )
 
 
 def _cosine_at_least(limit: float, steps: np.ndarray, displacements: np.ndarray) -> np.ndarray:
@@ -234,6 +348,8 @@ def _cosine_at_least(limit: float, steps: np.ndarray, displacements: np.ndarray)
 class _Arrays:
     image: np.ndarray  # [H, W, 3]
     label: np.ndarray  # [H, W, 2]
+    total: np.ndarray  # [H, W, 2]
+    mask: np.ndarray  # [H, W]
     handles: np.ndarray  # [n, 2]
     targets: np.ndarray
     steps: np.ndarray
@@ -247,12 +363,14 @@ def _augment(sample: _Arrays, random: np.random.Generator) -> _Arrays:
     tint = random.uniform(-0.04, 0.04, 3)
     image = np.clip((image - 0.5) * contrast + 0.5 + brightness + tint, 0, 1).astype(np.float32)
     if random.random() < 0.5:
-        return _Arrays(image, sample.label, sample.handles, sample.targets, sample.steps)
+        return replace(sample, image=image)
     mirror = np.array([-1, 1], dtype=np.float32)
     right = np.array([image.shape[1] - 1, 0], dtype=np.float32)
     return _Arrays(
         image=image[:, ::-1],
         label=sample.label[:, ::-1] * mirror,
+        total=sample.total[:, ::-1] * mirror,
+        mask=sample.mask[:, ::-1],
         handles=right + sample.handles * mirror,
         targets=right + sample.targets * mirror,
         steps=sample.steps * mirror,
@@ -276,6 +394,8 @@ def _to_sample(sample: _Arrays, frames: int) -> MotionSample:
         steps=padded(sample.steps),
         label=channels_first(sample.label),
         frames=torch.tensor(frames),
+        total=channels_first(sample.total),
+        mask=channels_first(sample.mask[..., None]),
     )
 
 
@@ -310,13 +430,21 @@ class MotionSamples(Dataset[MotionSample]):
 
     def __getitem__(self, index: int) -> MotionSample:
         random = np.random.default_rng((self.seed, index))
+        settings = self._settings_of(index)
         source = self.sources[int(random.choice(len(self.sources), p=self.shares))]
         for _ in range(MAX_TRIES):
             record = source[int(random.integers(len(source)))]
-            sample = draw_sample(record, self.settings, random, self.size)
+            sample = draw_sample(record, settings, random, self.size)
             if sample is not None:
                 return sample
         raise ValueError(
             f"no sample in {MAX_TRIES} records of `{source.folder}`: are its videos shorter than `first_end_frame`, "
             f"{self.settings.first_end_frame} frames, or is `min_cosine`, {self.settings.min_cosine}, too strict?"
         )
+
+    def _settings_of(self, index: int) -> SampleSettings:
+        """Early samples have fewer of few handles, as the curriculum says."""
+        if not self.settings.curriculum:
+            return self.settings
+        share = min(index / self.settings.curriculum, 1.0)
+        return replace(self.settings, few_handles=self.settings.few_handles * share)

@@ -9,13 +9,13 @@ from itertools import repeat
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate
+from torch.nn.functional import avg_pool2d, grid_sample
 
 from .head_fields import CHIN, FOREHEAD, HeadFields
 from .hinges import EARS, SHOULDERS, draw_hinges, hinges_of_body
 from .portrait_settings import PortraitSettings
 from .portraits import Marks, Pictures
-from .surroundings import with_surroundings
+from .tilted_window import surrounded
 
 LARGEST_FACE = 0.75  # height of a face that is framed anew, of the side
 LARGEST_FACE_OF_BODY = 0.45  # where there is a body to be shown
@@ -24,7 +24,6 @@ LEAST_CUT = 0.6  # of a picture without marks that is framed anew, of its shorte
 BELOW = 0.1  # of the side: at most so much of the frame is below the still's lower border
 BESIDE = 0.15  # of the side: and as much beside it
 OVERSAMPLING = 2
-SIDE_OF_SURROUNDINGS = 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ class Framing:
         """
         side = max(round(OVERSAMPLING * size * self.scale / 2) * 2, 8)
         margin = side // 2
-        canvas = _amid_surroundings(still, side, margin)
+        resized = np.array(still.resize((side, side), Image.Resampling.LANCZOS))
+        canvas = surrounded(torch.from_numpy(resized).permute(2, 0, 1)[None].float(), margin)
         along = (torch.arange(OVERSAMPLING * size) + 0.5) / (OVERSAMPLING * size)
         y, x = torch.meshgrid(along, along, indexing="ij")
         from_middle = torch.stack([x, y], dim=-1) - torch.tensor(self.middle)
@@ -97,16 +97,6 @@ class Framing:
         grid = in_still * 2 / (1 + 2 * margin / side)
         seen = grid_sample(canvas, grid[None].float(), mode="bilinear", padding_mode="border", align_corners=False)
         return np.asarray(avg_pool2d(seen, OVERSAMPLING)[0].permute(1, 2, 0).round().clamp(0, 255).byte())
-
-
-def _amid_surroundings(still: Image.Image, side: int, margin: int) -> torch.Tensor:
-    """The still `[1, 3, side + 2 margin, side + 2 margin]`; what is around it needs no more than a few pixels."""
-    small = np.array(still.resize((SIDE_OF_SURROUNDINGS,) * 2, Image.Resampling.LANCZOS))
-    around = with_surroundings(small, round(SIDE_OF_SURROUNDINGS * margin / side))
-    canvas = interpolate(around, size=(side + 2 * margin,) * 2, mode="bilinear", align_corners=False)
-    resized = np.array(still.resize((side, side), Image.Resampling.LANCZOS))
-    canvas[..., margin:-margin, margin:-margin] = torch.from_numpy(resized).permute(2, 0, 1)
-    return canvas
 
 
 def _turn(angle: float) -> np.ndarray:

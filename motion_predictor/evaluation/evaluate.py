@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from .figures import (
     rollout_figures,
     step_figures,
 )
+from .map_figures import map_figures
+from .maps import HANDLE_COUNTS, drawn_maps, measure_maps
 from .measurement import ROLLOUTS, drawn_batches, measure_rollouts, measure_steps, spread
+from .predictor import FlowPredictor, Predictor
 from .report import format_table
-from .rollout import ROLLOUT_STEPS, FlowPredictor
+from .rollout import ROLLOUT_STEPS
 from .settings import EvaluationSettings
 
 
@@ -68,7 +71,7 @@ def evaluate_motion_predictor(
     settings = settings or EvaluationSettings()
     sources = {name: MotionShards(folder, settings.split) for name, folder in short_names(data).items()}
     predictors = {
-        name: _load_predictor(model).to(settings.torch_device).predict_flow
+        name: Predictor.of(_load_predictor(model).to(settings.torch_device))
         for name, model in short_names(models).items()
     }
     out = Path(out)
@@ -82,36 +85,39 @@ def evaluate_motion_predictor(
 
 
 def evaluate(
-    predictors: Mapping[str, FlowPredictor],
+    predictors: Mapping[str, MotionPredictorModel | Predictor | FlowPredictor],
     sources: Mapping[str, MotionShards],
     settings: EvaluationSettings,
 ) -> dict[str, Any]:
     """The figures of predictors on datasets, as plain values for JSON.
 
     Args:
-        predictors (`Mapping[str, FlowPredictor]`): by name; such as `MotionPredictorModel.predict_flow`.
+        predictors (`Mapping[str, MotionPredictorModel | Predictor | FlowPredictor]`): by name; a model, or a function
+            like its `predict_flow`.
         sources (`Mapping[str, MotionShards]`): datasets by name.
         settings (`EvaluationSettings`): what is drawn and how it is judged.
 
     Returns:
         `dict`: `settings`, `models` and `sources`. A source holds the numbers of records, samples and judged handles;
         `steps`, `step_figures` of `"all"` and of `"agreeing"` handles, whose true step leads towards their targets;
-        `bins`, the same for each bin of distances; and `rollouts`, a dict of
-        `rollout_figures` by name of the predictor or linear step, and by kind of rollout.
+        `bins`, the same for each bin of distances; `rollouts`, a dict of `rollout_figures` by name of the predictor or
+        linear step, and by kind of rollout; and `maps`, the `map_figures`, None where the records do not say where
+        everything goes, as those of earlier versions don't.
 
     Raises:
         ValueError: if no handle of a source can be judged.
     """
+    asked = {name: Predictor.of(predictor) for name, predictor in predictors.items()}
     return {
         "settings": asdict(settings),
         "limits": {"arrived_at_512": ARRIVED_AT_512, "rollout_steps": ROLLOUT_STEPS},
         "models": list(predictors),
-        "sources": {name: _evaluate_source(name, predictors, sources[name], settings) for name in sources},
+        "sources": {name: _evaluate_source(name, asked, sources[name], settings) for name in sources},
     }
 
 
 def _evaluate_source(
-    name: str, predictors: Mapping[str, FlowPredictor], shards: MotionShards, settings: EvaluationSettings
+    name: str, predictors: Mapping[str, Predictor], shards: MotionShards, settings: EvaluationSettings
 ) -> dict[str, Any]:
     numbers = tqdm(range(settings.samples), desc=f"{name}: steps", unit="sample")
     steps = measure_steps(predictors, drawn_batches(shards, numbers, settings), settings.torch_device)
@@ -131,19 +137,28 @@ def _evaluate_source(
         "steps": {"all": everything, "agreeing": step_figures(steps, steps.agreeing)},
         "bins": {title: step_figures(steps, inside) for title, inside in steps.bins().items()},
         "rollouts": _all_rollout_figures(rollouts, everything["best_linear_share"]) if rollouts else {},
+        "maps": _evaluate_maps(name, predictors, shards, settings),
     }
+
+
+def _evaluate_maps(
+    name: str, predictors: Mapping[str, Predictor], shards: MotionShards, settings: EvaluationSettings
+) -> dict[str, Any] | None:
+    numbers = tqdm(range(settings.maps * len(HANDLE_COUNTS)), desc=f"{name}: maps", unit="sample")
+    maps = measure_maps(predictors, drawn_maps(shards, numbers, settings), settings.torch_device)
+    return None if maps is None else map_figures(maps)
 
 
 def _roll_out_all(
     name: str,
-    predictors: Mapping[str, FlowPredictor],
+    predictors: Mapping[str, Predictor],
     shards: MotionShards,
     numbers: np.ndarray,
     settings: EvaluationSettings,
 ) -> Rollouts:
     total = len(numbers) * len(predictors) * len(ROLLOUTS) * ROLLOUT_STEPS
     with tqdm(total=total, desc=f"{name}: rollouts", unit="prediction") as progress:
-        counted = {name: _counting(predict_flow, progress) for name, predict_flow in predictors.items()}
+        counted = {name: _counting(predictor, progress) for name, predictor in predictors.items()}
         return measure_rollouts(counted, drawn_batches(shards, numbers, settings), settings.torch_device)
 
 
@@ -209,10 +224,10 @@ def _load_predictor(model: str | Path) -> MotionPredictorModel:
     return predictor.eval()
 
 
-def _counting(predict_flow: FlowPredictor, progress: tqdm) -> FlowPredictor:
-    def counted(image: torch.Tensor, *points: Any) -> torch.Tensor:
-        flow = predict_flow(image, *points)
+def _counting(predictor: Predictor, progress: tqdm) -> Predictor:
+    def counted(image: torch.Tensor, *points: Any, **more: Any) -> torch.Tensor:
+        flow = predictor.predict_flow(image, *points, **more)
         progress.update(len(image))
         return flow
 
-    return counted
+    return replace(predictor, predict_flow=counted)

@@ -146,13 +146,17 @@ def best_linear_share(label: np.ndarray, displacement: np.ndarray) -> float:
     return (low + high) / 2
 
 
-def bootstrap_interval(values: np.ndarray, record: np.ndarray, seed: int = 0) -> list[float]:
+def bootstrap_interval(
+    values: np.ndarray, record: np.ndarray, seed: int = 0, per: np.ndarray | None = None
+) -> list[float]:
     """The 95 % interval of the mean of `values` `[n]`, if the records that they come from were drawn anew.
 
     Args:
         values (`np.ndarray` of shape `(points,)`): of handles.
-        record (`np.ndarray` of shape `(points,)`): int, the record that each handle was drawn from.
+        record (`np.ndarray` of shape `(points,)`): int, the record, or the video, that each handle was drawn from.
         seed (`int`, *optional*, defaults to 0): of the drawing.
+        per (`np.ndarray` of shape `(points,)`, *optional*): in place of the mean, the sum of the values over the sum
+            of these.
 
     Returns:
         `list[float]`: the lower and the upper limit.
@@ -162,7 +166,7 @@ def bootstrap_interval(values: np.ndarray, record: np.ndarray, seed: int = 0) ->
         [1.0, 1.0]
     """
     _, group = np.unique(record, return_inverse=True)
-    sums, counts = np.bincount(group, weights=values), np.bincount(group)
+    sums, counts = np.bincount(group, weights=values), np.bincount(group, weights=per)
     times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
     low, high = np.percentile((times @ sums) / (times @ counts), (2.5, 97.5))
     return [float(low), float(high)]

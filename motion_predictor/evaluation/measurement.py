@@ -14,7 +14,8 @@ from ..data.samples import MotionSample, SampleSettings, draw_sample
 from ..data.shards import MotionShards
 from ..points import sample_flow
 from .figures import ARRIVED_AT_512, Rollouts, Steps, length_of
-from .rollout import FlowPredictor, roll_out
+from .predictor import Predictor
+from .rollout import roll_out
 from .settings import EvaluationSettings
 
 ROLLOUTS = {  # by name: whether the picture is warped, and the guard
@@ -39,10 +40,15 @@ class Drawn:
         return 512 / min(self.sample.image.shape[1:])
 
     @property
+    def goes(self) -> torch.Tensor:
+        """`[n]` bool: which of its handles are not at their targets already."""
+        displacements = (self.sample.targets - self.sample.handles)[self.sample.valid]
+        return displacements.norm(dim=-1) * self.at_512 > ARRIVED_AT_512
+
+    @property
     def is_judged(self) -> bool:
         """Whether a handle is not at its target already."""
-        displacements = (self.sample.targets - self.sample.handles)[self.sample.valid]
-        return bool((displacements.norm(dim=-1) * self.at_512 > ARRIVED_AT_512).any())
+        return bool(self.goes.any())
 
 
 def draw_numbered(shards: MotionShards, number: int, settings: EvaluationSettings) -> Drawn | None:
@@ -97,13 +103,11 @@ def spread(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.arange(count) * len(values) // max(count, 1)]
 
 
-def measure_steps(
-    predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str
-) -> Steps | None:
+def measure_steps(predictors: Mapping[str, Predictor], batches: Iterable[list[Drawn]], device: str) -> Steps | None:
     """Predict one step of every handle. None if there is no sample.
 
     Args:
-        predictors (`Mapping[str, FlowPredictor]`): by name.
+        predictors (`Mapping[str, Predictor]`): by name.
         batches (`Iterable[list[Drawn]]`): of [`drawn_batches`].
         device (`str`): that samples are moved to.
 
@@ -122,19 +126,19 @@ def measure_steps(
         columns["displacement"].append(displacement)
         columns["label"].append(_flat(batch.steps, valid))
         columns["distance_at_512"].append(length_of(displacement) * drawn[0].at_512)
-        for name, predict_flow in predictors.items():
-            flow = predict_flow(batch.image, batch.handles, batch.targets, batch.valid)
+        for name, predictor in predictors.items():
+            flow = predictor(batch.image, batch.handles, batch.targets, batch.valid, batch.mask)
             predicted[name].append(_flat(sample_flow(flow, batch.handles), valid))
     if not columns:
         return None
     return Steps(**_concatenated(columns), predicted=_concatenated(predicted))
 
 
-def measure_rollouts(predictors: Mapping[str, FlowPredictor], batches: Iterable[list[Drawn]], device: str) -> Rollouts:
+def measure_rollouts(predictors: Mapping[str, Predictor], batches: Iterable[list[Drawn]], device: str) -> Rollouts:
     """Roll out every sample with every predictor in every way.
 
     Args:
-        predictors (`Mapping[str, FlowPredictor]`): by name.
+        predictors (`Mapping[str, Predictor]`): by name.
         batches (`Iterable[list[Drawn]]`): of [`drawn_batches`].
         device (`str`): that samples are moved to.
 
@@ -148,9 +152,9 @@ def measure_rollouts(predictors: Mapping[str, FlowPredictor], batches: Iterable[
         valid, at_512 = batch.valid.cpu(), drawn[0].at_512
         columns["sample"].append(np.array([entry.number for entry in drawn])[np.nonzero(valid.numpy())[0]])
         columns["distance"].append(length_of(_flat(batch.targets - batch.handles, valid)) * at_512)
-        for name, predict_flow in predictors.items():
+        for name, predictor in predictors.items():
             for kind, (warped, guard) in ROLLOUTS.items():
-                path = roll_out(predict_flow, batch, guard=guard, warped=warped)  # [B, 26, N, 2]
+                path = roll_out(predictor, batch, guard=guard, warped=warped)  # [B, 26, N, 2]
                 left = (path - batch.targets[:, None]).norm(dim=-1).movedim(1, 2)  # [B, N, 26]
                 distances[name][kind].append(_flat(left, valid) * at_512)
     return Rollouts(

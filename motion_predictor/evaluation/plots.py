@@ -16,12 +16,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
 from ..common.atomic_file import atomic_file
-from ..data.motion_record import MotionRecord
 from ..data.samples import MotionSample
 from ..data.shards import MotionShards
+from .curves import true_paths
 from .figures import ARRIVED_AT_512, BEST_LINEAR, STRAIGHT_SHARES
 from .measurement import draw_numbered, spread
-from .rollout import FlowPredictor, roll_out
+from .predictor import FlowPredictor
+from .rollout import roll_out
 from .settings import EvaluationSettings
 
 PREDICTOR_COLOURS = (
@@ -171,14 +172,6 @@ def _trajectories(
             for name, predict_flow in predictors.items()
         },
     )
-
-
-def true_paths(record: MotionRecord, sample: MotionSample) -> np.ndarray:
-    """`[n, T + 1, 2]`: where the handles of a sample of a whole frame are in its T frames, from the start on."""
-    handles = sample.handles[sample.valid].numpy()
-    candidates = np.linalg.norm(handles[:, None] - record.points, axis=-1).argmin(axis=1)
-    later = record.points[candidates, None] + record.tracks[candidates, : int(sample.frames)]
-    return np.concatenate([record.points[candidates, None], later], axis=1)
 
 
 def _drawing(drawn: Sequence[Trajectories], models: Sequence[str]) -> Figure:

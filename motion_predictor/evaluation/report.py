@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .map_report import format_maps
+from .markdown import markdown_table, percent
+
 PREAMBLE = """\
-A motion predictor is asked for one step of each handle; then for the {rollout_steps} steps of a whole edit.
+A motion predictor is asked for one step of each handle; then for the {rollout_steps} steps of a whole edit; then for
+the motion of everything.
 
 - Handles are judged that are farther than {arrived_at_512:g} px from their targets. Such distances, here and in the
   headings of tables, are in pixels of a picture with a short side of 512; errors are in pixels of the dataset's own.
@@ -17,6 +21,19 @@ A motion predictor is asked for one step of each handle; then for the {rollout_s
   not follow them. So there is a table of the handles whose label is right, with a best linear step of their own.
 - In a rollout no handle is held at its target. *Picture warped*: moved by the predicted flows, in place of an edit.
   *Guarded*: no step leads away from its target or beyond it.
+- *Whole maps* are judged where something moves: where the true whole way is longer than a fifth of its longest, the
+  camera's motion taken out. Means are over the pixels of a sample, then over samples. The whole way is put together
+  from {rollout_steps} steps, each from where the last one has led and on the picture as they warp it (*rolled out*),
+  or predicted at once (*in one shot*). Distances from the nearest handle are in pixels of a picture with a short side
+  of 128.
+- Beside a predictor stand maps that know handles and mask, and not the picture: a thin-plate *spline* through the
+  handles, and through pins along the mask's border; the best *rigid* and the best *affine* motion of the handles,
+  inside the mask. As a next step they go the one share of their way that is best on these very samples; so does the
+  *true way*, which shows what a straight path at an even pace can reach at most.
+- *Size* is the length of what is predicted over that of the true whole way, *cosine* that of the angle to it.
+  Intervals are by bootstrap over videos or people.
+- *Paths that bend*: those of handles whose true path leads away from the straight line, at its farthest, by more than
+  a tenth of its length (its sagitta). The sagittas of rolled out paths should go with it.
 """
 
 
@@ -48,6 +65,8 @@ def format_table(results: Mapping[str, Any]) -> str:
         ]
         if source["rollouts"]:
             text.append(_rollout_table(source["rollouts"]))
+        if results["settings"]["maps"]:
+            text += format_maps(source["maps"])
     return "\n".join(text)
 
 
@@ -68,16 +87,16 @@ def _step_table(title: str, figures: Mapping[str, Any]) -> str:
             f"{step['endpoint_error']:.3f}",
             f"{step['minus_best_linear']:+.3f} ({low:+.3f} ... {high:+.3f})",
             f"{step['cosine']:.3f}",
-            _percent(step["wrong_way_rate"]),
-            _percent(step["wrong_way_rate_of_agreeing"]),
+            percent(step["wrong_way_rate"]),
+            percent(step["wrong_way_rate_of_agreeing"]),
         ]
         for name, step in figures["steps"].items()
         for low, high in [step["minus_best_linear_95"]]
     ]
     rows.append(
-        ["labels", "", "", f"{figures['label_cosine']:.3f}", _percent(figures["label_wrong_way_rate"]), _percent(0.0)]
+        ["labels", "", "", f"{figures['label_cosine']:.3f}", percent(figures["label_wrong_way_rate"]), percent(0.0)]
     )
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _bin_table(bins: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -85,7 +104,7 @@ def _bin_table(bins: Mapping[str, Any], names: Iterable[str]) -> str:
     header = ["endpoint error, px"]
     header += [f"{title} px away ({figures['handles']})" for title, figures in bins.items()]
     rows = [[name, *(f"{bins[title]['steps'][name]['endpoint_error']:.3f}" for title in bins)] for name in names]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _rollout_table(rollouts: Mapping[str, Any]) -> str:
@@ -94,18 +113,9 @@ def _rollout_table(rollouts: Mapping[str, Any]) -> str:
         [
             name,
             kind,
-            *(_percent(figures[key]) for key in ("arrived", "arrived_samples", "remaining")),
+            *(percent(figures[key]) for key in ("arrived", "arrived_samples", "remaining")),
         ]
         for name, kinds in rollouts.items()
         for kind, figures in kinds.items()
     ]
-    return _table(header, rows)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+    return markdown_table(header, rows)

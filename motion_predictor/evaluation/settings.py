@@ -32,8 +32,15 @@ class EvaluationSettings:
         WholeNumber(least=0, most=1_000_000),
         "how many of them are rolled out, which takes a hundred predictions each",
     )
+    maps: int = option(
+        64,
+        WholeNumber(least=0, most=1_000_000),
+        "samples of each dataset whose whole map is judged, with each of 1, 2, 3 and 7 handles: 26 predictions each",
+    )
     pictures: int = option(
-        8, WholeNumber(least=0, most=1000), "how many rollouts of each dataset are drawn over its pictures"
+        8,
+        WholeNumber(least=0, most=1000),
+        "how many rollouts of each dataset are drawn over its pictures; 0: no pictures of flows either",
     )
     horizon: int = option(
         10,

@@ -19,6 +19,7 @@ from dynadrag_pipeline.motion.path import PathMotion
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion.source import BaseMotionSource, EditView, Motion, MotionSource, guarded_motion
 from dynadrag_pipeline.motion.straight import SettlingMotion, StraightMotion
+from motion_predictor import MotionPredictorOutput
 from support.tiny_models import make_motion_predictor
 
 SIZE = (64, 96)
@@ -312,3 +313,44 @@ class TestPins:
 @pytest.mark.parametrize("module", [choice, path, source])
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(module).failed == 0
+
+
+class SurePredictor:
+    """A predictor that takes masks: a flow of (2, 0) everywhere, wrong by so much at the left and at the right."""
+
+    takes_mask = True
+
+    def __init__(self, left: float, right: float) -> None:
+        self.deviations = left, right
+
+    def predict(self, image, handles, targets, mask=None):
+        self.seen = handles, targets, mask
+        deviation = torch.full((1, 1, *SIZE), self.deviations[0])
+        deviation[..., SIZE[1] // 2 :] = self.deviations[1]
+        flow = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, *SIZE)
+        return MotionPredictorOutput(flow=flow, deviation=deviation)
+
+
+class TestDensePredictors:
+    def test_a_predictor_that_takes_masks_is_told_what_may_change_and_which_points_stay(self):
+        predictor, mask = SurePredictor(1.0, 1.0), torch.ones(1, 1, *SIZE)
+        view = view_of([(10, 10), (60, 40)], [(30, 20), (80, 40)], moving=torch.tensor([True, False]), mask=mask)
+        motion = PredictedMotion(predictor).propose(view)
+        handles, targets, seen = predictor.seen
+        assert handles.tolist() == [[10, 10], [60, 40]]
+        assert targets.tolist() == [[30, 20], [60, 40]]
+        assert seen is mask
+        assert motion.destinations.tolist() == [[12, 10], [60, 40]]
+
+    def test_the_expected_error_of_each_step_is_told(self):
+        view = view_of([(10, 10), (60, 40)], [(30, 10), (80, 40)])
+        motion = PredictedMotion(SurePredictor(0.25, 3.0)).propose(view)
+        assert motion.deviation.tolist() == [0.5, 6.0]
+
+    def test_a_step_that_is_too_unsure_gives_way_to_a_straight_one(self):
+        view = view_of([(10, 10), (60, 40)], [(30, 10), (80, 40)], remaining=4, largest_deviation=1.0)
+        motion = PredictedMotion(SurePredictor(0.25, 3.0)).propose(view)
+        assert motion.destinations.tolist() == [[12, 10], [65, 40]]
+        assert motion.predicted_step.tolist() == [[2, 0], [2, 0]], "the record keeps the prediction as it was"
+        followed = PredictedMotion(SurePredictor(0.25, 3.0)).propose(replace(view, largest_deviation=None))
+        assert followed.destinations.tolist() == [[12, 10], [62, 40]]

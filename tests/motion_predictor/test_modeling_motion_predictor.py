@@ -3,6 +3,8 @@
 import doctest
 import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from diffusers import AutoModel
 
 from motion_predictor import MotionPredictorModel, MotionPredictorOutput, modeling_motion_predictor
 from motion_predictor.conditioning import rasterize_points
+from motion_predictor.linear_motion import fit_rigid, linear_flow
 from motion_predictor.modeling_motion_predictor import InceptionBlock
 from motion_predictor.points import sample_flow
+from motion_predictor.spline import spline_flow
 
 TINY = {
     "hidden_channels_spatial": 8,
@@ -350,3 +354,119 @@ def test_an_untrained_network_with_a_straight_share_predicts_that_share_of_the_d
 def test_a_straight_share_out_of_range_or_without_discs_is_refused(share: float, paint: str):
     with pytest.raises(ValueError, match=f"`straight_share` must be .* got {share}"):
         tiny_model(straight_share=share, delta_paint=paint)
+
+
+def dense_model(**changes: Any) -> MotionPredictorModel:
+    """A network with all that a dense prediction wants: mask, spread deltas, the whole way, deviations."""
+    torch.manual_seed(0)
+    arguments = {
+        "in_channels": 10,
+        "hidden_channels_spatial": 8,
+        "hidden_channels_translator": 16,
+        "num_translator_blocks": 2,
+        "sample_size": 32,
+        "delta_paint": "spread",
+        "straight_share": 0.1,
+        "flow_unit": "displacement",
+        "takes_mask": True,
+        "takes_rigid": True,
+        "horizons": ("step", "total"),
+        "predicts_deviation": True,
+    }
+    return MotionPredictorModel(**{**arguments, **changes}).eval()
+
+
+def drag(side: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    handles = torch.tensor([[[0.4, 0.5], [0.6, 0.5]]]) * side
+    return torch.rand(1, 3, side, side), handles, handles + torch.tensor([[[0.1, 0.05], [0.1, 0.0]]]) * side
+
+
+def test_an_untrained_dense_network_answers_with_the_spline_and_a_tenth_of_it():
+    model = dense_model()
+    image, handles, targets = drag()
+    total = model.predict_flow(image, handles, targets, horizon="total")
+    spline = spline_flow(handles, targets, 64, 64)
+    torch.testing.assert_close(total, spline, atol=0.5, rtol=0)
+    torch.testing.assert_close(model.predict_flow(image, handles, targets), total / 10, atol=1e-4, rtol=0)
+
+
+def test_the_mask_pins_down_what_may_not_change():
+    model = dense_model()
+    image, handles, targets = drag()
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 16:48, 16:48] = 1
+    free = model.predict_flow(image, handles, targets, horizon="total")
+    pinned = model.predict_flow(image, handles, targets, mask=mask, horizon="total")
+    assert pinned[..., :10, :].norm(dim=1).max() < 0.5 < free[..., 10:16, :].norm(dim=1).max()
+    empty = model.predict_flow(image, handles, targets, mask=torch.zeros_like(mask), horizon="total")
+    torch.testing.assert_close(empty, free, atol=0.6, rtol=0)
+
+
+def test_ways_twice_as_long_are_predicted_twice_as_long_but_for_what_the_unit_channel_says():
+    model = dense_model(takes_rigid=False, in_channels=8)
+    torch.nn.init.normal_(model.decoder.readout.weight, std=0.1)
+    with torch.no_grad():  # blind to the length of the unit
+        model.encoder.blocks[0].conv.weight[:, -1] = 0
+    image, handles, targets = drag()
+    single = model.predict(image, handles, targets)
+    double = model.predict(image, handles, handles + 2 * (targets - handles))
+    for name in ("flow", "total_flow", "deviation", "total_deviation"):
+        torch.testing.assert_close(2 * getattr(single, name), getattr(double, name), atol=1e-3, rtol=1e-3)
+
+
+def test_deviations_are_lengths_in_pixels_of_the_picture():
+    model = dense_model()
+    image, handles, targets = drag()
+    unit = (targets - handles).square().sum(dim=-1).mean().sqrt()
+    output = model.predict(image, handles, targets)
+    torch.testing.assert_close(output.total_deviation, unit.expand(1, 1, 64, 64), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(output.deviation, (unit / 10).expand(1, 1, 64, 64), atol=1e-3, rtol=1e-3)
+
+
+def test_a_mask_of_another_size_is_refused():
+    image, handles, targets = drag()
+    with pytest.raises(ValueError, match=r"`mask` must be of shape \(1, 1, 64, 64\)"):
+        dense_model().predict_flow(image, handles, targets, mask=torch.ones(1, 1, 32, 32))
+
+
+def test_a_network_without_the_whole_way_says_so():
+    image, handles, targets = drag()
+    with pytest.raises(ValueError, match="`horizon` must be"):
+        dense_model(horizons=("step",)).predict_flow(image, handles, targets, horizon="total")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"in_channels": 6}, "`in_channels` must be 10"),
+        ({"horizons": ("total",)}, "`horizons` must be"),
+        ({"flow_unit": "metre"}, "`flow_unit` must be"),
+        ({"delta_paint": "pixel"}, "`straight_share` must be 0 unless"),
+        ({"straight_share": 0.0}, "`straight_share` must be above 0 with `takes_rigid`"),
+    ],
+)
+def test_dense_settings_that_do_not_fit_are_refused(changes: dict[str, Any], named: str):
+    with pytest.raises(ValueError, match=named):
+        dense_model(**changes)
+
+
+def test_a_dense_network_comes_back_from_disk_as_it_was(tmp_path: Path):
+    model = dense_model()
+    torch.nn.init.normal_(model.decoder.readout.weight, std=0.1)
+    model.save_pretrained(tmp_path)
+    image, handles, targets = drag()
+    again = MotionPredictorModel.from_pretrained(tmp_path)
+    assert again.horizons == ("step", "total")
+    for name, value in model.predict(image, handles, targets).items():
+        torch.testing.assert_close(again.predict(image, handles, targets)[name], value, atol=0, rtol=0)
+
+
+def test_a_network_may_answer_with_the_rigid_motion_in_place_of_the_spline():
+    model = dense_model()
+    with torch.no_grad():
+        model.decoder.readout.bias.view(2, 4)[:, 2] = 1.0  # u, v, the rigid motion's share, the deviation
+    image, handles, targets = drag()
+    rigid = linear_flow(fit_rigid, handles, targets, 64, 64)[..., 1:-1, 1:-1]  # resizing repeats the border
+    for horizon, share in (("total", 1.0), ("step", 0.1)):
+        flow = model.predict_flow(image, handles, targets, horizon=horizon)[..., 1:-1, 1:-1]
+        torch.testing.assert_close(flow, share * rigid, atol=0.01, rtol=0.01)

@@ -23,10 +23,9 @@ from motion_predictor import MotionPredictorModel, training
 from motion_predictor.data.dataset_folder import DatasetFolder
 from motion_predictor.data.samples import MotionSample
 from motion_predictor.data.shards import write_shard
-from motion_predictor.training import StepSampler, learning_rate_factor, motion_loss, train_motion_predictor
+from motion_predictor.training import StepSampler, learning_rate_factor, train_motion_predictor
 from motion_predictor.training_config import (
     DataSource,
-    LossSettings,
     TrainingConfig,
     load_training_config,
     save_training_config,
@@ -86,66 +85,6 @@ def trained_weights(out: Path) -> dict[str, torch.Tensor]:
 def assert_same_weights(one: Path, other: Path) -> None:
     for name, weight in trained_weights(one).items():
         torch.testing.assert_close(weight, trained_weights(other)[name], atol=0, rtol=0, msg=name)
-
-
-def flat_batch(label: float, width: int = 8) -> MotionSample:
-    return MotionSample(
-        image=torch.zeros(1, 3, width, width),
-        handles=torch.tensor([[[2.0, 2.0], [0.0, 0.0]]]),
-        targets=torch.tensor([[[6.0, 2.0], [0.0, 0.0]]]),
-        valid=torch.tensor([[True, False]]),
-        steps=torch.zeros(1, 2, 2),
-        label=torch.full((1, 2, width, width), label),
-        frames=torch.tensor([20]),
-    )
-
-
-def test_the_plain_loss_is_the_mean_squared_error_of_eq_1():
-    batch = flat_batch(1.0)
-    flow = torch.randn(1, 2, 8, 8)
-    loss = motion_loss(flow, batch, torch.zeros(1, 1, 8, 8), LossSettings())
-    torch.testing.assert_close(loss, torch.nn.functional.mse_loss(flow, batch.label))
-
-
-def test_pixels_on_discs_weigh_more():
-    batch = flat_batch(0.0)
-    heatmap = torch.zeros(1, 1, 8, 8)
-    heatmap[..., :4] = 1  # half of the picture, wrong by 1; the other half by 2
-    flow = torch.where(heatmap > 0, 1.0, 2.0).expand(1, 2, 8, 8)
-    loss = motion_loss(flow, batch, heatmap, LossSettings(handle_weight=3.0))
-    assert loss.item() == pytest.approx((4 * 1 + 1 * 4) / 5)
-
-
-def test_unknown_pixels_do_not_count():
-    batch = flat_batch(1.0)
-    batch.label[..., 4:] = float("nan")
-    flow = torch.full((1, 2, 8, 8), 3.0)
-    flow[..., 4:] = 1e6
-    assert motion_loss(flow, batch, torch.zeros(1, 1, 8, 8), LossSettings()).item() == pytest.approx(4.0)
-
-
-def test_standing_still_in_place_of_a_straight_tenth_has_a_relative_loss_of_one():
-    batch = flat_batch(0.0)
-    batch.targets[0, 0] = torch.tensor([22.0, 2.0])  # a displacement of 20 px
-    batch.label[:, 0] = 2.0
-    still = torch.zeros(1, 2, 8, 8)
-    for euclidean, expected in ((False, 0.5), (True, 0.5**0.5)):  # errors count per axis, and one of two is wrong
-        settings = LossSettings(relative=True, euclidean=euclidean)
-        assert motion_loss(still, batch, torch.zeros(1, 1, 8, 8), settings).item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_relative_loss_does_not_blow_up_at_the_target():
-    batch = flat_batch(1.0)
-    batch.targets.copy_(batch.handles)
-    loss = motion_loss(torch.zeros(1, 2, 8, 8), batch, torch.zeros(1, 1, 8, 8), LossSettings(relative=True))
-    assert loss.item() == pytest.approx(1 / 0.1**2)
-
-
-def test_a_euclidean_loss_is_the_length_of_the_error_per_axis():
-    batch = flat_batch(0.0)
-    flow = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
-    loss = motion_loss(flow, batch, torch.zeros(1, 1, 8, 8), LossSettings(euclidean=True))
-    assert loss.item() == pytest.approx(5 / 2**0.5, rel=1e-4)
 
 
 def test_the_learning_rate_rises_stays_and_falls(tmp_path: Path):

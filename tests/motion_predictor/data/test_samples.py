@@ -32,6 +32,8 @@ def steady_record(velocity: np.ndarray = VELOCITY, key: str = "clip_000000", **c
         "points": points,
         "tracks": np.broadcast_to(times[:, None] * velocity, (40, FRAMES, 2)).copy(),
         "background": np.zeros((FRAMES, 2), dtype=np.float32),
+        "end_frames": np.array([15]),
+        "end_flows": np.broadcast_to(np.float32(15) * velocity, (1, *cells, 2)).copy(),
     }
     return MotionRecord(**{**parts, **changes})
 
@@ -140,6 +142,91 @@ def test_a_record_that_is_too_short_or_all_lost_gives_no_sample():
 def test_a_horizon_that_the_record_does_not_reach_says_so():
     with pytest.raises(ValueError, match="`horizon` must be larger, got 2"):
         draw_sample(steady_record(), SampleSettings(horizon=2), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("framing", [False, True])
+def test_the_whole_ways_label_leads_each_handle_to_its_target(framing: bool):
+    settings = SampleSettings(total=True, augment=True, framing=framing)
+    for sample in draws(steady_record(), settings):
+        assert sample.frames == 15
+        displacement = (sample.targets - sample.handles)[sample.valid]
+        at_handles = sample_flow(sample.total[None], sample.handles[None])[0][sample.valid]
+        known = torch.isfinite(at_handles).all(dim=1)  # not beside the frame's border
+        torch.testing.assert_close(at_handles[known], displacement[known], atol=1e-3, rtol=1e-3)
+
+
+def test_framed_samples_keep_handles_on_their_content_and_tilt_motion_with_it():
+    record = steady_record()
+    lengths, tilts = [], []
+    for sample in draws(record, SampleSettings(framing=True), count=60, size=32):
+        red = sample_flow(sample.image[None, :2], sample.handles[None])[0][sample.valid, 0] * 255 / 5
+        known = torch.from_numpy(record.points[:, 0])
+        assert (red[:, None] - known).abs().amin(dim=1).max() < 1.0
+        step = sample.steps[0]
+        lengths.append(float(step.norm()) / np.linalg.norm(VELOCITY) / (32 / HEIGHT))
+        tilts.append(float(torch.atan2(step[1], step[0])) - np.arctan2(VELOCITY[1], VELOCITY[0]))
+    assert 0.4 <= min(lengths) < 0.6  # of a window of 2.5 short sides
+    assert 1.2 < max(lengths) <= 1 / 0.65
+    assert np.abs(tilts).max() == pytest.approx(np.radians(20), abs=0.1)
+
+
+def test_masks_hold_what_moves_where_it_is_and_where_it_comes_to_and_no_more():
+    record = steady_record()
+    record.end_flows[:] = 0
+    record.end_flows[:, 2:4, 2:4] = (8.0, 0.0)  # what is at x and y from 8 to 15 goes 8 pixels to the right
+    record.tracks[:] = np.float32(8), np.float32(0)
+    (sample,) = draws(record, SampleSettings(total=True, masks=1.0), count=1, size=None)
+    mask = sample.mask[0]
+    assert mask[9:15, 9:23].all()
+    assert not mask[:, 30:].any()
+    assert not mask[22:].any()
+    (free,) = draws(record, SampleSettings(total=True), count=1, size=None)
+    assert free.mask.all()
+
+
+def test_far_handles_go_at_least_their_share_of_the_longest_displacement():
+    record = steady_record()
+    record.tracks[:20] *= 0.3
+    for sample in draws(record, SampleSettings(far_handles=0.5), size=None):
+        length = (sample.targets - sample.handles)[sample.valid].norm(dim=1)
+        torch.testing.assert_close(length, sample.frames * torch.full_like(length, float(np.linalg.norm(VELOCITY))))
+
+
+def test_few_handles_come_in_with_the_curriculum(datasets: list[MotionShards]):
+    settings = SampleSettings(few_handles=1.0, curriculum=400)
+    samples = MotionSamples(datasets, [1, 1], settings, size=16)
+    early = np.mean([int(samples[index].valid.sum()) <= 2 for index in range(100)])
+    late = [int(samples[index].valid.sum()) <= 2 for index in range(400, 440)]
+    assert early < 0.65  # 2 of 7, and an eighth of the rest, expected
+    assert all(late)
+
+
+def test_pins_are_put_where_nothing_moves_and_stay():
+    record = steady_record()
+    record.end_flows[:] = 0
+    record.end_flows[:, :4] = (8.0, 0.0)
+    random = np.random.default_rng(0)
+    pinned = [draw_sample(record, SampleSettings(total=True, pins=1.0), random, None, handles=2) for _ in range(20)]
+    counts = [int(sample.valid.sum()) for sample in pinned]
+    assert set(counts) == {3, 4, 5}
+    for sample in pinned:
+        pins = sample.handles[sample.valid][2:]
+        torch.testing.assert_close(pins, sample.targets[sample.valid][2:])
+        assert not sample_flow(sample.total[None], pins[None]).any()
+        assert not sample.steps[sample.valid][2:].any()
+
+
+def test_a_number_of_handles_can_be_asked_for():
+    random = np.random.default_rng(0)
+    sample = draw_sample(steady_record(), SampleSettings(), random, 16, handles=3)
+    assert sample is not None
+    assert sample.valid.sum() == 3
+
+
+def test_masks_without_the_whole_way_are_refused():
+    for name in ("masks", "pins"):
+        with pytest.raises(ValueError, match=f"`{name}` must be 0 unless `total`"):
+            SampleSettings(**{name: 0.5})
 
 
 def test_windows_see_a_ramp_where_it_is():

@@ -48,6 +48,8 @@ def uniform_record(key: str, path: np.ndarray, scale: int) -> MotionRecord:
         points=(random.uniform(20, 28, (12, 2)) * scale).astype(np.float32),
         tracks=np.broadcast_to(path, (12, FRAMES, 2)).copy(),
         background=np.zeros((FRAMES, 2), dtype=np.float32),
+        end_frames=np.array([15]),
+        end_flows=np.broadcast_to(path[14], (1, *cells, 2)).copy(),
     )
 
 

@@ -16,7 +16,7 @@ from motion_predictor.evaluation.report import format_table
 from motion_predictor.evaluation.settings import EvaluationSettings
 from motion_predictor.points import sample_flow
 
-SETTINGS = EvaluationSettings(samples=8, rollouts=4, pictures=3, batch_size=3, device="cpu")
+SETTINGS = EvaluationSettings(samples=8, rollouts=4, maps=0, pictures=3, batch_size=3, device="cpu")
 VELOCITIES = [(0.5, -0.25), (-0.75, 0.0), (0.25, 0.5)]
 
 
@@ -158,12 +158,21 @@ def folders(tmp_path: Path, make_shards) -> tuple[list[str], list[str]]:
 def test_models_are_compared_in_one_table_and_files_are_whole(tmp_path: Path, folders):
     models, data = folders
     out = tmp_path / "out"
-    settings = EvaluationSettings(**{**vars(SETTINGS), "samples": 4, "rollouts": 1, "pictures": 2})
+    settings = EvaluationSettings(**{**vars(SETTINGS), "samples": 4, "rollouts": 1, "maps": 2, "pictures": 2})
     results = evaluate_motion_predictor(models, data, out, settings)
     assert json.loads((out / "evaluation.json").read_text()) == results
     table = (out / "evaluation.md").read_text()
     assert table == format_table(results)
-    for words in ("## clips", "## portraits", "| first |", "| second |", "| best linear |", "| labels |"):
+    for words in (
+        "## clips",
+        "## portraits",
+        "| first |",
+        "| second |",
+        "| best linear |",
+        "| labels |",
+        "### Whole maps",
+        "| first, rolled out |",
+    ):
         assert words in table
     pictures = ["evaluation.png", "trajectories-clips.png", "trajectories-portraits.png"]
     assert sorted(file.name for file in out.iterdir()) == ["evaluation.json", "evaluation.md", *pictures]

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from motion_predictor.data.samples import MotionSample, SampleSettings, draw_sample
 from motion_predictor.evaluation.evaluate import evaluate
 from motion_predictor.evaluation.plots import (
     BEST_LINEAR,
@@ -17,11 +16,10 @@ from motion_predictor.evaluation.plots import (
     TRUE_COLOUR,
     save_plot,
     save_trajectories,
-    true_paths,
 )
 from motion_predictor.evaluation.settings import EvaluationSettings
 
-SETTINGS = EvaluationSettings(samples=4, rollouts=1, pictures=2, device="cpu")
+SETTINGS = EvaluationSettings(samples=4, rollouts=1, maps=0, pictures=2, device="cpu")
 VELOCITIES = [(0.5, -0.25), (-0.75, 0.0)]
 
 
@@ -58,14 +56,3 @@ def test_without_paths_to_show_there_is_no_picture(tmp_path: Path, make_shards, 
     path = tmp_path / "trajectories.png"
     save_trajectories({"it": share_of_the_displacement(0.1)}, make_shards([(0.015625, 0.0)]), SETTINGS, path)
     assert not path.exists()
-
-
-def test_true_paths_lead_from_handles_to_targets(make_shards):
-    record = make_shards(VELOCITIES)[0]
-    sample = draw_sample(record, SampleSettings(), np.random.default_rng(0))
-    assert isinstance(sample, MotionSample)
-    paths = true_paths(record, sample)
-    assert paths.shape[:2] == (int(sample.valid.sum()), int(sample.frames) + 1)
-    np.testing.assert_allclose(paths[:, 0], sample.handles[sample.valid], atol=1e-4)
-    np.testing.assert_allclose(paths[:, -1], sample.targets[sample.valid], atol=1e-4)
-    np.testing.assert_allclose(np.diff(paths, axis=1), np.broadcast_to(VELOCITIES[0], paths[:, 1:].shape), atol=1e-4)

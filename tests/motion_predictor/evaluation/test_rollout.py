@@ -18,6 +18,8 @@ def make_batch(handle: tuple[float, float], target: tuple[float, float], picture
         steps=torch.zeros(1, 2, 2),
         label=torch.zeros(1, 2, *picture.shape[1:]),
         frames=torch.tensor([20]),
+        total=torch.zeros(1, 2, *picture.shape[1:]),
+        mask=torch.ones(1, 1, *picture.shape[1:]),
     )
 
 
