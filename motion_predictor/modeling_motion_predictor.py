@@ -378,7 +378,9 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         flow = self(sample).flow
         flow = flow.to(device=image.device, dtype=torch.float32)
         if not torch.isfinite(flow).all():
-            raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")
+            raise FloatingPointError(
+                f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?"
+            )
         per_axis = flow.new_tensor((image_size[1] / width, image_size[0] / height))
         return _resize(flow, image_size) * per_axis[:, None, None]
 

@@ -66,12 +66,15 @@ class Motion:
         predicted_step (`torch.Tensor` of shape `(points, 2)`): what the source answered, before the guard.
         wrong_way (`torch.Tensor` of shape `(points,)`, bool): answers that point away from their targets.
         flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what they were read from.
+        templates (`torch.Tensor` of the shape of `original_patches`, *optional*):
+            what supervision is to pull there, if the source says so; else it is as `source_patches` says.
     """
 
     destinations: torch.Tensor
     predicted_step: torch.Tensor
     wrong_way: torch.Tensor
     flow: torch.Tensor | None = None
+    templates: torch.Tensor | None = None
 
 
 @runtime_checkable
@@ -98,7 +101,10 @@ class MotionSource(Protocol):
         """Before supervision: where the handles should go next, and what that was read from."""
 
     def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
-        """After supervision: where the handles are now, `(points, 2)`, of which `proposed` is where they were sent."""
+        """After supervision: where the handles are now, `(points, 2)`, of which `proposed` is where they were sent.
+
+        Whether they have arrived is judged by the answer. The picture that is shown is still I_k.
+        """
 
 
 class BaseMotionSource:
@@ -134,9 +140,11 @@ def guarded_motion(view: EditView, step: torch.Tensor, flow: torch.Tensor | None
         flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what they were read from.
 
     Raises:
-        ValueError: if a step is not finite.
+        FloatingPointError: if a step is not finite, which ends the edit with its last good iteration.
     """
     step = torch.where(view.moving[:, None], step, torch.zeros_like(step))
+    if not torch.isfinite(step).all():
+        raise FloatingPointError("The source of motion answered with steps that are not finite.")
     guarded = guard_step(step, view.handles, view.targets, view.straight_step, view.guard)
     destinations = move_handles(view.handles, guarded, view.size)
     return Motion(
