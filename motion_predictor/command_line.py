@@ -40,9 +40,19 @@ examples:
     dynadrag build-portraits portraits.zip --landmarks portraits.npz --out data/portraits
     dynadrag build-portraits faces/ --landmarks faces.npz --hold-out --motions-per-portrait 6 --out data/faces
 
-landmarks are an npz file with two arrays:
+  Faces of any size and anywhere, turned up to 40 degrees to a side, so that parts are hidden; split by people:
+
+    dynadrag build-portraits faces.zip --landmarks faces.npz --people meta.json --held-out held_out.txt \\
+        --smallest-face 0.2 --largest-turn 40 --out data/turning
+
+  Animals, or whatever else: the subject sways, and soft parts of it turn and are dragged:
+
+    dynadrag build-portraits animals.zip --motions-per-portrait 12 --out data/animals
+
+landmarks are an npz file with `files` and one or both of the others:
   files      [N]          names of pictures, without folders
   landmarks  [N, 478, 3]  vertices of MediaPipe's face mesh: x and y as fractions of the side, z in the same scale
+  pose       [N, 33, 4]   joints of MediaPipe's pose, alike, and how visible each is: body and arms move, too
 
 what is written to --out is as for `build-dataset`, with a shard for each portrait.
 """
@@ -151,19 +161,31 @@ def _add_portraits_command(commands: argparse._SubParsersAction[argparse.Argumen
 
     parser = commands.add_parser(
         "build-portraits",
-        usage="dynadrag build-portraits PICTURES --landmarks FILE --out DIR [options]",
+        usage="dynadrag build-portraits PICTURES [--landmarks FILE] --out DIR [options]",
         help="set still portraits in motion, as a dataset with exact labels",
-        description="Set still portraits in motion: heads turn, tilt and shift, faces change their expression. The\n"
-        "motion is a formula, so that every label is exact. Pictures without landmarks are left out.",
+        description="Set still portraits in motion: heads turn, tilt and shift, faces change their expression,\n"
+        "bodies sway and arms bend. The motion is a formula, so that every label is exact. Pictures that the file of\n"
+        "landmarks does not name are left out.",
         epilog=PORTRAITS_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("pictures", metavar="PICTURES", type=Path, help="a folder or a zip archive of square pictures")
-    parser.add_argument("--landmarks", metavar="FILE", type=Path, required=True, help="npz file, see below")
+    parser.add_argument(
+        "--landmarks", metavar="FILE", type=Path, help="npz file, see below; without it, pictures may have any shape"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the dataset")
     parser.add_argument(
         "--hold-out", action="store_true", help="keep the 60 pictures whose names have the smallest SHA-256 for `val`"
+    )
+    parser.add_argument(
+        "--people",
+        metavar="FILE",
+        type=Path,
+        help="JSON list of objects with `file` and `person`: all pictures of a person are on one side of the split",
+    )
+    parser.add_argument(
+        "--held-out", metavar="FILE", type=Path, help="names of pictures or people for `val`, one in a line"
     )
     add_options(parser, PortraitSettings)
     parser.set_defaults(run=_build_portraits)
@@ -177,7 +199,7 @@ def _build_portraits(args: argparse.Namespace, written: list[Path]) -> None:
         from .data.statistics import save_statistics
 
         settings = PortraitSettings(**given_options(args, PortraitSettings))
-        source = PortraitSource(args.pictures, args.landmarks, hold_out=args.hold_out)
+        source = PortraitSource(args.pictures, args.landmarks, args.hold_out, args.people, args.held_out)
         with _kept_when_stopped(args.out, written):
             counts = build_portraits([source], args.out, settings)
         if counts is not None:

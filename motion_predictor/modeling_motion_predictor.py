@@ -453,7 +453,9 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         sample = sample.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
         output = self(sample)
         if not torch.isfinite(output.flow).all():
-            raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")
+            raise FloatingPointError(
+                f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?"
+            )
         return MotionPredictorOutput(**{name: _carried(value, image) for name, value in output.items()})
 
     def predict_flow(

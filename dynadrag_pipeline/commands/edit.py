@@ -173,7 +173,13 @@ def _finite(value: Any) -> Any:
 
 
 def _summary(record: dict[str, Any], written: list[Path]) -> str:
-    motion = {"predicted": "the motion predictor", "straight": "straight steps", "path": "the paths given"}
+    motion = {
+        "predicted": "the motion predictor",
+        "straight": "straight steps",
+        "path": "the paths given",
+        "track": "unit steps and tracking",
+        "search": "a line search",
+    }
     figures = (
         f"{len(record['iterations'])} iterations by {motion.get(record['motion_source'], record['motion_source'])}, "
         f"ended: {record['stop_reason'].replace('_', ' ')}; mean remaining distance "

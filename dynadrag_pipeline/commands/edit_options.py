@@ -13,6 +13,7 @@ from typing import Any
 from motion_predictor.common.checks import check_whole_number
 from motion_predictor.common.options import add_options
 
+from ..motion.names import MOTION_NAMES
 from ..settings import PRESETS, DragSettings, settings_in_force
 from .edit_model import settings_of_model
 
@@ -70,9 +71,9 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--motion",
-        choices=("predicted", "straight"),
-        help="where handles go next: by the model's motion predictor, or straight, in equal steps (default: predicted "
-        "if the model has a predictor)",
+        choices=tuple(MOTION_NAMES),
+        help=f"where handles go next: {'; '.join(f'`{name}` {text}' for name, text in MOTION_NAMES.items())} "
+        "(default: predicted if the model has a predictor, else straight)",
     )
     group.add_argument(
         "--path",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,14 +17,14 @@ import torch
 from tqdm import tqdm
 
 from .dataset_folder import DatasetFolder, build_processes, only_writer
-from .head_fields import HeadFields
 from .motion_record import MotionRecord
-from .portrait_motion import PortraitMotion
+from .portrait_motion import FoldedPicture, PortraitMotion
 from .portrait_records import portrait_record
 from .portrait_settings import PortraitSettings
-from .portraits import Pictures, PortraitSource
+from .portraits import Marks, Pictures, PortraitSource
 from .shards import split_of, write_shard
 from .statistics import MotionStatistics
+from .still_framing import framed_stills
 
 FORMAT = 1
 SIDE_OF_MIN_MOTION = 128  # pixels
@@ -36,7 +37,7 @@ class _Portrait:
     name: str
     source: int
     file: str
-    landmarks: np.ndarray
+    marks: Marks
     split: str
 
 
@@ -112,17 +113,28 @@ def _one_thread() -> Iterator[None]:
 
 def _recorded(sources: Sequence[PortraitSource], settings: PortraitSettings) -> dict[str, Any]:
     """What records depend on, for `dataset.json`."""
-    named = [[source.pictures.name, source.landmarks.name, source.hold_out] for source in sources]
-    return {"format": FORMAT, "kind": "portraits", "sources": named, **asdict(settings)}
+    named = [[source.pictures.name, _name(source.landmarks), source.hold_out] for source in sources]
+    listed = [[_name(source.people), _name(source.held_out_list)] for source in sources]
+    return {
+        "format": FORMAT,
+        "kind": "portraits",
+        "sources": named,
+        **({"lists": listed} if any(map(any, listed)) else {}),
+        **{name: value for name, value in asdict(settings).items() if value is not None},
+    }
+
+
+def _name(path: Path | None) -> str | None:
+    return path.name if path else None
 
 
 def _find_portraits(sources: Sequence[PortraitSource], settings: PortraitSettings) -> list[_Portrait]:
     """The pictures of all sources that have landmarks, each with its split."""
     portraits: dict[str, _Portrait] = {}
     for number, source in enumerate(sources):
-        landmarks, held_out = source.load_landmarks(), source.held_out()
+        marks, held_out, people = source.load_marks(), source.held_out(), source.load_people()
         with source.open() as pictures:
-            files = [file for file in pictures.names() if file in landmarks]
+            files = [file for file in pictures.names() if file in marks]
         for file, name in _named(source, files).items():
             if name in portraits:
                 other = portraits[name]
@@ -130,8 +142,9 @@ def _find_portraits(sources: Sequence[PortraitSource], settings: PortraitSetting
                     f"`sources` must have a name for each portrait, got {name!r} for `{file}` in {source.pictures} "
                     f"and for `{other.file}` in {sources[other.source].pictures}: rename one of them."
                 )
-            split = "val" if file in held_out else split_of(name, settings.val_share, settings.seed)
-            portraits[name] = _Portrait(name, number, file, landmarks[file], split)
+            person = people.get(file, name)
+            split = "val" if {file, person} & held_out else split_of(person, settings.val_share, settings.seed)
+            portraits[name] = _Portrait(name, number, file, marks[file], split)
     return list(portraits.values())
 
 
@@ -149,8 +162,7 @@ def _do(portrait: _Portrait, pictures: Pictures, folder: DatasetFolder, settings
     """Write the shard of a portrait, then its outcome: a portrait without an outcome is done again."""
     outcome: dict[str, Any] = {"source": portrait.file}
     try:
-        picture = pictures.read(portrait.file, settings.size)
-        records = list(_records(portrait, picture, settings))
+        records = list(_records(portrait, pictures, settings))
     except ValueError as error:
         outcome |= {"status": "skipped", "reason": "unusable picture or landmarks", "detail": str(error)}
     else:
@@ -169,23 +181,27 @@ def _do(portrait: _Portrait, pictures: Pictures, folder: DatasetFolder, settings
     folder.mark_finished(portrait.name, outcome)
 
 
-def _records(portrait: _Portrait, picture: np.ndarray, settings: PortraitSettings) -> Iterator[MotionRecord]:
+def _records(portrait: _Portrait, pictures: Pictures, settings: PortraitSettings) -> Iterator[MotionRecord]:
     digest = hashlib.sha256(portrait.name.encode()).digest()
     random = np.random.default_rng([settings.seed, int.from_bytes(digest[:8], "big")])
-    fields = HeadFields.from_landmarks(portrait.landmarks)
-    for take in range(settings.motions_per_portrait):
-        motion = PortraitMotion.draw(picture, fields, random, settings.frames)
+    stills = framed_stills(pictures, portrait.file, portrait.marks, settings, random)
+    largest_turn = None if settings.largest_turn is None else math.radians(settings.largest_turn)
+    for take, (picture, fields) in zip(range(settings.motions_per_portrait), stills, strict=False):
+        motion = PortraitMotion.draw(picture, fields, random, settings.frames, largest_turn)
         speeds = motion.speeds()[: settings.frames - settings.max_track_frames]
         moving = np.flatnonzero(speeds >= settings.min_motion / SIDE_OF_MIN_MOTION)
         starts = random.choice(moving, min(settings.records_per_motion, len(moving)), replace=False)
         for start in sorted(starts.tolist()):
-            yield portrait_record(
-                portrait.name,
-                motion,
-                start,
-                random,
-                take=take,
-                horizon_frames=settings.horizon_frames,
-                track_frames=settings.max_track_frames,
-                candidates=settings.candidates,
-            )
+            try:
+                yield portrait_record(
+                    portrait.name,
+                    motion,
+                    start,
+                    random,
+                    take=take,
+                    horizon_frames=settings.horizon_frames,
+                    track_frames=settings.max_track_frames,
+                    candidates=settings.candidates,
+                )
+            except FoldedPicture:  # rounding, in a frame that is close to it: the others are good
+                continue

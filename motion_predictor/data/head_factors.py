@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from .head_fields import BODY, CHANNELS, HEAD, NODES, HeadFields
+from .hinges import turns_of
 from .natural_timing import blink_curve, expression_curve, pose_curve, speech_curve
 
 FPS = 25.0
@@ -33,45 +34,72 @@ class Factors:
             mouth and eyes.
         drags (`torch.Tensor` of shape `(frames, points, 2)`): of the patches that the fields have, in fractions of the
             side.
+        bends (`torch.Tensor` of shape `(frames, hinges)`): of the hinges that the fields have, in radians.
     """
 
     pose: torch.Tensor
     expression: torch.Tensor
     drags: torch.Tensor
+    bends: torch.Tensor
 
     @staticmethod
-    def zeros(frames: int, patches: int = 0) -> Factors:
+    def zeros(frames: int, patches: int = 0, hinges: int = 0) -> Factors:
         """Those of the still portrait."""
         return Factors(
-            torch.zeros(frames, len(POSE)), torch.zeros(frames, len(EXPRESSION)), torch.zeros(frames, patches, 2)
+            pose=torch.zeros(frames, len(POSE)),
+            expression=torch.zeros(frames, len(EXPRESSION)),
+            drags=torch.zeros(frames, patches, 2),
+            bends=torch.zeros(frames, hinges),
         )
 
     def scaled(self, pose: float, others: float) -> Factors:
         """A motion that goes less far, or further."""
-        return Factors(self.pose * pose, self.expression * others, self.drags * others)
+        return Factors(self.pose * pose, self.expression * others, self.drags * others, self.bends * others)
+
+    def facing(self) -> Factors:
+        """The same motion of a head that neither nods nor turns to a side, and so hides nothing."""
+        return replace(self, pose=self.pose * torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
 
 
-def draw_factors(fields: HeadFields, random: np.random.Generator, frames: int) -> tuple[HeadFields, Factors]:
+def draw_factors(
+    fields: HeadFields, random: np.random.Generator, frames: int, largest_turn: float | None = None
+) -> tuple[HeadFields, Factors]:
     """Draw a motion: of the head, of the face, of soft patches anywhere in the picture, or of some of these.
 
+    What has hinges moves these, too, or nothing else.
+
+    Args:
+        fields (`HeadFields`): of the still.
+        random (`np.random.Generator`): the only source of chance.
+        frames (`int`): how many.
+        largest_turn (`float`, *optional*): radians that a head is turned to a side at most, and nods by 0.6 of it; a
+            head that turns so far hides parts of itself. None: as far as it can turn and hide nothing.
+
     Returns:
-        the fields with the patches, and the factors, so small that no frame folds the picture.
+        the fields with the patches, and the factors, so small that no frame folds the picture, but for what a head
+        hides.
 
     Raises:
         ValueError: if the smallest motion folds the picture.
     """
     with_head, with_face, with_patches = _KINDS[int(random.choice(len(_KINDS), p=_CHANCES))]
+    if not fields.has_face:
+        with_patches = bool(random.random() < 0.6)
     fields, drags = _draw_patches(fields, random, frames) if with_patches else (fields, torch.zeros(frames, 0, 2))
     slowness = 2 ** random.uniform(0, 1.5)
+    pose = _draw_pose(fields, random, frames, slowness) * with_head
+    if largest_turn is not None:
+        pose[:, :2] = _draw_turns(fields, random, frames, slowness, largest_turn, moves=with_head)
     factors = Factors(
-        pose=_draw_pose(fields, random, frames, slowness) * with_head,
+        pose=pose,
         expression=_draw_expression(random, frames, slowness) * with_face,
         drags=drags,
+        bends=_draw_bends(fields, random, frames, slowness),
     )
     for _ in range(40):
-        if _smallest_determinant(fields, factors) >= LEAST_DETERMINANT:
+        if _smallest_determinant(fields, factors if largest_turn is None else factors.facing()) >= LEAST_DETERMINANT:
             return fields, factors
-        factors = factors.scaled(pose=0.9, others=0.95)
+        factors = factors.scaled(pose=0.9 if largest_turn is None else 1.0, others=0.95)
     raise ValueError("`landmarks` must be those of a face, got some that fold the picture with the smallest motion.")
 
 
@@ -87,13 +115,47 @@ def _draw_pose(fields: HeadFields, random: np.random.Generator, frames: int, slo
     return torch.from_numpy((low + (high - low) * (curves + 1) / 2) * strength).float()
 
 
+def _draw_turns(
+    fields: HeadFields, random: np.random.Generator, frames: int, slowness: float, largest: float, moves: bool
+) -> torch.Tensor:
+    """Pitch and yaw `[T, 2]`: moves about a position that is itself turned, in half of all motions, or that alone."""
+    low = np.array([-0.6 * largest, np.clip(-largest - fields.yaw, -largest, 0)])
+    high = np.array([0.6 * largest, np.clip(largest - fields.yaw, 0, largest)])
+    rest = random.uniform(low, high) * (random.random() < 0.5)
+    curves = np.stack([pose_curve(random, frames, FPS, slowness) for _ in low], axis=1)
+    share = random.uniform(0.3, 1, 2) * moves
+    return torch.from_numpy((1 - share) * rest + share * (low + (high - low) * (curves + 1) / 2)).float()
+
+
+def _draw_bends(fields: HeadFields, random: np.random.Generator, frames: int, slowness: float) -> torch.Tensor:
+    """`[T, hinges]`: each turns on a schedule of its own, and one in four rests."""
+    if not fields.hinges:
+        return torch.zeros(frames, 0)
+    strength = _bend_limits(fields) * random.uniform(0.4, 1, len(fields.hinges))
+    strength *= random.random(len(fields.hinges)) < 0.75
+    curves = np.stack([pose_curve(random, frames, FPS, slowness) for _ in fields.hinges], axis=1)
+    return torch.from_numpy(curves * strength).float()
+
+
+def _bend_limits(fields: HeadFields) -> np.ndarray:
+    """How far each hinge may turn by itself, either way."""
+    largest = np.array([hinge.largest for hinge in fields.hinges])
+    shares = np.linspace(1, 0.1, 7)
+    bends = np.concatenate([np.diag(largest * share * sign) for sign in (-1, 1) for share in shares])
+    factors = Factors.zeros(len(bends), fields.patches, len(largest))
+    factors.bends[:] = torch.from_numpy(bends)
+    smallest = determinants(fields.channels[:, ::4, ::4], displacement_sums(fields, factors), spacing=4)
+    fits = (smallest.amin(dim=(1, 2)) >= 1.5 * LEAST_DETERMINANT).view(2, len(shares), -1).all(dim=0).numpy()
+    return np.asarray(largest * np.where(fits.any(axis=0), shares[fits.argmax(axis=0)], 0.05))
+
+
 def _pose_limits(fields: HeadFields) -> tuple[np.ndarray, np.ndarray]:
     """How far each part of the pose may go down and up by itself: a head that is turned already turns less."""
     limits = []
     shares = np.linspace(1, 0.1, 10)
     for sign in (-1, 1):
         poses = np.concatenate([np.diag(LARGEST_POSE * sign * share) for share in shares])
-        factors = Factors.zeros(len(poses), fields.patches)
+        factors = Factors.zeros(len(poses), fields.patches, len(fields.hinges))
         factors.pose[:] = torch.from_numpy(poses)
         sums = displacement_sums(fields, factors)
         smallest = determinants(fields.channels[:, ::4, ::4], sums, spacing=4).amin(dim=(1, 2))
@@ -159,7 +221,8 @@ def displacement_sums(fields: HeadFields, factors: Factors) -> torch.Tensor:
 
     With the turn R of the head, the position f from the pivot in the face's axes, the scale s, the shift and the
     expression E, it is, in the face's axes, `head (R - 1) f + body ((s - 1) f + shift) + s R E`; and the drags of the
-    patches are added. Only x and y of it are used: the camera is far away.
+    patches are added. Only x and y of it are used: the camera is far away. A body that turns about its hips carries
+    its head along.
     """
     turn = _rotation(factors.pose[:, :3])[:, :2]  # [T, 2, 3]
     scale = factors.pose[:, 5, None].exp()
@@ -179,7 +242,18 @@ def displacement_sums(fields: HeadFields, factors: Factors) -> torch.Tensor:
     in_picture = {name: column @ fields.axes.T for name, column in columns.items()}
     in_picture[BODY[2]] = factors.pose[:, 3:5]
     head_and_face = torch.stack([in_picture[name] for name in CHANNELS], dim=-1)
-    return torch.cat([head_and_face, factors.drags.transpose(1, 2)], dim=-1)
+    if not fields.hinges:
+        return torch.cat([head_and_face, factors.drags.transpose(1, 2)], dim=-1)
+    bent, turned = turns_of(fields.hinges, factors.bends)
+    of_hinges = bent.transpose(1, 2).flatten(2)  # [T, 2, 2 hinges], the fields of a hinge side by side
+    return torch.cat([turned[:, 0] @ head_and_face, of_hinges, factors.drags.transpose(1, 2)], dim=-1)
+
+
+def depth_sums(fields: HeadFields, factors: Factors) -> torch.Tensor:
+    """`[T, C]`: what is at depth d in the still is at `d + depth_sums[t] @ channels` in frame t, in sides."""
+    away = _rotation(factors.pose[:, :3])[:, 2] - torch.tensor([0.0, 0.0, 1.0])
+    rest = len(fields.channels) - len(HEAD)
+    return torch.cat([away, torch.zeros(len(away), rest)], dim=1)
 
 
 def _rotation(angles: torch.Tensor) -> torch.Tensor:

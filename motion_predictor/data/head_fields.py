@@ -9,13 +9,18 @@ Landmarks are the 478 vertices of MediaPipe's face mesh.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate
 
 from ..common.checks import got
+
+if TYPE_CHECKING:
+    from .hinges import Hinge
 
 NODES = 192  # of the fields per side of the picture: enough for a closed pair of lips
 MARGIN = 30 / NODES  # the fields reach beyond the picture, for content that comes in over its border
@@ -45,7 +50,7 @@ class HeadFields:
 
     Attributes:
         channels (`torch.Tensor` of shape `(channels, nodes, nodes)`): float32, the fields `CHANNELS` on a square grid
-            of nodes, and one for each patch.
+            of nodes, two for each hinge, and one for each patch.
         seam (`torch.Tensor` of shape `(2, nodes, nodes)`): float32, for painting the open mouth: the position across
             the seam between the lips, 0 at the upper lip and 1 at the lower one, and how far the seam opens there at
             full strength, in fractions of the side.
@@ -58,6 +63,10 @@ class HeadFields:
         mouth (`torch.Tensor` of shape `(2,)`): the middle of the mouth.
         fine (`tuple[slice, slice]`): the rows and columns of nodes where fields change quickest, those of eyes and
             mouth.
+        depth (`torch.Tensor` of shape `(nodes, nodes)`): float32, of the head and of what is around it, in fractions
+            of the side.
+        yaw (`float`): how far the still head is turned to a side, in radians, with the sign of a motion's yaw.
+        hinges (`tuple[Hinge, ...]`, *optional*): what turns about joints; the first carries the head.
     """
 
     channels: torch.Tensor
@@ -67,6 +76,25 @@ class HeadFields:
     axes: torch.Tensor
     mouth: torch.Tensor
     fine: tuple[slice, slice]
+    depth: torch.Tensor
+    yaw: float
+    hinges: tuple[Hinge, ...] = ()
+
+    @staticmethod
+    def without_face() -> HeadFields:
+        """Those of a picture without a face: nothing of it moves but by hinges and patches."""
+        nodes = node_positions()[..., 0]
+        return HeadFields(
+            channels=torch.zeros(len(CHANNELS), *nodes.shape),
+            seam=torch.zeros(2, *nodes.shape),
+            region=torch.zeros(1, *nodes.shape),
+            pivot=torch.zeros(3),
+            axes=torch.eye(2),
+            mouth=torch.full((2,), 0.5),
+            fine=(slice(0, 2), slice(0, 2)),
+            depth=torch.zeros_like(nodes),
+            yaw=0.0,
+        )
 
     @staticmethod
     def from_landmarks(landmarks: np.ndarray) -> HeadFields:
@@ -84,7 +112,7 @@ class HeadFields:
         grid = node_positions()
         at = face.coordinates(grid)
         depth, on_face = _surface(face, at)
-        head, body = (_falloff(face.head_radius(at), 1.0, outer) for outer in (1.65, 1.9))
+        head, body = (falloff(face.head_radius(at), 1.0, outer) for outer in (1.65, 1.9))
         from_pivot = at * face.height - face.pivot[:2]  # in the face's axes, fractions of the side
         opening, closing, seam = _jaw(face, at)
         fields = {
@@ -105,17 +133,42 @@ class HeadFields:
         return HeadFields(
             channels=torch.stack([fields[name] for name in CHANNELS]),
             seam=seam,
-            region=torch.maximum(on_face, 0.3 * _falloff(face.head_radius(at), 0.85, 1.25))[None],
+            region=torch.maximum(on_face, 0.3 * falloff(face.head_radius(at), 0.85, 1.25))[None],
             pivot=torch.cat([face.origin + face.axes @ face.pivot[:2], face.pivot[2:]]),
             axes=face.axes,
             mouth=face.origin + face.axes @ lips * face.height,
             fine=_fine_nodes(face),
+            depth=depth,
+            yaw=face.yaw,
         )
 
     @property
     def patches(self) -> int:
         """The number of patches."""
-        return len(self.channels) - len(CHANNELS)
+        return len(self.channels) - len(CHANNELS) - 2 * len(self.hinges)
+
+    @property
+    def has_face(self) -> bool:
+        """Whether there is a head that can turn, with a face on it."""
+        return bool(self.channels[: len(HEAD)].any())
+
+    def with_hinges(self, hinges: Sequence[Hinge]) -> HeadFields:
+        """The same with parts that turn about joints; to be called before there are patches.
+
+        Args:
+            hinges (`Sequence[Hinge]`): in place of those that there were, which had none.
+        """
+        if not hinges:
+            return self
+        positions = node_positions()
+        turned = [(hinge.weight[..., None] * (positions - hinge.pivot)).permute(2, 0, 1) for hinge in hinges]
+        parts = torch.stack([hinge.weight * (0.3 if hinge.carrier is None else 0.7) for hinge in hinges])
+        return replace(
+            self,
+            channels=torch.cat([self.channels, *turned]),
+            region=torch.cat([self.region, parts]).amax(dim=0, keepdim=True),
+            hinges=tuple(hinges),
+        )
 
     def with_patches(self, centres: np.ndarray, radii: np.ndarray) -> HeadFields:
         """The same with soft round patches of the picture, anywhere, that can be dragged.
@@ -171,6 +224,8 @@ class _Face:
         down = (chin - forehead) / self.height
         self.axes = torch.stack([torch.stack([down[1], -down[0]]), down], dim=1)
         self.marks = torch.cat([self.coordinates(landmarks[:, :2]), landmarks[:, 2:]], dim=1)  # z in sides
+        across = landmarks[RIGHT_EDGE] - landmarks[LEFT_EDGE]
+        self.yaw = float(torch.atan2(-across[2], across[:2].norm()))
         self.back = landmarks[[LEFT_EDGE, RIGHT_EDGE], 2].mean()
         # The head, in profile too, is round the middle between the edges of the face, and turns on the neck: at the
         # height of the mouth, a little behind those edges.
@@ -290,7 +345,7 @@ def _between_curves(
     return along, edges[0], edges[1]
 
 
-def _falloff(radius: torch.Tensor, inner: float, outer: float) -> torch.Tensor:
+def falloff(radius: torch.Tensor, inner: float, outer: float) -> torch.Tensor:
     """1 within `inner`, falling smoothly to 0 at `outer`."""
     return _smooth_step((outer - radius) / (outer - inner))
 

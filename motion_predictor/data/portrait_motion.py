@@ -8,6 +8,10 @@ and the flow between any two frames is exact: no optical flow was estimated.
 
 An opening mouth shows what a shut one hides. Between the lips a dark inside is painted, and its flow is that of the
 seam that is stretched between them: it goes over from the upper lip's to the lower lip's.
+
+A head that turns further than the picture can follow hides parts of itself. Then of all points X that come to lie on a
+pixel the one nearest to the camera is seen. Where it goes is known by the same formula, in frames that hide it, too.
+What a turning head lays open shows what lies around it, stretched.
 """
 
 from __future__ import annotations
@@ -19,13 +23,27 @@ import torch
 from torch.nn.functional import grid_sample
 
 from ..common.checks import got
-from .head_factors import EXPRESSION, Factors, displacement_sums, draw_factors
-from .head_fields import MARGIN, NODES, HeadFields, read_fields
+from .head_factors import (
+    EXPRESSION,
+    LEAST_DETERMINANT,
+    Factors,
+    depth_sums,
+    determinants,
+    displacement_sums,
+    draw_factors,
+)
+from .head_fields import MARGIN, NODES, HeadFields, node_positions, read_fields
 from .tilted_window import surrounded
+from .visible_surface import VisibleSurface
 
 NEWTON_STEPS = 40  # a handful do, but for some points in seams of lips
 TOLERANCE = 2e-6  # of the side: about 1/4000 px at 128 px
+POLISHING_STEPS = 6
 GREATEST_ERROR = 1e-4  # of the side: where rounding keeps a point from the tolerance
+
+
+class FoldedPicture(ValueError):
+    """A frame in which some point of the picture cannot be found."""
 
 
 class PortraitMotion:
@@ -38,6 +56,8 @@ class PortraitMotion:
         picture (`np.ndarray` of shape `(side, side, 3)`): uint8 RGB, the still portrait.
         fields (`HeadFields`): where its content can move.
         factors (`Factors`): how far each field moves it in each frame. They are not kept from folding the picture.
+        hides (`bool`, *optional*, defaults to `False`): whether what folds is a surface that hides parts of itself;
+            otherwise it is an error.
 
     Example:
         >>> landmarks = np.load("landmarks.npy")  # [478, 3]  # doctest: +SKIP
@@ -47,7 +67,7 @@ class PortraitMotion:
         array([[3.21, -0.87]], dtype=float32)
     """
 
-    def __init__(self, picture: np.ndarray, fields: HeadFields, factors: Factors):
+    def __init__(self, picture: np.ndarray, fields: HeadFields, factors: Factors, hides: bool = False):
         if picture.ndim != 3 or picture.shape[0] != picture.shape[1] or picture.shape[2] != 3:
             raise ValueError(f"`picture` must be of shape (side, side, 3), got {got(picture)}.")
         self.picture = np.array(picture)  # one that torch may share
@@ -60,9 +80,17 @@ class PortraitMotion:
         still = torch.from_numpy(self.picture).permute(2, 0, 1)[None].float()
         self._canvas = surrounded(still, self._margin)
         self._last: tuple[int | None, torch.Tensor] | None = None
+        self._hides = hides
+        self._surface: tuple[int, VisibleSurface | None] | None = None
 
     @staticmethod
-    def draw(picture: np.ndarray, fields: HeadFields, random: np.random.Generator, frames: int = 96) -> PortraitMotion:
+    def draw(
+        picture: np.ndarray,
+        fields: HeadFields,
+        random: np.random.Generator,
+        frames: int = 96,
+        largest_turn: float | None = None,
+    ) -> PortraitMotion:
         """A random motion: see [`draw_factors`].
 
         Args:
@@ -70,8 +98,11 @@ class PortraitMotion:
             fields (`HeadFields`): of its face.
             random (`np.random.Generator`): the only source of chance.
             frames (`int`, *optional*, defaults to 96): how many, 25 in a second.
+            largest_turn (`float`, *optional*): radians that the head is turned at most, and hides parts of itself.
+                None: as far as it can turn and hide nothing.
         """
-        return PortraitMotion(picture, *draw_factors(fields, random, frames))
+        drawn = draw_factors(fields, random, frames, largest_turn)
+        return PortraitMotion(picture, *drawn, hides=largest_turn is not None)
 
     def frame(self, number: int | None) -> np.ndarray:
         """`[S, S, 3]` uint8, the portrait at that moment."""
@@ -134,7 +165,26 @@ class PortraitMotion:
         """The still's points X `[P, 2]` of which `X + D_t(X)` is `here`, in fractions of the side."""
         if number is None:
             return here
-        return invert(torch.einsum("ac,chw->ahw", self._sums[number], self.fields.channels), here)
+        displacement = torch.einsum("ac,chw->ahw", self._sums[number], self.fields.channels)
+        if self._hides and (self._surface is None or self._surface[0] != number):
+            self._surface = number, self._surface_of(number, displacement)
+        if self._surface is not None and self._surface[1] is not None:
+            seen = torch.from_numpy(self._surface[1].at((here * self.side - 0.5).numpy())).float()
+            return polish(displacement, here, torch.where(seen.isfinite(), seen, here))
+        return invert(displacement, here)
+
+    def _surface_of(self, number: int, displacement: torch.Tensor) -> VisibleSurface | None:
+        """The surface in a frame, if some of it may be hidden there. Around it goes a rim that moves as its border."""
+        steep = determinants(self.fields.channels, self._sums[number][None]).min() < LEAST_DETERMINANT / 2
+        if not steep and displacement.abs().max() < MARGIN:
+            return None
+        away = torch.einsum("c,chw->hw", depth_sums(self.fields, self.factors)[number], self.fields.channels)
+        still = np.pad(node_positions().numpy(), ((1, 1), (1, 1), (0, 0)), mode="edge")
+        still[:, [0, -1], 0] += [-1, 1]
+        still[[0, -1], :, 1] += [[-1], [1]]
+        moved = still + np.pad(displacement.permute(1, 2, 0).numpy(), ((1, 1), (1, 1), (0, 0)), mode="edge")
+        depth = np.pad((self.fields.depth + away).numpy(), 1, mode="edge")
+        return VisibleSurface(moved * self.side - 0.5, depth, still, self.side)
 
     def _paint_mouth(self, seen: torch.Tensor, origin: torch.Tensor, number: int) -> torch.Tensor:
         opening = float(self.factors.expression[number, EXPRESSION.index("open")])
@@ -168,7 +218,7 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(points, 2)`: X, in fractions of the side.
 
     Raises:
-        ValueError: if some point is not found, as where `X + D(X)` folds.
+        FoldedPicture: if some point is not found, as where `X + D(X)` folds.
     """
     field = displacement.permute(1, 2, 0).contiguous()
     origin = here - _value_and_slope(field, here)[0]
@@ -190,8 +240,33 @@ def invert(displacement: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
         factor = torch.where(closer, (2 * factor).clamp(max=1), factor / 2)
     origin[left] = at
     if error.norm(dim=1).max() > GREATEST_ERROR:
-        raise ValueError("`displacement` must have a determinant above 0, got one that folds the picture.")
+        raise FoldedPicture("`displacement` must have a determinant above 0, got one that folds the picture.")
     return origin
+
+
+def polish(displacement: torch.Tensor, here: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+    """Solve `X + D(X) = here` from solutions that are almost right, staying on their part of a folded surface.
+
+    Args:
+        displacement (`torch.Tensor`): D, `[2, G, G]` as for [`invert`].
+        here (`torch.Tensor` of shape `(points, 2)`): in fractions of the side.
+        near (`torch.Tensor` of shape `(points, 2)`): the solutions, in fractions of the side.
+
+    Returns:
+        `torch.Tensor` of shape `(points, 2)`: better ones, or those of `near` where there are none within a node.
+    """
+    field = displacement.permute(1, 2, 0).contiguous()
+    best = near.clone()
+    least, step = _newton_step(field, best, here)
+    for _ in range(POLISHING_STEPS):
+        trial = best - step
+        error, following = _newton_step(field, trial, here)
+        better = (error.norm(dim=1) < least.norm(dim=1)) & ((trial - near).abs().amax(dim=1) < 1 / NODES)
+        better = better[:, None]
+        best, least, step = (
+            torch.where(better, new, old) for new, old in ((trial, best), (error, least), (following, step / 2))
+        )
+    return best
 
 
 def _newton_step(field: torch.Tensor, at: torch.Tensor, here: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

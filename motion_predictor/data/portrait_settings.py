@@ -44,10 +44,24 @@ class PortraitSettings:
         Number(least=0, most=LARGEST_SIDE),
         "start frames are passed over if nothing moves so fast, in pixels per frame of a picture of 128 pixels",
     )
+    largest_turn: float | None = option(
+        None,
+        Number(or_none=True, least=0, most=60),
+        "degrees that a face may be turned to a side, and hide parts of itself; heads nod by 0.6 of it",
+        default_text="as far as nothing is hidden",
+    )
+    smallest_face: float | None = option(
+        None,
+        Number(or_none=True, least=0.1, most=0.75),
+        "frame each motion anew, with a face anywhere, tilted, and of a height from this to 0.75 of the side, or to "
+        "0.45 where there is a body, too",
+        default_text="pictures stay as they are framed",
+    )
     val_share: float = option(
         0.05,
         Number(least=0, most=1),
-        "expected share of portraits for validation, besides those of sources that are held out",
+        "expected share of portraits, or of people where they are known, for validation, besides those that are held "
+        "out by name",
     )
     seed: int = option(0, WholeNumber(least=0, most=2**32 - 1), "of all that is drawn at random")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,21 @@ from PIL import Image
 from ..common.picture_files import decode_picture, open_picture
 
 HELD_OUT_FACES = 60
+MARKS = {"landmarks": (478, 3), "pose": (33, 4)}  # of a picture, by the name of their array
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """What is known of a still, in fractions of its side.
+
+    Attributes:
+        landmarks (`np.ndarray` of shape `(478, 3)`, *optional*): float32, the vertices of its face.
+        pose (`np.ndarray` of shape `(33, 4)`, *optional*): float32, the joints of its body.
+    """
+
+    landmarks: np.ndarray | None = None
+    pose: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -25,42 +40,90 @@ class PortraitSource:
 
     Attributes:
         pictures (`Path`): the folder or the archive.
-        landmarks (`Path`): an npz file with `files` `[N]`, names of pictures without folders, and `landmarks` `[N,
-            478, 3]`, the vertices of MediaPipe's face mesh: x and y as fractions of the side, z in the same scale.
-            Pictures that are not named there are left out.
+        landmarks (`Path`, *optional*): an npz file with `files` `[N]`, names of pictures without folders, and
+            `landmarks` `[N, 478, 3]`, the vertices of MediaPipe's face mesh, or `pose` `[N, 33, 4]`, the joints of its
+            pose, or both: x and y as fractions of the side, z in the same scale, and of joints how visible they are.
+            Rows of NaN are unknown. Pictures that are not named there are left out. None: nothing is known of any
+            picture.
         hold_out (`bool`, *optional*, defaults to `False`): whether the pictures that [`held_out_names`] names are for
             validation.
+        people (`Path`, *optional*): a JSON file, a list of objects with the `file` name of a picture and the `person`
+            it shows; the pictures of a person are on one side of the split.
+        held_out_list (`Path`, *optional*): a text file with names of pictures or people that are for validation, one
+            in a line.
     """
 
     pictures: Path
-    landmarks: Path
+    landmarks: Path | None = None
     hold_out: bool = False
+    people: Path | None = None
+    held_out_list: Path | None = None
 
-    def load_landmarks(self) -> dict[str, np.ndarray]:
-        """The landmarks `[478, 3]` float32 of each picture, by file name.
+    def load_marks(self) -> dict[str, Marks]:
+        """What is known of each picture, by file name; of a source without landmarks, of none.
 
         Raises:
             ValueError: if the file does not hold what is described above.
         """
+        if self.landmarks is None:
+            with self.open() as pictures:
+                return {name: Marks() for name in pictures.names()}
         try:
             with np.load(self.landmarks, allow_pickle=False) as stored:
-                names, landmarks = stored["files"].tolist(), stored["landmarks"].astype(np.float32)
+                names = stored["files"].tolist()
+                known = {name: stored[name].astype(np.float32) for name in MARKS if name in stored}
         except (EOFError, IndexError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(
                 f"`landmarks` must be an npz file with `files` and `landmarks`, got {self.landmarks} ({error})."
             ) from error
-        if landmarks.shape != (len(names), 478, 3):
+        if not known:
+            raise ValueError(f"`landmarks` must be an npz file with `landmarks` or `pose`, got {self.landmarks}.")
+        for name, values in known.items():
+            if values.shape != (len(names), *MARKS[name]):
+                raise ValueError(
+                    f"`{name}` in {self.landmarks} must be of shape {(len(names), *MARKS[name])}, got {values.shape}."
+                )
+        return {
+            file: Marks(**{name: values[row] for name, values in known.items() if not np.isnan(values[row]).all()})
+            for row, file in enumerate(names)
+        }
+
+    def load_landmarks(self) -> dict[str, np.ndarray]:
+        """The landmarks `[478, 3]` float32 of each picture that has some, by file name.
+
+        Raises:
+            ValueError: if the file does not hold what is described above.
+        """
+        return {name: marks.landmarks for name, marks in self.load_marks().items() if marks.landmarks is not None}
+
+    def load_people(self) -> dict[str, str]:
+        """The person on each picture, by file name, where that is said.
+
+        Raises:
+            ValueError: if the file does not hold what is described above.
+        """
+        if self.people is None:
+            return {}
+        try:
+            listed = json.loads(self.people.read_text(encoding="utf-8"))
+            return {entry["file"]: str(entry["person"]) for entry in listed if entry.get("person") is not None}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"`landmarks` in {self.landmarks} must be of shape {(len(names), 478, 3)}, got {landmarks.shape}."
-            )
-        return dict(zip(names, landmarks, strict=True))
+                f"`people` must be a JSON list of objects with `file` and `person`, got {self.people} "
+                f"({type(error).__name__}: {error})."
+            ) from error
 
     def held_out(self) -> set[str]:
-        """The file names that are for validation."""
-        if not self.hold_out:
-            return set()
-        with self.open() as pictures:
-            return set(held_out_names(pictures.names(), HELD_OUT_FACES))
+        """The names of pictures and people that are for validation."""
+        names: set[str] = set()
+        if self.held_out_list is not None:
+            lines = self.held_out_list.read_text(encoding="utf-8").splitlines()
+            names = {line.strip() for line in lines if line.strip()}
+        if self.hold_out:
+            with self.open() as pictures:
+                names |= set(held_out_names(pictures.names(), HELD_OUT_FACES))
+        people = self.load_people()
+        return names | {people[name] for name in names if name in people}
 
     @contextmanager
     def open(self) -> Iterator[Pictures]:
@@ -96,7 +159,7 @@ class Pictures:
         return sorted(self._members)
 
     def read(self, name: str, size: int) -> np.ndarray:
-        """A picture as `[size, size, 3]` uint8 RGB.
+        """A square picture as `[size, size, 3]` uint8 RGB.
 
         Args:
             name (`str`): one of [`Pictures.names`].
@@ -108,17 +171,38 @@ class Pictures:
         Raises:
             ValueError: if it is not square, or cannot be read as a picture.
         """
+        return np.array(self.open_square(name).resize((size, size), Image.Resampling.LANCZOS))
+
+    def open_square(self, name: str) -> Image.Image:
+        """A square picture as RGB, of its own size.
+
+        Args:
+            name (`str`): one of [`Pictures.names`].
+
+        Raises:
+            ValueError: if it is not square, or cannot be read as a picture.
+        """
+        image = self.open(name)
+        if image.width != image.height:
+            raise ValueError(f"`{name}` in {self._source} must be square, got {image.width} x {image.height} pixels.")
+        return image
+
+    def open(self, name: str) -> Image.Image:
+        """A picture as RGB, of its own size.
+
+        Args:
+            name (`str`): one of [`Pictures.names`].
+
+        Raises:
+            ValueError: if it cannot be read as a picture.
+        """
         member = self._members[name]
         try:
             if self._archive is None:
-                image = open_picture(self._source / member).convert("RGB")
-            else:
-                image = decode_picture(self._archive.read(member), member).convert("RGB")
+                return open_picture(self._source / member).convert("RGB")
+            return decode_picture(self._archive.read(member), member).convert("RGB")
         except Exception as error:  # whatever archives and decoders say of damaged bytes
             raise ValueError(f"`{name}` in {self._source} must be a picture, got another file ({error}).") from error
-        if image.width != image.height:
-            raise ValueError(f"`{name}` in {self._source} must be square, got {image.width} x {image.height} pixels.")
-        return np.array(image.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def held_out_names(names: Iterable[str], count: int = HELD_OUT_FACES) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,11 @@ from PIL import Image
 from motion_predictor.data import build_portraits as module
 from motion_predictor.data.build_portraits import build_portraits
 from motion_predictor.data.dataset_folder import only_writer
+from motion_predictor.data.portrait_motion import FoldedPicture
 from motion_predictor.data.portrait_settings import PortraitSettings
 from motion_predictor.data.portraits import PortraitSource, held_out_names
 from motion_predictor.data.shards import MotionShards
+from support.synthetic_body import make_pose
 from support.synthetic_face import make_landmarks, make_picture
 
 QUICK = PortraitSettings(size=32, records_per_motion=2, frames=60, candidates=20, val_share=0.5)
@@ -213,6 +216,95 @@ def test_pictures_of_one_stem_are_two_portraits(tmp_path: Path):
     assert len({name.casefold() for name in marks}) == len(names)
 
 
+def marks_of(folder: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "videos").iterdir()}
+
+
+def test_all_pictures_of_a_person_are_on_one_side_of_the_split(source: PortraitSource, tmp_path: Path):
+    people = [{"file": name, "person": "ada" if number < 3 else "grace"} for number, name in enumerate(NAMES)]
+    (tmp_path / "people.json").write_text(json.dumps(people))
+    (tmp_path / "held_out.txt").write_text("ada\n\n")
+    held_out = replace(source, people=tmp_path / "people.json", held_out_list=tmp_path / "held_out.txt")
+    build_portraits([held_out], tmp_path / "data", replace(QUICK, val_share=0.0))
+    splits = [marks_of(tmp_path / "data")[f"faces-face{number}"]["split"] for number in range(5)]
+    assert splits == ["val"] * 3 + ["train"] * 2
+    # A picture that is held out takes all others of its person along.
+    (tmp_path / "held_out.txt").write_text("face4.png")
+    build_portraits([held_out], tmp_path / "other", replace(QUICK, val_share=0.0))
+    splits = [marks_of(tmp_path / "other")[f"faces-face{number}"]["split"] for number in range(5)]
+    assert splits == ["train"] * 3 + ["val"] * 2
+    drawn = replace(source, people=tmp_path / "people.json")
+    for seed in range(3):
+        build_portraits([drawn], tmp_path / f"drawn{seed}", replace(QUICK, seed=seed))
+        splits = [marks_of(tmp_path / f"drawn{seed}")[f"faces-face{number}"]["split"] for number in range(5)]
+        assert len(set(splits[:3])) == len(set(splits[3:])) == 1
+
+
+def test_people_that_cannot_be_read_are_refused(source: PortraitSource, tmp_path: Path):
+    (tmp_path / "people.json").write_text('[{"name": "ada"}, {"person": "ada"}]')
+    with pytest.raises(ValueError, match=r"`people` must be a JSON list of objects .* got .*people\.json \(KeyError"):
+        build_portraits([replace(source, people=tmp_path / "people.json")], tmp_path / "data", QUICK)
+
+
+def test_a_frame_that_rounding_folds_costs_its_record_only(
+    source: PortraitSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    build_portraits([source], tmp_path / "whole", QUICK)
+    calls = []
+
+    def sometimes_folded(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise FoldedPicture("folds")
+        return portrait_record(*args, **kwargs)
+
+    portrait_record = module.portrait_record
+    monkeypatch.setattr(module, "portrait_record", sometimes_folded)
+    build_portraits([source], tmp_path / "data", QUICK)
+    whole, data = marks_of(tmp_path / "whole"), marks_of(tmp_path / "data")
+    lost = [whole[name]["records"] - data[name]["records"] for name in whole]
+    assert sorted(lost) == [0, 0, 0, 0, 1]
+    assert {mark["status"] for mark in data.values()} == {"done"}
+
+
+def test_pictures_of_any_shape_move_without_landmarks(tmp_path: Path):
+    (tmp_path / "animals").mkdir()
+    Image.fromarray(make_picture(80)[:50]).save(tmp_path / "animals" / "wide.png")
+    Image.fromarray(make_picture(80)[:, :50]).save(tmp_path / "animals" / "high.png")
+    animals = PortraitSource(tmp_path / "animals")
+    settings = replace(QUICK, motions_per_portrait=3, val_share=0.0)
+    counts = build_portraits([animals], tmp_path / "data", settings)
+    assert counts is not None
+    assert (counts["portraits"], counts["skipped"]) == (2, 0)
+    shards = MotionShards(tmp_path / "data", "train")
+    assert len(shards) == counts["records"] > 6
+    assert shards[0].frame.shape == (32, 32, 3)
+    assert max(np.abs(shards[index].end_flows).max() for index in range(len(shards))) > 1
+    build_portraits([animals], tmp_path / "again", settings)
+    assert contents(tmp_path / "data") == contents(tmp_path / "again")
+    build_portraits([animals], tmp_path / "cut", replace(settings, smallest_face=0.2))
+    assert len(MotionShards(tmp_path / "cut", "train")) > 6
+
+
+@pytest.mark.parametrize("known", [("landmarks", "pose"), ("pose",)])
+def test_people_with_joints_move_with_or_without_a_face(source: PortraitSource, tmp_path: Path, known: tuple[str]):
+    marks = {"landmarks": np.stack([make_landmarks()] * 5), "pose": np.stack([make_pose()] * 5)}
+    marks["pose"][0] = np.nan  # unknown
+    np.savez(tmp_path / "marks.npz", files=np.array(NAMES), **{name: marks[name] for name in known})
+    people = PortraitSource(source.pictures, tmp_path / "marks.npz")
+    settings = replace(QUICK, largest_turn=40, smallest_face=0.2)
+    counts = build_portraits([people], tmp_path / "data", settings)
+    assert counts is not None
+    assert (counts["portraits"], counts["skipped"]) == (5, 0)
+    assert counts["records"] >= 4  # of 10, where they move enough
+
+
+def test_an_archive_of_marks_without_any_is_refused(source: PortraitSource, tmp_path: Path):
+    np.savez(tmp_path / "marks.npz", files=np.array(NAMES), hands=np.zeros((5, 21, 3)))
+    with pytest.raises(ValueError, match=r"`landmarks` must be an npz file with `landmarks` or `pose`, got"):
+        build_portraits([PortraitSource(source.pictures, tmp_path / "marks.npz")], tmp_path / "data", QUICK)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -223,6 +315,8 @@ def test_pictures_of_one_stem_are_two_portraits(tmp_path: Path):
         ("frames", 50),
         ("val_share", 1.5),
         ("horizon_frames", 60),
+        ("largest_turn", 90),
+        ("smallest_face", 0.8),
     ],
 )
 def test_settings_out_of_range_are_named(name: str, value: float):

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from motion_predictor.data.head_factors import EXPRESSION, POSE, Factors, determinants, displacement_sums
-from motion_predictor.data.head_fields import HeadFields, read_fields
+from motion_predictor.data.head_factors import (
+    EXPRESSION,
+    POSE,
+    Factors,
+    depth_sums,
+    determinants,
+    displacement_sums,
+)
+from motion_predictor.data.head_fields import NODES, HeadFields, node_positions, read_fields
 from motion_predictor.data.portrait_motion import PortraitMotion, invert, pixel_centres
 from support.synthetic_face import make_landmarks, make_picture
 
@@ -200,3 +207,81 @@ def test_the_same_landmarks_give_the_same_bits_wherever_they_lie_in_memory():
         fields = HeadFields.from_landmarks(copy)
         assert torch.equal(fields.channels, expected.channels)
         assert torch.equal(fields.seam, expected.seam)
+
+
+def turned(fields: HeadFields, size: int = 128, **values: float) -> PortraitMotion:
+    """As `posed`, of a head that hides parts of itself."""
+    motion = posed(fields, size, **values)
+    return PortraitMotion(motion.picture, fields, motion.factors, hides=True)
+
+
+def test_a_head_that_turns_far_goes_where_the_rotation_says(fields: HeadFields):
+    angle = 0.65
+    landmarks = make_landmarks()[:468:20, :2].astype(np.float64)
+    from_pivot = landmarks - fields.pivot[:2].numpy()
+    depth = read_fields(fields.depth[None], torch.from_numpy(landmarks).float())[:, 0].numpy() - float(fields.pivot[2])
+    expected = (math.cos(angle) - 1) * from_pivot[:, 0] + math.sin(angle) * depth
+    flow = turned(fields, yaw=angle).flow(None, 1, landmarks * 128 - 0.5)
+    np.testing.assert_allclose(flow[:, 0], expected * 128, atol=0.1)
+    np.testing.assert_allclose(flow[:, 1], 0, atol=0.01)
+
+
+@pytest.mark.parametrize("pose", [{"yaw": 1.3}, {"yaw": -1.3, "roll": 0.1}, {"pitch": 0.7, "yaw": 1.2}])
+def test_what_is_seen_of_a_turned_head_came_from_where_its_flow_says(fields: HeadFields, pose: dict[str, float]):
+    """Back to the still, where nothing is hidden, and there again."""
+    motion = turned(fields, **pose)
+    assert every_determinant(motion).min() < 0
+    points = pixel_centres(128)
+    back = motion.flow(1, None, points)
+    missed = np.linalg.norm(back + motion.flow(None, 1, points + back), axis=-1)
+    assert np.quantile(missed, 0.995) < 0.01
+    assert missed.max() < 0.5  # at the very edge of the head
+
+
+def test_nothing_nearer_to_the_camera_lies_on_what_is_seen(fields: HeadFields):
+    motion = turned(fields, yaw=1.3)
+    nodes = node_positions()
+    moved = nodes + torch.einsum("ac,chw->hwa", displacement_sums(fields, motion.factors)[1], fields.channels)
+    away = depth_sums(fields, motion.factors)[1]
+    depth = fields.depth + torch.einsum("c,chw->hw", away, fields.channels)
+    points = pixel_centres(128)[8:120:4, 8:120:4].reshape(-1, 2)
+    origin = torch.from_numpy((points + motion.flow(1, None, points) + 0.5) / 128)
+    seen = read_fields(depth[None], origin)[:, 0]
+    on_it = torch.cdist(torch.from_numpy((points + 0.5) / 128), moved.view(-1, 2)) < 0.5 / NODES
+    nearest = torch.where(on_it, depth.flatten(), torch.inf).amin(dim=1)
+    assert on_it.any(dim=1).float().mean() > 0.5
+    # Half a node to a side the surface is a little nearer, where it is steep, and far nearer at the edge of the head.
+    assert (seen - nearest)[on_it.any(dim=1)].quantile(0.97) < 0.01
+    hidden = torch.where(on_it, depth.flatten(), -torch.inf).amax(dim=1) - seen
+    assert (hidden > 0.2).sum() > 5  # so that there was a choice
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_drawn_turns_go_as_far_as_they_may_and_no_further(fields: HeadFields, seed: int):
+    largest = math.radians(40)
+    motion = PortraitMotion.draw(make_picture(SIZE), fields, np.random.default_rng(seed), 60, largest)
+    assert motion.factors.pose[:, 1].abs().max() < largest + 0.06  # a head sways a little about where it rests
+    for number in (0, 59):
+        assert motion.frame(number).shape == (SIZE, SIZE, 3)
+    again = PortraitMotion.draw(make_picture(SIZE), fields, np.random.default_rng(seed), 60, largest)
+    np.testing.assert_array_equal(again.frame(59), motion.frame(59))
+
+
+def test_some_drawn_heads_rest_in_three_quarter_view(fields: HeadFields):
+    yaws = [
+        PortraitMotion.draw(make_picture(SIZE), fields, np.random.default_rng(seed), 60, 0.7).factors.pose[:, 1]
+        for seed in range(12)
+    ]
+    assert any(yaw.abs().min() > 0.25 for yaw in yaws)
+
+
+def test_a_still_that_looks_to_a_side_turns_less_far_to_it(fields: HeadFields):
+    assert abs(fields.yaw) < 0.01
+    landmarks = make_landmarks()
+    landmarks[234, 2] += 0.1
+    landmarks[454, 2] -= 0.1  # the right edge is nearer: as after a turn by a positive yaw
+    aside = HeadFields.from_landmarks(landmarks)
+    assert 0.3 < aside.yaw < 0.6
+    for seed in range(4):
+        motion = PortraitMotion.draw(make_picture(SIZE), aside, np.random.default_rng(seed), 60, 0.7)
+        assert motion.factors.pose[:, 1].max() + aside.yaw < 0.7 + 0.1
