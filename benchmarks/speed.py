@@ -40,7 +40,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DragInstruction, DynaDragPipeline
-from dynadrag_pipeline.components import channels_last_on_cpu
+from dynadrag_pipeline.components import kernels_channels_last
 from dynadrag_pipeline.ddim_inversion import ddim_denoise, ddim_preview, make_ddim_schedulers, preview_timesteps
 from dynadrag_pipeline.denoiser import Condition, UNetDenoiser
 from dynadrag_pipeline.drag_edit import DragEdit
@@ -298,7 +298,7 @@ class Subject:
     def prepared(self, measures: Measures, lora: IdentityLora) -> Iterator[None]:
         """Context in which the UNet is as a row wants it."""
         attached = attached_identity_lora if measures.lora_in_weights else attached_as_adapter
-        layout = channels_last_on_cpu(self.unet) if measures.channels_last else nullcontext()
+        layout = kernels_channels_last(self.unet) if measures.channels_last else nullcontext()
         if measures.compiled_blocks:
             torch._dynamo.config.recompile_limit = 64
             self.unet.compile_repeated_blocks()
