@@ -23,6 +23,7 @@ from .drag_result import DragResult
 from .drag_state import DragState, DragStep
 from .encoding import TOKENIZING, decode_latents, encode_picture, encode_prompt
 from .fit_key import fit_key, picture_fingerprint
+from .graph_capture import capture_on
 from .graphed_denoiser import CapturedPasses, captured_passes
 from .identity_lora import (
     IdentityLora,
@@ -203,6 +204,7 @@ class DragSession:
                 seed=self.seed,
                 picture=self.fingerprint,
                 progress_bar=lambda total: self.progress_bar(total, "Identity LoRA"),
+                capture=capture_on(self.models._execution_device) if settings.cuda_graphs else None,
             )
 
     def invert(self) -> None:
