@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,7 +159,7 @@ def attention_by_products(
     if not (is_plain and wants_gradients and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]):
         more = {"enable_gqa": True} if enable_gqa else {}
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **more)
-    return AttentionByProducts.apply(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
+    return AttentionByProducts.apply(query, key, value, 1 / math.sqrt(query.shape[-1]) if scale is None else scale)
 
 
 class _AttentionExchanged(TorchFunctionMode):
