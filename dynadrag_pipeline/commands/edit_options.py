@@ -123,9 +123,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float32",
-        help="number format of the model; the 16-bit ones take half the memory (default: float32)",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="number format of the model; the 16-bit ones take half the memory, and far less time on a GPU (default: "
+        "auto, float16 on cuda and float32 elsewhere)",
     )
     group.add_argument(
         "--low-memory",
@@ -138,7 +139,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_seed,
         default=0,
-        help="the same seed on the same device gives the same picture, up to rounding on GPUs (default: 0)",
+        help="the same seed on the same device, with the same versions, gives the same picture (default: 0)",
     )
     group.add_argument(
         "--preview-vae",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from .natural_timing import blink_curve, expression_curve, pose_curve, speech_cu
 
 FPS = 25.0
 POSE = ("pitch", "yaw", "roll", "shift_x", "shift_y", "scale")
+TURNS = POSE[:2]  # that hide parts of a head
 LARGEST_POSE = np.array([0.30, 0.42, 0.26, 0.08, 0.06, 0.08])  # radians, fractions of the side, logarithm
 EXPRESSION = ("open", "close", "smile", "brows", "blink")
 LARGEST_EXPRESSION = np.array([0.16, 0.75, 0.1, 0.07, 0.74])  # face heights; of the mouth's and the eyes' opening
@@ -52,13 +53,11 @@ class Factors:
             bends=torch.zeros(frames, hinges),
         )
 
-    def scaled(self, pose: float, others: float) -> Factors:
-        """A motion that goes less far, or further."""
-        return Factors(self.pose * pose, self.expression * others, self.drags * others, self.bends * others)
-
-    def facing(self) -> Factors:
-        """The same motion of a head that neither nods nor turns to a side, and so hides nothing."""
-        return replace(self, pose=self.pose * torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+    def scaled(self, pose: float, others: float, turns: float | None = None) -> Factors:
+        """A motion that goes less far, or further; `turns` says it of nods and turns to a side apart from the pose."""
+        turns = pose if turns is None else turns
+        factors = torch.tensor([turns if part in TURNS else pose for part in POSE])
+        return Factors(self.pose * factors, self.expression * others, self.drags * others, self.bends * others)
 
 
 def draw_factors(
@@ -97,9 +96,10 @@ def draw_factors(
         bends=_draw_bends(fields, random, frames, slowness),
     )
     for _ in range(40):
-        if _smallest_determinant(fields, factors if largest_turn is None else factors.facing()) >= LEAST_DETERMINANT:
+        facing = factors if largest_turn is None else factors.scaled(pose=1.0, others=1.0, turns=0.0)
+        if _smallest_determinant(fields, facing) >= LEAST_DETERMINANT:
             return fields, factors
-        factors = factors.scaled(pose=0.9 if largest_turn is None else 1.0, others=0.95)
+        factors = factors.scaled(pose=0.9, others=0.95, turns=None if largest_turn is None else 1.0)
     raise ValueError("`landmarks` must be those of a face, got some that fold the picture with the smallest motion.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
@@ -86,14 +87,14 @@ class Framing:
             still (`Image.Image`): square, RGB.
             size (`int`): side of the frame, in pixels.
         """
-        side = max(round(OVERSAMPLING * size * self.scale / 2) * 2, 8)
-        margin = side // 2
-        resized = np.array(still.resize((side, side), Image.Resampling.LANCZOS))
-        canvas = surrounded(torch.from_numpy(resized).permute(2, 0, 1)[None].float(), margin)
         along = (torch.arange(OVERSAMPLING * size) + 0.5) / (OVERSAMPLING * size)
-        y, x = torch.meshgrid(along, along, indexing="ij")
-        from_middle = torch.stack([x, y], dim=-1) - torch.tensor(self.middle)
+        from_middle = torch.stack(torch.meshgrid(along, along, indexing="xy"), dim=-1) - torch.tensor(self.middle)
         in_still = from_middle @ torch.from_numpy(_turn(self.tilt)).float() / self.scale  # in sides, from its middle
+        side = max(round(OVERSAMPLING * size * self.scale), 8)
+        resized = np.array(still.resize((side, side), Image.Resampling.LANCZOS))
+        beyond = float(in_still.abs().max()) - 0.5
+        margin = min(max(math.ceil(beyond * side), 0), side)  # no more than is seen
+        canvas = surrounded(torch.from_numpy(resized).permute(2, 0, 1)[None].float(), margin)
         grid = in_still * 2 / (1 + 2 * margin / side)
         seen = grid_sample(canvas, grid[None].float(), mode="bilinear", padding_mode="border", align_corners=False)
         return np.asarray(avg_pool2d(seen, OVERSAMPLING)[0].permute(1, 2, 0).round().clamp(0, 255).byte())

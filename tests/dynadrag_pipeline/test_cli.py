@@ -17,6 +17,7 @@ import dynadrag_pipeline
 from dynadrag_pipeline import cli
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands import edit as edit_command
+from dynadrag_pipeline.commands.edit_model import suitable_dtype
 from dynadrag_pipeline.drag_instruction import DragInstruction, load_instruction
 from dynadrag_pipeline.identity_lora import IdentityLora
 from dynadrag_pipeline.settings import DragSettings
@@ -169,6 +170,20 @@ def test_options_reach_the_pipeline_by_its_own_names(pipeline, portrait, out, fl
 def test_what_is_true_or_not_is_said_by_the_flag_alone(pipeline, portrait, out, flag, value):
     assert edit(portrait, out, *EDIT, flag) == 0
     assert pipeline.calls[0][flag.removeprefix("--").removeprefix("no-").replace("-", "_")] is value
+
+
+@pytest.mark.parametrize(
+    ("said", "device", "taken"),
+    [
+        ("auto", "cuda", "float16"),
+        ("auto", "cpu", "float32"),
+        ("auto", "mps", "float32"),
+        ("float32", "cuda", "float32"),
+        ("bfloat16", "cpu", "bfloat16"),
+    ],
+)
+def test_a_gpu_computes_in_half_precision_unless_another_is_asked_for(said, device, taken):
+    assert suitable_dtype(said, device) == taken
 
 
 def test_seed_model_and_dtype(pipeline, portrait, out, tmp_path):

@@ -267,6 +267,17 @@ def test_drawn_turns_go_as_far_as_they_may_and_no_further(fields: HeadFields, se
     np.testing.assert_array_equal(again.frame(59), motion.frame(59))
 
 
+def test_a_pose_that_folds_is_made_smaller_while_the_head_turns_as_far(
+    fields: HeadFields, monkeypatch: pytest.MonkeyPatch
+):
+    plain = PortraitMotion.draw(make_picture(SIZE), fields, np.random.default_rng(0), 60, 0.7)
+    monkeypatch.setattr("motion_predictor.data.head_factors.LEAST_DETERMINANT", 0.9)
+    small = PortraitMotion.draw(make_picture(SIZE), fields, np.random.default_rng(0), 60, 0.7)
+    assert torch.equal(small.factors.pose[:, :2], plain.factors.pose[:, :2])
+    assert plain.factors.pose[:, 2:].any()
+    assert small.factors.pose[:, 2:].abs().max() < 0.8 * plain.factors.pose[:, 2:].abs().max()
+
+
 def test_some_drawn_heads_rest_in_three_quarter_view(fields: HeadFields):
     yaws = [
         PortraitMotion.draw(make_picture(SIZE), fields, np.random.default_rng(seed), 60, 0.7).factors.pose[:, 1]
