@@ -95,7 +95,7 @@ examples:
 what is written to --out:
   evaluation.md, .json      errors and wrong ways by dataset and distance, beside straight steps; rollouts; whole
                             maps by number of handles and distance from them, beside a spline; paths that bend
-  evaluation.png            the same as curves
+  evaluation.png            errors at the handles, and rollouts, as curves
   trajectories-DATASET.png  predicted paths over the true ones, on the pictures
   flows-DATASET.png         where everything goes, in colours: the best, the middle and the worst sample
 """
