@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -77,7 +77,8 @@ class Maps:
 def draw_map(shards: MotionShards, number: int, settings: EvaluationSettings) -> DrawnMap | None:
     """The n-th sample whose whole map is judged: a whole frame as it is, with a mask, and without the camera's motion.
 
-    The numbers go through the records, and for each through the numbers of handles.
+    The mask holds what moves and what nothing is known of. The numbers go through the records, and for each through the
+    numbers of handles.
 
     Args:
         shards (`MotionShards`): the dataset.
@@ -103,6 +104,9 @@ def draw_map(shards: MotionShards, number: int, settings: EvaluationSettings) ->
             continue
         videos = sorted({place.shard for place in shards.places})
         paths = true_paths(record, sample, without_camera=True)
+        # What goes out of sight moves, as a rule, and more than the rest: it must not be pinned down.
+        unknown = ~sample.total.isfinite().all(dim=0, keepdim=True)
+        sample = replace(sample, mask=torch.maximum(sample.mask, unknown.float()))
         drawn = DrawnMap(number, index, sample, videos.index(shards.places[index].shard), paths)
         if drawn.is_judged:
             return drawn

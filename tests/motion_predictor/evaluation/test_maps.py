@@ -147,6 +147,18 @@ def test_only_what_moves_is_judged_and_by_its_distance_from_the_nearest_handle(t
     assert 0.8 * farthest < maps.distance.max() <= farthest
 
 
+def test_what_goes_out_of_sight_may_change(tmp_path: Path, make_shards):
+    """A third of the record moves, a third goes out of sight, the last one stays."""
+    record = make_shards(VELOCITIES)[0]
+    ends = record.end_flows.copy()
+    ends[:, :, 5:10] = np.nan
+    ends[:, :, 10:] = 0
+    drawn = draw_map(written(tmp_path, {"thirds": replace(record, end_flows=ends)}), 0, SETTINGS)
+    assert drawn is not None
+    assert drawn.sample.mask[0, :, :40].all()
+    assert not drawn.sample.mask[0, :, 48:].any()
+
+
 def test_the_camera_is_taken_out_of_labels_ways_and_paths(tmp_path: Path, make_shards, share_of_the_displacement):
     """All of it moves with the camera, so there is nothing to judge; handles that go on move by the rest."""
     record = make_shards(VELOCITIES)[0]
