@@ -36,7 +36,7 @@ import skimage.data
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from random_networks import forget_peak, peak_memory, random_networks, synchronize
+from random_networks import RandomNetworks, forget_peak, peak_memory, random_networks, synchronize
 from tqdm import tqdm
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DragInstruction, DynaDragPipeline
@@ -248,12 +248,12 @@ class MeasuredEdit(DragEdit):
 class Subject:
     """The models, the picture and the instruction that all rows share."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, networks: RandomNetworks | None = None) -> None:
         torch.set_num_threads(args.threads)
         self.args, self.device = args, torch.device(args.device)
         dtype = getattr(torch, args.dtype)
         if args.random_stable_diffusion:
-            networks = random_networks(self.device, dtype)
+            networks = networks or random_networks(self.device, dtype)
             side, self.unet, self.vae, predictor = networks.side, networks.unet, networks.vae, networks.predictor
             self.prompt_embeds, self.scheduler_config = networks.prompt_embeds, networks.scheduler.config
         else:

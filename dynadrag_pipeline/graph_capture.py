@@ -25,7 +25,7 @@ Captured = Callable[[], Sequence[torch.Tensor]]
 """What is captured: it reads tensors that stay where they are, draws nothing, and asks no tensor for its value."""
 
 _CAPTURING = threading.Lock()
-"""Only one capture may be under way in a process."""
+"""Only one capture may be under way in a process, and nothing else on its stream."""
 
 
 class Graph(Protocol):
@@ -81,7 +81,7 @@ class CudaGraph:
 
 
 class CudaCapture:
-    """A [`Capture`] by CUDA's own graphs: one stream and one pool of memory for all of them.
+    """A [`Capture`] by CUDA's own graphs, with one pool of memory for all of them.
 
     Args:
         device (`torch.device`): a GPU.
@@ -90,10 +90,10 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.pool: Any = torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _capturing_stream(device)
 
     def warm_up(self, function: Captured) -> None:
-        with torch.cuda.device(self.device):
+        with _CAPTURING, torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             self.stream.wait_stream(current)
             with torch.cuda.stream(self.stream), _without_cached_casts():
@@ -102,17 +102,32 @@ class CudaCapture:
             current.wait_stream(self.stream)
 
     def __call__(self, function: Captured) -> Graph:
-        graph = torch.cuda.CUDAGraph()
-        # Errors of other threads are theirs. The outer context brings the stream back where a capture fails, too.
-        with (
-            _CAPTURING,
-            torch.cuda.device(self.device),
-            torch.cuda.stream(torch.cuda.current_stream(self.device)),
-            torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
-            _without_cached_casts(),
-        ):
-            outputs = function()
+        graph, outputs, why = torch.cuda.CUDAGraph(), tuple[torch.Tensor, ...](), None
+        try:
+            # What other threads do meanwhile is theirs. Where a capture fails, only the outer stream comes back.
+            with (
+                _CAPTURING,
+                torch.cuda.device(self.device),
+                torch.cuda.stream(torch.cuda.current_stream(self.device)),
+                torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
+                _without_cached_casts(),
+            ):
+                try:
+                    outputs = tuple(function())
+                except BaseException as error:
+                    why = error
+                    raise
+        except RuntimeError:
+            if why is not None:  # ending the capture fails, too, and says nothing of the reason
+                raise why from None
+            raise
         return CudaGraph(graph, outputs)
+
+
+@functools.cache
+def _capturing_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of all captures on a device: libraries keep workspaces for each stream that they meet."""
+    return torch.cuda.Stream(device)
 
 
 def _without_cached_casts() -> AbstractContextManager[Any]:

@@ -26,7 +26,7 @@ ARMS = ((11, 13, 15, 19), (12, 14, 16, 20))  # shoulder, elbow, wrist, tip of th
 # The most that a part turns either way, in radians.
 LARGEST_SWAY, LARGEST_NOD, LARGEST_ARM, LARGEST_FOREARM, LARGEST_HAND = 0.15, 0.3, 0.4, 0.6, 0.5
 LARGEST_SUBJECT, LARGEST_PART = 0.25, 0.5  # of something without joints
-LEAST_SHOULDERS = 0.05  # of the side: nearer to each other they show no body
+LEAST_SHOULDERS = 0.02  # of the side: nearer to each other they show no body
 OUT_OF_SIGHT = 1.05  # of the side: a joint beyond is not turned about
 
 

@@ -129,6 +129,6 @@ def test_joints_that_are_none_are_refused():
     with pytest.raises(ValueError, match="`pose` must be finite numbers"):
         hinges_of_body(pose, with_head=False)
     pose = make_pose()
-    pose[SHOULDERS[0], :2] = pose[SHOULDERS[1], :2] + 0.02
-    with pytest.raises(ValueError, match=r"`pose` must have shoulders .* got 0\.028"):
+    pose[SHOULDERS[0], :2] = pose[SHOULDERS[1], :2] + 0.01
+    with pytest.raises(ValueError, match=r"`pose` must have shoulders .* got 0\.014"):
         hinges_of_body(pose, with_head=False)
