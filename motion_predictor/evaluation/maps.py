@@ -77,8 +77,8 @@ class Maps:
 def draw_map(shards: MotionShards, number: int, settings: EvaluationSettings) -> DrawnMap | None:
     """The n-th sample whose whole map is judged: a whole frame as it is, with a mask, and without the camera's motion.
 
-    The mask holds what moves and what nothing is known of. The numbers go through the records, and for each through the
-    numbers of handles.
+    The mask holds what moves and what nothing is known of. The numbers go through the records, and for each record
+    through the numbers of handles.
 
     Args:
         shards (`MotionShards`): the dataset.
