@@ -728,7 +728,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     section("memory", lambda: memory(device, args.dtype, plan, args.tiny))
     if plan.is_whole:
         section("embedded checkpoint, beside the CPU in float32, of 255", lambda: embedded(device, plan, args.tiny))
-    results["bars"] = bars(results)
+    if plan.is_whole or args.tiny:
+        results["bars"] = bars(results)
     text = report(results)
     print(text)
     for file, content in (("gpu.md", text), ("gpu.json", json.dumps(results, indent=2))):

@@ -65,17 +65,19 @@ def capture_on(device: torch.device) -> Capture | None:
 
 
 class CudaGraph:
-    """A [`Graph`] of CUDA."""
+    """A [`Graph`] of CUDA, replayed on the current stream of its device."""
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: Sequence[torch.Tensor]) -> None:
+    def __init__(self, device: torch.device, graph: torch.cuda.CUDAGraph, outputs: Sequence[torch.Tensor]) -> None:
+        self.device = device
         self.graph = graph
         self.outputs = outputs
 
     def replay(self) -> None:
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
 
     def reset(self) -> None:
-        torch.cuda.synchronize()  # it may still be running
+        torch.cuda.synchronize(self.device)  # it may still be running
         self.graph.reset()
         self.outputs = ()
 
@@ -121,7 +123,7 @@ class CudaCapture:
             if why is not None:  # ending the capture fails, too, and says nothing of the reason
                 raise why from None
             raise
-        return CudaGraph(graph, outputs)
+        return CudaGraph(self.device, graph, outputs)
 
 
 @functools.cache

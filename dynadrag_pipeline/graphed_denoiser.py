@@ -123,7 +123,7 @@ class InferencePass:
     ) -> None:
         self.buffers = buffers
         self.layers: list[str] = []
-        denoiser = buffers.denoiser(eager)
+        self.denoiser = denoiser = buffers.denoiser(eager)
 
         @torch.no_grad()
         def run() -> tuple[torch.Tensor, ...]:

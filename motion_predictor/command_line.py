@@ -141,8 +141,15 @@ def _build(args: argparse.Namespace, written: list[Path]) -> None:
         with _kept_when_stopped(args.out, written):
             summary = build_dataset(args.videos, args.out, settings)
         if summary is not None:
+            _check_not_empty(sum(outcome.get("records", 0) for outcome in summary.outcomes.values()), args.out)
             print(save_statistics(args.out))
             written.append(args.out)
+
+
+def _check_not_empty(records: int, out: Path) -> None:
+    """A dataset without a record is of no use to anybody: say so before a training run does."""
+    if records == 0:
+        raise CommandError(f"not a single record came of this; the files in {out / 'videos'} say why.")
 
 
 @contextmanager
@@ -203,6 +210,7 @@ def _build_portraits(args: argparse.Namespace, written: list[Path]) -> None:
         with _kept_when_stopped(args.out, written):
             counts = build_portraits([source], args.out, settings)
         if counts is not None:
+            _check_not_empty(counts["records"], args.out)
             print(", ".join(f"{count} {what}" for what, count in counts.items()))
             print(save_statistics(args.out))
             written.append(args.out)
