@@ -11,17 +11,15 @@ is the most that the process held, Python and torch included, so there the rows 
 from __future__ import annotations
 
 import argparse
-import resource
 from collections.abc import Callable
 
 import skimage.data
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
-from speed import in_a_process, random_stable_diffusion
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from random_networks import forget_peak, peak_memory, random_networks
+from speed import in_a_process
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+from dynadrag_pipeline import DynaDragPipeline
 
 HANDLES, TARGETS = [(227, 115), (200, 90)], [(260, 118), (232, 92)]
 
@@ -49,25 +47,15 @@ def _checkpointed(pipe: DynaDragPipeline) -> DynaDragPipeline:
     return pipe
 
 
-def random_pipeline(dtype: torch.dtype) -> DynaDragPipeline:
-    """Stable Diffusion 1.5's architecture, with the tokenizer of the embedded checkpoint."""
-    unet, vae, predictor, _ = random_stable_diffusion(dtype)
-    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED_CHECKPOINT / "tokenizer")
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072, num_attention_heads=12, eos_token_id=0
-    )
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-    models = (vae, CLIPTextModel(text).to(dtype), tokenizer, unet, scheduler)
-    return DynaDragPipeline(*models, motion_predictor=predictor.to(dtype))
-
-
 def peak(args: argparse.Namespace, row: str, lora_steps: int) -> float:
     """GiB at most, in this process."""
     prepare, options = ROWS[row]
-    pipe = random_pipeline(getattr(torch, args.dtype))
+    device = torch.device(args.device)
+    pipe = random_networks(device, getattr(torch, args.dtype)).pipeline()
+    if "offload" in row:
+        pipe.to("cpu")
     prepare(pipe, args.device)
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak(device)
     pipe(
         Image.fromarray(skimage.data.astronaut()),
         HANDLES,
@@ -78,9 +66,7 @@ def peak(args: argparse.Namespace, row: str, lora_steps: int) -> float:
         identity_lora_steps=lora_steps,
         **options,
     )
-    if args.device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory(device) / 2**30
 
 
 def main() -> None:

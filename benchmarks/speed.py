@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -35,12 +34,13 @@ from typing import Any
 
 import skimage.data
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from PIL import Image
+from random_networks import RandomNetworks, forget_peak, peak_memory, random_networks, synchronize
 from tqdm import tqdm
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DragInstruction, DynaDragPipeline
-from dynadrag_pipeline.components import channels_last_on_cpu
+from dynadrag_pipeline.components import kernels_channels_last
 from dynadrag_pipeline.ddim_inversion import ddim_denoise, ddim_preview, make_ddim_schedulers, preview_timesteps
 from dynadrag_pipeline.denoiser import Condition, UNetDenoiser
 from dynadrag_pipeline.drag_edit import DragEdit
@@ -248,17 +248,14 @@ class MeasuredEdit(DragEdit):
 class Subject:
     """The models, the picture and the instruction that all rows share."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, networks: RandomNetworks | None = None) -> None:
         torch.set_num_threads(args.threads)
         self.args, self.device = args, torch.device(args.device)
         dtype = getattr(torch, args.dtype)
         if args.random_stable_diffusion:
-            side = 512
-            self.unet, self.vae, predictor, self.prompt_embeds = random_stable_diffusion(dtype)
-            self.scheduler_config = DDIMScheduler(
-                beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-            ).config
-            predictor = predictor.to(dtype)
+            networks = networks or random_networks(self.device, dtype)
+            side, self.unet, self.vae, predictor = networks.side, networks.unet, networks.vae, networks.predictor
+            self.prompt_embeds, self.scheduler_config = networks.prompt_embeds, networks.scheduler.config
         else:
             side = 128
             pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT, dtype=dtype)
@@ -279,8 +276,7 @@ class Subject:
         self.settings = DragSettings(max_iterations=args.iterations, **adam)
 
     def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(self.device)
 
     def fit_lora(self) -> IdentityLora:
         """The identity LoRA of the picture."""
@@ -298,7 +294,7 @@ class Subject:
     def prepared(self, measures: Measures, lora: IdentityLora) -> Iterator[None]:
         """Context in which the UNet is as a row wants it."""
         attached = attached_identity_lora if measures.lora_in_weights else attached_as_adapter
-        layout = channels_last_on_cpu(self.unet) if measures.channels_last else nullcontext()
+        layout = kernels_channels_last(self.unet) if measures.channels_last else nullcontext()
         if measures.compiled_blocks:
             torch._dynamo.config.recompile_limit = 64
             self.unet.compile_repeated_blocks()
@@ -343,26 +339,6 @@ class Subject:
         return seconds[2:]
 
 
-def random_stable_diffusion(
-    dtype: torch.dtype,
-) -> tuple[UNet2DConditionModel, AutoencoderKL, MotionPredictorModel, torch.Tensor]:
-    """Networks of Stable Diffusion 1.5's size: what they cost does not depend on their values."""
-    torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-        )
-    finally:
-        torch.set_default_dtype(default)
-    return unet, vae, MotionPredictorModel(), torch.randn(1, 77, 768)
-
-
 @torch.no_grad()
 def run_row(args: argparse.Namespace, measures: Measures, lora_folder: Path) -> dict[str, Any]:
     """One row, in this process: what it cost, and its picture."""
@@ -370,8 +346,7 @@ def run_row(args: argparse.Namespace, measures: Measures, lora_folder: Path) -> 
     lora = IdentityLora.load(lora_folder)
     with subject.prepared(measures, lora):
         passes_before = subject.one_pass()
-        if subject.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        forget_peak(subject.device)
         meter = Meter(subject.unet, subject.synchronize)
         decode = meter.timed("decoding", partial(decode_latents, subject.vae))
         engine = subject.engine(measures, decode)
@@ -387,16 +362,12 @@ def run_row(args: argparse.Namespace, measures: Measures, lora_folder: Path) -> 
         seconds = time.perf_counter() - began
         counted = meter.passes + edit.gradients.passes
         passes = passes_before + subject.one_pass()
-    if subject.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated()
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "passes": counted,
         "seconds": seconds,
         "pass_seconds": statistics.median(passes),
         "overhead": seconds / (counted * statistics.median(passes)),
-        "memory": memory,
+        "memory": peak_memory(subject.device),
         "iterations": len(steps),
         "stop_reason": loop.stop_reason,
         "stages": dict(meter.seconds),

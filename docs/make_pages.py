@@ -31,9 +31,11 @@ from dynadrag_pipeline import (
 from dynadrag_pipeline.drag_result import DragResult
 from dynadrag_pipeline.drag_state import DragState, DragStep
 from dynadrag_pipeline.modular_blocks import DynaDragBlocks
+from dynadrag_pipeline.motion.line_search import LineSearchMotion
 from dynadrag_pipeline.motion.path import PathMotion
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion.straight import StraightMotion
+from dynadrag_pipeline.motion.tracked import TrackedMotion
 from dynadrag_pipeline.settings import PRESETS, SettingsInForce, settings_in_force
 from dynadrag_pipeline.visualization import contact_sheet, draw_points, draw_trajectories, flow_to_image, save_gif
 from motion_predictor.common.options import options_table
@@ -91,6 +93,8 @@ SECTIONS: dict[str, dict[Any, tuple[str, ...]]] = {
         PredictedMotion: (),
         StraightMotion: (),
         PathMotion: (),
+        TrackedMotion: (),
+        LineSearchMotion: (),
         MotionPredictorModel: ("predict_flow",),
     },
     "Instructions and pictures": {

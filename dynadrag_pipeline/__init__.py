@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 EMBEDDED_CHECKPOINT = Path(__file__).parent / "weights" / "portraits-128"
 """Folder of the small trained checkpoint that comes with the package: portraits, edited at 128 pixels."""
 
+EMBEDDED_MOTION_PREDICTOR = Path(__file__).parent / "weights" / "motion-predictor"
+"""Folder of the motion predictor that comes with the package, for any checkpoint and pictures of any size."""
+
 _HOME = {
     "BaseMotionSource": "dynadrag_pipeline.motion.source",
     "DragInstruction": "dynadrag_pipeline.drag_instruction",
@@ -40,6 +43,7 @@ _HOME = {
 
 __all__ = [
     "EMBEDDED_CHECKPOINT",
+    "EMBEDDED_MOTION_PREDICTOR",
     "BaseMotionSource",
     "DragInstruction",
     "DragIteration",

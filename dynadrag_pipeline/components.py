@@ -115,7 +115,7 @@ def frozen_components(
                 module.eval()
             unet.requires_grad_(False)
             with (
-                channels_last_on_cpu(unet),
+                kernels_channels_last(unet),
                 scaled_adapters(unet, scale),
                 scaled_adapters(components.text_encoder, scale) if components.text_encoder else nullcontext(),
             ):
@@ -149,18 +149,19 @@ def claimed(unet: UNet2DConditionModel) -> Iterator[None]:
 
 
 @contextmanager
-def channels_last_on_cpu(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Context in which the kernels of a UNet on the CPU lie as convolutions there like them best.
+def kernels_channels_last(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Context in which the kernels of a UNet lie as convolutions like them best: on the CPU, and in 16 bits on a GPU.
 
-    An edit takes some 6 % less time for it (docs/notebook/performance.md). Afterwards their strides are those of
-    before, so that the UNet computes what it did, to the bit. On other devices nothing is done.
+    An edit on a CPU takes some 6 % less time for it, and a replayed pass on a GPU a quarter less
+    (docs/notebook/performance.md). Afterwards their strides are those of before, so that the UNet computes what it
+    did, to the bit. Elsewhere nothing is done.
     """
     adapted = {each for layer in tuner_layers(unet).values() for each in layer.parameters()}
     strides = {
         parameter: parameter.stride()
         for parameter in unet.parameters()
         if parameter.ndim == 4
-        and parameter.device.type == "cpu"
+        and (parameter.device.type == "cpu" or (parameter.device.type == "cuda" and parameter.dtype.itemsize == 2))
         and parameter.is_contiguous()
         and parameter not in adapted  # some adapters view kernels as matrices
     }
@@ -170,7 +171,7 @@ def channels_last_on_cpu(unet: UNet2DConditionModel) -> Iterator[None]:
         yield
     finally:
         for kernel, stride in strides.items():
-            as_before = torch.empty_strided(kernel.shape, stride, dtype=kernel.dtype)
+            as_before = torch.empty_strided(kernel.shape, stride, dtype=kernel.dtype, device=kernel.device)
             kernel.data = as_before.copy_(kernel.data)
 
 

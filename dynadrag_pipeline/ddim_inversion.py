@@ -111,7 +111,7 @@ def ddim_preview(
     clean_end = timesteps.new_zeros(1)  # where `final_alpha_cumprod` is taken from
     for timestep, following in zip(timesteps, torch.cat([timesteps[1:], clean_end]), strict=True):
         clean = sampler.step(predict_noise(latents, timestep), timestep, latents).pred_original_sample
-        alpha = sampler.alphas_cumprod[timestep]
+        alpha, next_alpha = (sampler.alphas_cumprod[at] for at in (timestep, following))
         noise = (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        latents = sampler.add_noise(clean, noise, following[None])
+        latents = next_alpha.sqrt() * clean + (1 - next_alpha).sqrt() * noise
     return latents

@@ -51,7 +51,8 @@ class DragEdit:
         valid (`torch.Tensor` of shape `(points,)`, bool): handles to supervise. Left by [`DragEdit.select_points`].
         similarities (`torch.Tensor` of shape `(points,)`): what they were selected by. Left by the same.
         motion ([`Motion`]): where the source of motion sends the handles. Left by [`DragEdit.propose_motion`].
-        next_handles (`torch.Tensor` of shape `(points, 2)`): h^{k+1}. Left by the same, and by the last part.
+        next_handles (`torch.Tensor` of shape `(points, 2)`):
+            h^{k+1}. Left by the same, and by [`DragEdit.locate_handles`].
         loss (`float`): Eq. 2 at z_t^k. Left by [`DragEdit.supervise_motion`], as are the latents.
         denoised (`torch.Tensor` of shape `(1, channels, h, w)`, *optional*):
             z_0^{k+1}. Left by [`DragEdit.denoise`]; `None` if nobody would see it.
@@ -159,7 +160,7 @@ class DragEdit:
         """One iteration of predict-and-move.
 
         Selection needs nothing of the prediction, and comes first because handles that are abandoned must not be in
-        its maps.
+        its maps. Handles are located before the denoising, which asks whether they have arrived.
 
         Raises:
             FloatingPointError: if a loss or a latent is not finite.
@@ -167,8 +168,8 @@ class DragEdit:
         self.select_points()
         self.propose_motion()
         self.supervise_motion()
-        self.denoise()
         self.locate_handles()
+        self.denoise()
 
     def select_points(self) -> None:
         """Find the valid handles and their similarities (Sec. 3.2.2). Pins are valid, always; in settling, all are."""
@@ -220,6 +221,12 @@ class DragEdit:
             raise FloatingPointError(f"Motion supervision met losses of {values}.")
         self.loss, self._supervised = values[0], supervised
 
+    def locate_handles(self) -> None:
+        """Ask the source where the handles are now: where they were sent, unless it looks. In settling, they stay."""
+        if not self.rule.is_settling:
+            located = self._on_picture(self.source.locate(self.view, self.next_handles))
+            self.next_handles = torch.where(self.points.moving[:, None], located, self.next_handles)
+
     def denoise(self) -> None:
         """Find z_0^{k+1} of the optimised latent: a preview of it, if that is wanted and more iterations follow.
 
@@ -237,12 +244,6 @@ class DragEdit:
             self.denoised = None
         else:
             raise FloatingPointError("Motion supervision led to a latent that is not finite.")
-
-    def locate_handles(self) -> None:
-        """Ask the source where the handles are now: where they were sent, unless it looks. In settling, they stay."""
-        if not self.rule.is_settling:
-            located = self._on_picture(self.source.locate(self.view, self.next_handles))
-            self.next_handles = torch.where(self.points.moving[:, None], located, self.next_handles)
 
     def step(self) -> DragStep:
         """What the iteration came to, with its record.
@@ -295,16 +296,19 @@ class DragEdit:
         return sample_patches(self.look()[1].detach(), self._in_cells(points), radius)
 
     def _source_patches(self) -> torch.Tensor:
-        """The constant patches of Eq. 2 for the valid handles.
+        """The constant patches of Eq. 2 for the valid handles, from the source of motion if it has some.
 
         What is to stand still, a pin or content that settles, is compared with what was there when the edit began: its
         patch at z_t^k, where it is to be, is the one that it already has.
         """
         valid = self.valid
         original = self.original_patches[valid]
-        if self.engine.settings.source_patches == "original" or self.rule.is_settling:
+        if self.motion.templates is not None:
+            current = self.motion.templates[valid]
+        elif self.engine.settings.source_patches == "original" or self.rule.is_settling:
             return original
-        current = self._patches_at(self.points.handles[valid])
+        else:
+            current = self._patches_at(self.points.handles[valid])
         return torch.where(self.points.pinned[valid][:, None, None, None], original, current)
 
     def _loss(self, output: torch.Tensor, features: torch.Tensor, supervised: Supervised) -> torch.Tensor:

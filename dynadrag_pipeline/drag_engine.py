@@ -23,6 +23,7 @@ from .ddim_inversion import (
 )
 from .denoiser import Condition, Denoiser, UNetDenoiser
 from .encoding import decode_latents
+from .graphed_denoiser import CapturedPasses, GraphedDenoiser
 from .kv_replacement import KVBank, default_kv_start_layer
 from .settings import DragSettings
 from .unet_features import resize_to_supervision_grid, supervision_grid
@@ -149,6 +150,7 @@ def make_engine(
     condition: Condition,
     progress_bar: Callable[[int, str], Any],
     decode_preview: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    captured: CapturedPasses | None = None,
 ) -> DragEngine:
     """The engine over the components of a pipeline, or of a modular pipeline.
 
@@ -157,11 +159,13 @@ def make_engine(
         settings ([`DragSettings`]): the numbers.
         condition ([`Condition`]): what UNet passes are given.
         progress_bar, decode_preview: as in [`DragEngine`].
+        captured ([`CapturedPasses`], *optional*): of the UNet, while its weights stay where they are.
     """
     sampler, inverse = make_ddim_schedulers(models.scheduler.config, settings.num_inference_steps)
     start = settings.kv_start_layer
+    eager = UNetDenoiser(models.unet, condition, settings.feature_block)
     return DragEngine(
-        denoiser=UNetDenoiser(models.unet, condition, settings.feature_block),
+        denoiser=eager if captured is None or not settings.cuda_graphs else GraphedDenoiser(eager, captured),
         sampler=sampler,
         inverse=inverse,
         decode=partial(decode_latents, models.vae),

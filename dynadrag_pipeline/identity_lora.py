@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.configuration_utils import FrozenDict
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
@@ -34,7 +33,10 @@ from safetensors.torch import load_file, save
 from motion_predictor.common.atomic_file import atomic_file
 
 from .denoiser import UNetDenoiser
-from .loss_scale import LossScale
+from .graph_capture import Capture, say_once
+from .identity_fit import GraphedLoraFit, LoraFit, LoraSample, draw_sample
+from .network_state import why_not_captured
+from .repeatable import repeatable_attention
 from .settings import DragSettings
 
 logger = logging.get_logger(__name__)
@@ -188,6 +190,7 @@ def fit_identity_lora(
     seed: int = 0,
     picture: str | None = None,
     progress_bar: Callable[[int], Any],
+    capture: Capture | None = None,
 ) -> IdentityLora:
     """Fit a LoRA on all attention projections of the UNet to one picture (Sec. 4.2: rank 16, 200 steps, 2e-4).
 
@@ -202,6 +205,7 @@ def fit_identity_lora(
         seed (`int`, defaults to 0): seeds the initial matrices, the noise and the timesteps.
         picture (`str`, *optional*): fingerprint to file the result under.
         progress_bar (`Callable`): `steps -> context manager with update()`, like `tqdm`.
+        capture ([`Capture`], *optional*): captures a step, to be replayed for all of them.
 
     Raises:
         FloatingPointError: if a gradient is not finite in float16, however the loss is scaled, or a weight is not.
@@ -209,20 +213,25 @@ def fit_identity_lora(
     unet = denoiser.unet
     noise_schedule = DDPMScheduler.from_config(scheduler_config)
     generator = torch.Generator().manual_seed(seed)
-    loss_scale = LossScale(denoiser.is_half)
     with _identity_adapter(unet, _lora_config(settings.rank, settings.rank), seed), torch.enable_grad():
         parameters = [parameter for name, parameter in unet.named_parameters() if f".{ADAPTER_NAME}." in name]
         unet.requires_grad_(False)
         for parameter in parameters:
             parameter.requires_grad_(True)
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)
-        with progress_bar(settings.steps) as progress:
-            for _ in range(settings.steps):
-                loss = _denoising_loss(denoiser, noise_schedule, sample_latents(generator), generator)
-                for parameter, gradient in zip(parameters, loss_scale.gradients(loss, parameters), strict=True):
-                    parameter.grad = gradient
-                optimizer.step()
-                progress.update()
+        fit = LoraFit(denoiser, noise_schedule, parameters, settings.learning_rate)
+        graphed: GraphedLoraFit | None = None
+        device = denoiser.condition.prompt_embeds.device
+        try:
+            with repeatable_attention(unet, device), progress_bar(settings.steps) as progress:
+                for step in range(settings.steps):
+                    sample = draw_sample(sample_latents, noise_schedule, generator)
+                    if step == 0:
+                        graphed = _graphed(fit, capture, sample)
+                    (graphed or fit).step(sample)
+                    progress.update()
+        finally:
+            if graphed is not None:
+                graphed.reset()
         state_dict = get_peft_model_state_dict(unet, adapter_name=ADAPTER_NAME)
         weights = {key: value.detach().to("cpu", torch.float32, copy=True) for key, value in state_dict.items()}
     if not all(torch.isfinite(value).all() for value in weights.values()):
@@ -327,18 +336,19 @@ def scaled_adapters(model: torch.nn.Module, scale: float) -> Iterator[None]:
             layer.scaling.update(scaling)
 
 
-def _denoising_loss(
-    denoiser: UNetDenoiser, noise_schedule: DDPMScheduler, latents: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """MSE between the model output and what it should be, at one random timestep."""
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    limit = noise_schedule.config.num_train_timesteps
-    timestep = torch.randint(limit, (len(latents),), generator=generator).to(latents.device)
-    noisy = noise_schedule.add_noise(latents, noise, timestep)
-    predicted = denoiser(noisy, timestep)
-    prediction_type = noise_schedule.config.prediction_type
-    wanted = noise if prediction_type == "epsilon" else noise_schedule.get_velocity(latents, noise, timestep)
-    return F.mse_loss(predicted, wanted.float())
+def _graphed(fit: LoraFit, capture: Capture | None, like: LoraSample) -> GraphedLoraFit | None:
+    """The fit as graphs, where there is a way to capture it, and nothing in the way."""
+    unet = fit.denoiser.unet
+    if capture is None or unet.is_gradient_checkpointing:
+        return None
+    reason = why_not_captured(unet)
+    if reason is None:
+        try:
+            return GraphedLoraFit(fit, capture, like)
+        except RuntimeError as error:  # memory is short, or something in the UNet can't be captured
+            reason = f"capturing a step of the identity LoRA failed: {error}"
+    say_once(reason)
+    return None
 
 
 def _lora_config(rank: int, alpha: float) -> LoraConfig:

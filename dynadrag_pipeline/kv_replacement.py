@@ -75,6 +75,8 @@ class KVBank:
         self._current: dict[str, torch.Tensor] = {}
         self._kept: dict[int, dict[str, torch.Tensor]] = {}
         self._device: torch.device | None = None
+        self._ahead: dict[int, _Sent] = {}
+        self._stream: torch.cuda.Stream | None = None
 
     @property
     def timestep(self) -> int:
@@ -85,8 +87,32 @@ class KVBank:
     def timestep(self, timestep: int) -> None:
         self._keep()
         self._timestep = timestep
+        self._current = self.at(timestep)
+
+    def at(self, timestep: int) -> dict[str, torch.Tensor]:
+        """What was recorded at a timestep, by layer, on the device.
+
+        From the host's memory, what follows it is sent to a GPU meanwhile: a pass takes longer than its way.
+        """
         kept = self._kept.get(timestep, {})
-        self._current = {layer: inputs.to(self._device, non_blocking=True) for layer, inputs in kept.items()}
+        if self._device is None or self._device.type != "cuda" or all(inputs.is_cuda for inputs in kept.values()):
+            return {layer: inputs.to(self._device) for layer, inputs in kept.items()}
+        self._stream = self._stream or torch.cuda.Stream(self._device)
+        arrived = (self._ahead.pop(timestep, None) or _Sent(kept, self._stream)).arrived()
+        order = list(self._kept)
+        following = order[(order.index(timestep) + 1) % len(order)]
+        self._ahead = {following: _Sent(self._kept[following], self._stream)}
+        return arrived
+
+    def keep(self, timestep: int, inputs: dict[str, torch.Tensor]) -> None:
+        """Put away what was recorded at a timestep, by layer."""
+        self._timestep, self._current = timestep, inputs
+        self._keep()
+
+    @property
+    def layers(self) -> list[str]:
+        """What was recorded, in the order of execution."""
+        return list(next(iter(self._kept.values()), {}))
 
     def recording(self, unet: UNet2DConditionModel) -> Any:
         """Context in which the UNet's self-attention inputs are kept."""
@@ -135,6 +161,42 @@ class KVBank:
         finally:
             self._keep()
             unet.set_attn_processor(before)
+
+
+class HeldInputs(KVBank):
+    """The inputs of one timestep, which stay where they are: what a captured pass records, or replays.
+
+    Args:
+        start_layer (`int`): as in [`KVBank`].
+        inputs (`dict`, *optional*): by layer, to replay.
+
+    Attributes:
+        inputs (`dict[str, torch.Tensor]`): by layer.
+    """
+
+    def __init__(self, start_layer: int, inputs: dict[str, torch.Tensor] | None = None) -> None:
+        super().__init__(start_layer)
+        self.inputs = self._current = dict(inputs or {})
+
+    def _keep(self) -> None:
+        """They are held as they are."""
+
+
+class _Sent:
+    """Tensors on their way from the host's pinned memory to a GPU, beside what that is doing."""
+
+    def __init__(self, inputs: dict[str, torch.Tensor], stream: torch.cuda.Stream) -> None:
+        self.stream = stream
+        with torch.cuda.stream(stream):
+            self.inputs = {layer: each.to(stream.device, non_blocking=True) for layer, each in inputs.items()}
+
+    def arrived(self) -> dict[str, torch.Tensor]:
+        """The tensors, for work that is launched from now on."""
+        current = torch.cuda.current_stream(self.stream.device)
+        current.wait_stream(self.stream)
+        for each in self.inputs.values():
+            each.record_stream(current)
+        return self.inputs
 
 
 class BankedAttention:

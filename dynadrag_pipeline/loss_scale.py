@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -41,13 +41,42 @@ class LossScale:
         Raises:
             FloatingPointError: if a gradient is not finite at any scale, though the loss is.
         """
-        if not self.is_half or not torch.isfinite(loss):
+        if not self.is_half:
             return torch.autograd.grad(loss, inputs)
+        scaled: tuple[torch.Tensor, ...] = ()
+
+        def attempt(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+            nonlocal scaled
+            by = torch.full_like(loss, scale)
+            scaled = torch.autograd.grad(loss, inputs, grad_outputs=by, retain_graph=True)
+            return loss, all_finite(scaled)
+
+        self.settle(attempt)
+        return tuple(gradient / self.scale for gradient in scaled)
+
+    def settle(self, attempt: Callable[[float], tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Take gradients at falling scales until they are finite, or the loss itself is not.
+
+        Args:
+            attempt (`Callable`): `scale -> (loss, whether all gradients are finite)`, both scalars on their device.
+
+        Raises:
+            FloatingPointError: if they are finite at no scale.
+        """
         while self.scale >= LEAST_SCALE:
-            scale = torch.full_like(loss, self.scale)
-            scaled = torch.autograd.grad(loss, inputs, grad_outputs=scale, retain_graph=True)
-            if all(bool(torch.isfinite(gradient).all()) for gradient in scaled):
-                return tuple(gradient / self.scale for gradient in scaled)
+            loss, is_finite = attempt(self.scale)
+            if is_finite or not torch.isfinite(loss):
+                return
             self.scale /= FALL
             self.retries += 1
         raise FloatingPointError("A gradient is not finite in float16, however the loss is scaled.")
+
+
+def all_finite(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Whether all values of all of them are finite, as a scalar on their device.
+
+    Example:
+        >>> all_finite([torch.ones(2), torch.tensor([1.0, torch.inf])])
+        tensor(False)
+    """
+    return torch.stack([torch.isfinite(each).all() for each in tensors]).all()

@@ -51,6 +51,7 @@ from .encoding import decode_latents
 from .hub import INSTALLED_PREDICTOR, is_predictor, is_remote
 from .identity_lora import IdentityLora
 from .motion.choice import choose_motion
+from .motion.names import MOTION_NAMES
 from .picture import resize_picture, to_picture_tensor
 from .pipeline_output import OUTPUT_TYPES, StopReason
 from .session import DragSession
@@ -172,7 +173,9 @@ class PrepareStep(DragBlock):
         InputParam("mask", Any, description="white (1) where the picture may change; without it everything may"),
         PROMPT,
         GIVEN_EMBEDS,
-        InputParam("motion", Any, description="'predicted', 'straight', a path for each pair, or a MotionSource"),
+        InputParam(
+            "motion", Any, description=f"{', '.join(map(repr, MOTION_NAMES))}, a path for each pair, or a MotionSource"
+        ),
         InputParam("settings", Any, description="options in one place: DragSettings, a dict or the name of a preset"),
         InputParam("preset", str, description="'paper' is the paper to the letter, 'fast' trades quality for time"),
         PREVIEW_VAE,
@@ -339,15 +342,6 @@ class SuperviseMotionStep(IterationBlock):
         edit.supervise_motion()
 
 
-class DenoiseStep(IterationBlock):
-    """Leaves `denoised` and `is_preview`."""
-
-    about = "Denoise the latent with the original's keys and values (Sec. 3.3)."
-
-    def work_on(self, edit: DragEdit) -> None:
-        edit.denoise()
-
-
 class LocateHandlesStep(IterationBlock):
     """Leaves `next_handles`."""
 
@@ -357,12 +351,21 @@ class LocateHandlesStep(IterationBlock):
         edit.locate_handles()
 
 
+class DenoiseStep(IterationBlock):
+    """Leaves `denoised` and `is_preview`."""
+
+    about = "Denoise the latent with the original's keys and values (Sec. 3.3)."
+
+    def work_on(self, edit: DragEdit) -> None:
+        edit.denoise()
+
+
 class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
     """Models: the UNet with gradients, the VAE's decoder, the motion predictor."""
 
     model_name = "dynadrag"
-    block_classes = [SelectPointsStep, ProposeMotionStep, SuperviseMotionStep, DenoiseStep, LocateHandlesStep]
-    block_names = ["select", "predict", "supervise", "denoise", "locate"]
+    block_classes = [SelectPointsStep, ProposeMotionStep, SuperviseMotionStep, LocateHandlesStep, DenoiseStep]
+    block_names = ["select", "predict", "supervise", "locate", "denoise"]
 
     @property
     def description(self) -> str:
@@ -498,7 +501,7 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
     """Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)), in blocks.
 
     The blocks are `prepare`, `encode`, `fit_identity`, `invert`, `drag` and `decode`; `drag` is a loop over `select`,
-    `predict`, `supervise`, `denoise` and `locate`. From the same inputs and seed they make the picture that
+    `predict`, `supervise`, `locate` and `denoise`. From the same inputs and seed they make the picture that
     [`DynaDragPipeline`] makes, one picture a call.
 
     Example:
@@ -510,7 +513,7 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
     >>> list(blocks.sub_blocks)
     ['prepare', 'encode', 'fit_identity', 'invert', 'drag', 'decode']
     >>> list(blocks.sub_blocks["drag"].sub_blocks)
-    ['select', 'predict', 'supervise', 'denoise', 'locate']
+    ['select', 'predict', 'supervise', 'locate', 'denoise']
     >>> pipe = blocks.init_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5")  # doctest: +SKIP
     >>> pipe.load_components()  # doctest: +SKIP
     >>> images = pipe(image=photo, handles=[(210, 180)], targets=[(250, 180)], output="images")  # doctest: +SKIP

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
+from .repeatable import sample_bilinear
 from .settings import ChannelReduction
 
 
@@ -27,16 +27,8 @@ def sample_patches(features: torch.Tensor, points: torch.Tensor, radius: int) ->
         >>> sample_patches(column_numbers, torch.tensor([[1.5, 1.0]]), radius=1)[0, 0, 0]
         tensor([0.5000, 1.5000, 2.5000])
     """
-    height, width = features.shape[-2:]
     offsets = torch.arange(-radius, radius + 1, device=points.device, dtype=points.dtype)
-    dy, dx = torch.meshgrid(offsets, offsets, indexing="ij")
-    cells = points[:, None, None, :] + torch.stack([dx, dy], dim=-1)  # [points, 2r+1, 2r+1, 2]
-    scale = torch.tensor([width, height], device=points.device, dtype=points.dtype)
-    grid = (2 * cells + 1) / scale - 1
-    patches = F.grid_sample(
-        features, grid.flatten(0, 1)[None].to(features.dtype), padding_mode="border", align_corners=False
-    )
-    return patches[0].unflatten(1, (len(points), -1)).transpose(0, 1)
+    return sample_bilinear(features, points[:, :1] + offsets, points[:, 1:] + offsets)
 
 
 def motion_supervision_loss(

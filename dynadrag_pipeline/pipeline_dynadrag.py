@@ -199,8 +199,9 @@ class DynaDragPipeline(
                 without a text encoder.
             motion ([`MotionSource`], `str`, or a path for each pair, *optional*):
                 where handles go next: `"predicted"` by the pipeline's motion predictor, `"straight"` in equal steps,
-                or along paths, of which each is a list of (x, y) that its handle passes on its way, or `None`; or an
-                object with the methods of [`MotionSource`]. By default the motion predictor, if there is one.
+                as other frameworks do, `"track"` ([`TrackedMotion`]) and `"search"` ([`LineSearchMotion`]), or along
+                paths, of which each is a list of (x, y) that its handle passes on its way, or `None`; or an object
+                with the methods of [`MotionSource`]. By default the motion predictor, if there is one.
             settings ([`DragSettings`], `dict` or `str`, *optional*):
                 options in one place; a keyword goes before them. A [`DragSettings`] is complete, a `dict` need not be,
                 a `str` is the name of a preset.

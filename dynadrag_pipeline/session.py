@@ -23,6 +23,8 @@ from .drag_result import DragResult
 from .drag_state import DragState, DragStep
 from .encoding import TOKENIZING, decode_latents, encode_picture, encode_prompt
 from .fit_key import fit_key, picture_fingerprint
+from .graph_capture import capture_on
+from .graphed_denoiser import CapturedPasses, captured_passes
 from .identity_lora import (
     IdentityLora,
     LoraSettings,
@@ -33,6 +35,7 @@ from .motion.choice import choose_motion
 from .motion.path import Paths
 from .motion.source import MotionSource
 from .picture import resize_picture
+from .repeatable import repeatable_attention, repeatable_convolutions
 from .settings import DragSettings, SettingsInForce
 from .source_restoration import restore_source
 
@@ -126,8 +129,9 @@ class DragSession:
             self.encode()
             if self.settings.identity_lora_steps:
                 self.lora = self.fit_identity_lora() if find_lora is None else find_lora(self)
-            self.invert()
-            self.denoise_reference()
+            with self.carrying_lora():
+                self.invert()
+                self.denoise_reference()
         return self
 
     @property
@@ -200,6 +204,7 @@ class DragSession:
                 seed=self.seed,
                 picture=self.fingerprint,
                 progress_bar=lambda total: self.progress_bar(total, "Identity LoRA"),
+                capture=capture_on(self.models._execution_device) if settings.cuda_graphs else None,
             )
 
     def invert(self) -> None:
@@ -217,7 +222,8 @@ class DragSession:
         """The engine of this picture's edits, inside [`DragSession.working`]."""
         settings = (in_force or self.in_force).settings
         condition = Condition(self.prompt_embeds, self._attention_kwargs)
-        return make_engine(self.models, settings, condition, self.progress_bar, self.decode_preview)
+        captured = self._lora.value
+        return make_engine(self.models, settings, condition, self.progress_bar, self.decode_preview, captured)
 
     # --- drags ---
 
@@ -401,15 +407,32 @@ class DragSession:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Context in which the models are frozen for this session; may be entered again inside it."""
-        with self._models.entered(lambda: frozen_components(self.models, self.cross_attention_kwargs)) as kwargs:
+        with self._models.entered(self._frozen) as kwargs:
             self._attention_kwargs = kwargs
             yield
 
     @contextmanager
     def carrying_lora(self) -> Iterator[None]:
         """Context in which the UNet carries the identity LoRA; may be entered again inside it."""
-        with self._lora.entered(lambda: attached_identity_lora(self.models.unet, self.lora)):
+        with self._lora.entered(self._dressed):
             yield
+
+    @contextmanager
+    def _frozen(self) -> Iterator[dict[str, Any] | None]:
+        device = self.models._execution_device
+        with repeatable_convolutions(device), frozen_components(self.models, self.cross_attention_kwargs) as kwargs:
+            yield kwargs
+
+    @contextmanager
+    def _dressed(self) -> Iterator[CapturedPasses | None]:
+        """The UNet with the LoRA on; its weights stay where they are, so that passes can be captured meanwhile."""
+        unet, device = self.models.unet, self.models._execution_device
+        with (
+            attached_identity_lora(unet, self.lora),
+            repeatable_attention(unet, device),
+            captured_passes(unet, device) as captured,
+        ):
+            yield captured
 
 
 class _Held:
@@ -430,6 +453,7 @@ class _Held:
         finally:
             self.holders -= 1
             if not self.holders:
+                self.value = None
                 self.context.close()
 
 

@@ -21,6 +21,7 @@ from motion_predictor.common.checks import check_choice, got, naming
 from motion_predictor.common.options import (
     SAME,
     Choice,
+    Kind,
     Number,
     Switch,
     WholeNumber,
@@ -37,6 +38,7 @@ SourcePatches = Literal["iteration", "step", "original"]
 OptimizerScope = Literal["edit", "iteration"]
 SelectionStrategy = Literal["all", "first", "random"]
 KVPlacement = Literal["auto", "device", "host"]
+CudaGraphs = Literal["auto", False]
 Origin = Literal["given", "checkpoint", "preset", "paper", "default"]
 """Where a setting comes from: it was given; the checkpoint recommends it, or a preset; it is the paper's; or it is
 this project's default, where the paper says nothing or otherwise."""
@@ -52,6 +54,23 @@ READINGS = "readings of the paper, for ablations"
 
 LARGEST_SIDE = 16384
 """Pixels of a picture's side, at most."""
+
+
+@dataclass(frozen=True)
+class AutoOrOff(Kind):
+    """`"auto"`, or `False`, which is `no` on the command line."""
+
+    @property
+    def metavar(self) -> str:
+        return "{auto,no}"
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if value is False or (isinstance(value, str) and value == "auto"):
+            return value
+        raise ValueError(f"`{name}` must be 'auto' or False, got {got(value)}.")
+
+    def _read(self, text: str) -> Any:
+        return False if text == "no" else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +250,14 @@ class DragSettings:
         Choice(accepted=get_args(KVPlacement)),
         "where the original's keys and values wait: on the 'device', in the memory of the 'host', from where each is "
         "copied when its timestep comes, or on the device if they fill no more than half of what is free there",
+        group=SPEED,
+    )
+    cuda_graphs: CudaGraphs = option(
+        "auto",
+        AutoOrOff(),
+        "whether the UNet's passes are captured once and replayed on a GPU, which is several times as fast as "
+        "launching them from Python, and takes more memory there: 'auto' does where it can (not under offloading, nor "
+        "with compiled blocks or hooks on the UNet), False never",
         group=SPEED,
     )
     feature_block: int = option(

@@ -56,6 +56,9 @@ def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: t
 def content_shift(edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
     """Where each piece of the edited picture was before the edit, minus where it is: smooth, and from coarse to fine.
 
+    It is sought on the CPU, wherever the pictures are: they are small, a GPU would wait for Python in each of some
+    thousand little steps, and its gradients would add up in another order each time.
+
     On each level, shifts at the nodes of a grid minimise a robust difference of the edited picture and the shifted
     reconstruction, and the total variation of the shift (an optical flow as of Brox et al., 2004, on a grid). A shift
     that little speaks for stays nought.
@@ -67,6 +70,7 @@ def content_shift(edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.T
         `torch.Tensor` of shape `(1, 2, h', w')`: (x, y) in pixels of a picture of that size, whose short side is 128
         or that of the pictures, if it is shorter.
     """
+    device, edited, reconstruction = edited.device, edited.cpu(), reconstruction.cpu()
     height, width = edited.shape[-2:]
     scale = min(1.0, WORKING_SIDE / min(height, width))
     shift = edited.new_zeros(1, 2, 1, 1)
@@ -74,7 +78,7 @@ def content_shift(edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.T
         size = (max(1, round(height * scale / level)), max(1, round(width * scale / level)))
         smaller = [F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction)]
         shift = _refined(resize_shift(shift, size), *smaller)
-    return shift
+    return shift.to(device)
 
 
 def _refined(shift: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from .repeatable import resize_bilinear
 
 
 @contextmanager
@@ -51,4 +52,4 @@ def resize_to_supervision_grid(features: torch.Tensor, size: tuple[int, int]) ->
     Returns:
         `torch.Tensor` of shape `(batch, channels, height, width)`.
     """
-    return F.interpolate(features.float(), size=size, mode="bilinear", align_corners=False)
+    return resize_bilinear(features.float(), size)

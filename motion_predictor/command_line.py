@@ -82,15 +82,22 @@ examples:
 
 
 EVALUATE_EXAMPLES = """\
-example:
-  Two training runs side by side, on two datasets:
+examples:
+  Two training runs side by side, on two datasets; each is a kind of content, named by its folder:
 
     dynadrag evaluate-motion-predictor --model runs/paper runs/robust --data data/talks data/portraits --out compared
 
+  Whole maps above all, and few of the rest:
+
+    dynadrag evaluate-motion-predictor --model runs/robust --data data/faces data/hands --out maps \\
+        --samples 64 --rollouts 8 --maps 128
+
 what is written to --out:
-  evaluation.md, .json      errors and wrong ways by dataset and distance, beside straight steps; rollouts
-  evaluation.png            the same as curves
+  evaluation.md, .json      errors and wrong ways by dataset and distance, beside straight steps; rollouts; whole
+                            maps by number of handles and distance from them, beside a spline; paths that bend
+  evaluation.png            errors at the handles, and rollouts, as curves
   trajectories-DATASET.png  predicted paths over the true ones, on the pictures
+  flows-DATASET.png         where everything goes, in colours: the best, the middle and the worst sample
 """
 
 
@@ -134,8 +141,15 @@ def _build(args: argparse.Namespace, written: list[Path]) -> None:
         with _kept_when_stopped(args.out, written):
             summary = build_dataset(args.videos, args.out, settings)
         if summary is not None:
+            _check_not_empty(sum(outcome.get("records", 0) for outcome in summary.outcomes.values()), args.out)
             print(save_statistics(args.out))
             written.append(args.out)
+
+
+def _check_not_empty(records: int, out: Path) -> None:
+    """A dataset without a record is of no use to anybody: say so before a training run does."""
+    if records == 0:
+        raise CommandError(f"not a single record came of this; the files in {out / 'videos'} say why.")
 
 
 @contextmanager
@@ -196,6 +210,7 @@ def _build_portraits(args: argparse.Namespace, written: list[Path]) -> None:
         with _kept_when_stopped(args.out, written):
             counts = build_portraits([source], args.out, settings)
         if counts is not None:
+            _check_not_empty(counts["records"], args.out)
             print(", ".join(f"{count} {what}" for what, count in counts.items()))
             print(save_statistics(args.out))
             written.append(args.out)
@@ -246,7 +261,8 @@ def _add_evaluate_command(commands: argparse._SubParsersAction[argparse.Argument
         usage="dynadrag evaluate-motion-predictor --model DIR_OR_ID [...] --data DIR [...] --out DIR [options]",
         help="measure how well motion predictors predict",
         description="Measure motion predictors on datasets whose motion is known: single steps beside zero flow,\n"
-        "straight steps and the best linear step, and rollouts of all 25 steps of an edit.",
+        "straight steps and the best linear step; rollouts of all 25 steps of an edit; and the motion of everything\n"
+        "beside a spline through the same points.",
         epilog=EVALUATE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

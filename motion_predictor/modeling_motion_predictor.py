@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from logging import LogRecord
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -453,7 +454,9 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         sample = sample.to(device=device, dtype=self.dtype, memory_format=torch.channels_last)
         output = self(sample)
         if not torch.isfinite(output.flow).all():
-            raise ValueError(f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?")
+            raise FloatingPointError(
+                f"The predicted flow is not finite (network in {self.dtype}): are its weights sound?"
+            )
         return MotionPredictorOutput(**{name: _carried(value, image) for name, value in output.items()})
 
     def predict_flow(
@@ -487,6 +490,18 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         flow: torch.Tensor = output[0] if horizon == "step" else output["total_flow"]
         return flow
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move and cast the network, as [`torch.nn.Module.to`] does.
+
+        diffusers warns of modules that should be kept in float32, also where there are none, as here.
+        """
+        logger = logging.get_logger("diffusers.models.modeling_utils")
+        logger.addFilter(_says_something)
+        try:
+            return super().to(*args, **kwargs)
+        finally:
+            logger.removeFilter(_says_something)
+
     def _card_text(self, repo_id: str, license: str | None) -> str:
         return motion_predictor_card_text(self, self.config["sample_size"], repo_id, license)
 
@@ -500,6 +515,10 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             return height, width
         scale = self.config["sample_size"] / min(height, width)
         return round(height * scale), round(width * scale)
+
+
+def _says_something(record: LogRecord) -> bool:
+    return "should be kept in float32: []" not in record.getMessage()
 
 
 def _resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

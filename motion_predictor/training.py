@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,11 @@ def _samples(config: TrainingConfig, split: str, size: int) -> MotionSamples:
     sources = config.data if split == "train" else _sources(config, split)
     shards = [MotionShards(source.folder, split) for source in sources]
     weights = [source.weight for source in sources]
-    return MotionSamples(shards, weights, config.samples, size, config.seed + (split == "val"))
+    settings = [
+        config.samples if source.framing is None else replace(config.samples, framing=source.framing)
+        for source in sources
+    ]
+    return MotionSamples(shards, weights, settings, size, config.seed + (split == "val"))
 
 
 def _first_network(config: TrainingConfig) -> MotionPredictorModel:

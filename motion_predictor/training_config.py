@@ -68,10 +68,18 @@ LIMITS: dict[str, tuple[int, int]] = {
 
 @dataclass
 class DataSource:
-    """A dataset that `dynadrag build-dataset` wrote, and how often it is drawn from, in proportion."""
+    """A dataset that `dynadrag build-dataset` or `build-portraits` wrote, and how it is drawn from.
+
+    Attributes:
+        folder (`str`): of the dataset.
+        weight (`float`, *optional*, defaults to 1.0): how often it is drawn from, in proportion.
+        framing (`bool`, *optional*): whether its records are framed anew; None: as `samples` says. Those of
+            `build-portraits --smallest-face` are framed in all ways already.
+    """
 
     folder: str
     weight: float = 1.0
+    framing: bool | None = None
 
     def __post_init__(self) -> None:
         check_number("weight", self.weight, above=0)

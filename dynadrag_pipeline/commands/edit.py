@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from motion_predictor.common.command_errors import CommandError, errors_as_one_line, one_line
 
 from .edit_job import Job, checked_job
-from .edit_model import EMBEDDED, available_device, load_pipeline, load_preview_vae
+from .edit_model import EMBEDDED, available_device, load_pipeline, load_preview_vae, suitable_dtype
 from .edit_options import add_edit_options
 from .result_saver import ResultSaver
 
@@ -33,7 +33,7 @@ examples:
   Drag a photograph by an instruction file, inside a mask, with Stable Diffusion 1.5 on a GPU, and keep a GIF:
 
     dynadrag edit photo.jpg --instruction turn.json --mask face.png --out turned --gif \\
-        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda --dtype float16
+        --model stable-diffusion-v1-5/stable-diffusion-v1-5 --device cuda
 """
 
 
@@ -60,6 +60,7 @@ def _edit(args: argparse.Namespace, written: list[Path]) -> None:
     with errors_as_one_line():
         job = checked_job(args)
     args.device = available_device(args.device)
+    args.dtype = suitable_dtype(args.dtype, args.device)
     pipe = load_pipeline(args)
     if args.preview_vae is not None:
         job.call["preview_vae"] = load_preview_vae(args, pipe)
@@ -86,7 +87,8 @@ def _run(pipe: DynaDragPipeline, job: Job, seed: int) -> DynaDragPipelineOutput:
         raise CommandError(one_line(error)) from error
     except torch.cuda.OutOfMemoryError as error:
         raise CommandError(
-            "not enough memory on the GPU: try --dtype float16, a smaller --processing-resolution, or --device cpu."
+            "not enough memory on the GPU: try --low-memory, --dtype float16, a smaller --processing-resolution, or "
+            "--device cpu."
         ) from error
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # what torch says on the CPU
@@ -109,6 +111,7 @@ def _record(args: argparse.Namespace, job: Job, output: DynaDragPipelineOutput) 
         "image": _shown(args.image),
         "mask": None if args.mask is None else _shown(args.mask),
         "model": args.model or EMBEDDED,
+        "motion_predictor": args.motion_predictor,
         "preset": args.preset,
         "device": args.device,
         "dtype": args.dtype,
@@ -172,7 +175,13 @@ def _finite(value: Any) -> Any:
 
 
 def _summary(record: dict[str, Any], written: list[Path]) -> str:
-    motion = {"predicted": "the motion predictor", "straight": "straight steps", "path": "the paths given"}
+    motion = {
+        "predicted": "the motion predictor",
+        "straight": "straight steps",
+        "path": "the paths given",
+        "track": "unit steps and tracking",
+        "search": "a line search",
+    }
     figures = (
         f"{len(record['iterations'])} iterations by {motion.get(record['motion_source'], record['motion_source'])}, "
         f"ended: {record['stop_reason'].replace('_', ' ')}; mean remaining distance "

@@ -15,7 +15,7 @@ from motion_predictor.common.command_errors import CommandError, one_line
 from motion_predictor.common.options import given_options
 
 from ..settings import DragSettings, settings_in_force
-from .edit_model import model_folder, settings_of_model, shortened
+from .edit_model import EMBEDDED, model_folder, settings_of_model, shortened
 from .unloaded_model import check_unloaded_model
 
 if TYPE_CHECKING:
@@ -137,7 +137,9 @@ def _check_points(image: Image.Image, call: dict[str, Any]) -> list[bool]:
 def _check_models(args: argparse.Namespace, settings: DragSettings) -> None:
     if args.preview_vae is not None and settings.preview_steps is None:
         raise CommandError("--preview-vae decodes the pictures of --preview-steps: give that too.")
-    for flag, model in (("--model", args.model), ("--preview-vae", args.preview_vae)):
+    predictor = None if args.motion_predictor == EMBEDDED else args.motion_predictor
+    models = {"--model": args.model, "--motion-predictor": predictor, "--preview-vae": args.preview_vae}
+    for flag, model in models.items():
         place = os.path.expanduser(model or ".")
         if os.path.exists(place) and not os.path.isdir(place):
             raise CommandError(f"{flag}: `{model}` is a file; a folder is wanted (`dynadrag convert` makes one).")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from motion_predictor.common.command_errors import CommandError, one_line
 
-from .. import EMBEDDED_CHECKPOINT
+from .. import EMBEDDED_CHECKPOINT, EMBEDDED_MOTION_PREDICTOR
 from ..settings import recommended_settings
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ def load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     if args.quiet:
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
+    predictor = _given_predictor(args)
     try:
         pipe = DynaDragPipeline.from_pretrained(
             model,
             dtype=getattr(torch, args.dtype),
+            **predictor,
             safety_checker=None,  # not used, so its gigabyte is not downloaded either
         )
     except Exception as error:  # damaged files make the libraries raise anything
@@ -62,6 +64,22 @@ def load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     if args.load_identity_lora is not None:
         pipe.load_identity_lora(args.load_identity_lora)
     return pipe
+
+
+def _given_predictor(args: argparse.Namespace) -> dict[str, Any]:
+    """The motion predictor that was asked for, as an argument of `from_pretrained`; none if none was."""
+    import torch
+
+    from .. import MotionPredictorModel
+
+    if args.motion_predictor is None:
+        return {}
+    wanted = EMBEDDED_MOTION_PREDICTOR if args.motion_predictor == EMBEDDED else args.motion_predictor
+    try:
+        predictor = MotionPredictorModel.from_pretrained(os.path.expanduser(wanted), dtype=getattr(torch, args.dtype))
+    except Exception as error:
+        raise CommandError(f"--motion-predictor: cannot load `{wanted}`: {shortened(error)}") from error
+    return {"motion_predictor": predictor}
 
 
 def load_preview_vae(args: argparse.Namespace, pipe: DynaDragPipeline) -> Any:
@@ -87,6 +105,13 @@ def available_device(name: str) -> str:
     if name not in there:
         raise CommandError(f"--device: {name} is not available here; use one of auto, {', '.join(there)}.")
     return name
+
+
+def suitable_dtype(name: str, device: str) -> str:
+    """The number format to compute in; `auto` is float16 where a GPU is several times as fast in it."""
+    if name != "auto":
+        return name
+    return "float16" if device == "cuda" else "float32"
 
 
 def shortened(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from motion_predictor.common.checks import check_whole_number
 from motion_predictor.common.options import add_options
 
+from ..motion.names import MOTION_NAMES
 from ..settings import PRESETS, DragSettings, settings_in_force
 from .edit_model import settings_of_model
 
@@ -70,9 +71,9 @@ def _add_input_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--motion",
-        choices=("predicted", "straight"),
-        help="where handles go next: by the model's motion predictor, or straight, in equal steps (default: predicted "
-        "if the model has a predictor)",
+        choices=tuple(MOTION_NAMES),
+        help=f"where handles go next: {'; '.join(f'`{name}` {text}' for name, text in MOTION_NAMES.items())} "
+        "(default: predicted if the model has a predictor, else straight)",
     )
     group.add_argument(
         "--path",
@@ -96,6 +97,12 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "(default: the small portrait model that comes with the package)",
     )
     group.add_argument(
+        "--motion-predictor",
+        metavar="DIR_OR_ID",
+        help="folder or Hub id of a motion predictor, in place of the model's own; `embedded` is the one that comes "
+        "with the package (default: the model's own, if it has one)",
+    )
+    group.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         help="options by name, in place of those that the model recommends: `paper` is the paper to the letter, "
@@ -116,9 +123,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float32",
-        help="number format of the model; the 16-bit ones take half the memory (default: float32)",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="number format of the model; the 16-bit ones take half the memory, and far less time on a GPU (default: "
+        "auto, float16 on cuda and float32 elsewhere)",
     )
     group.add_argument(
         "--low-memory",
@@ -131,7 +139,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_seed,
         default=0,
-        help="the same seed on the same device gives the same picture, up to rounding on GPUs (default: 0)",
+        help="the same seed on the same device, with the same versions, gives the same picture (default: 0)",
     )
     group.add_argument(
         "--preview-vae",

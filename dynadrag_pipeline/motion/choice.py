@@ -6,12 +6,13 @@ from typing import Any
 
 from motion_predictor.common.checks import got, naming
 
+from .line_search import LineSearchMotion
+from .names import MOTION_NAMES
 from .path import PathMotion, Paths
 from .predicted import PredictedMotion
 from .source import MotionSource
 from .straight import StraightMotion
-
-MOTION_NAMES = ("predicted", "straight")
+from .tracked import TrackedMotion
 
 
 def choose_motion(motion: MotionSource | str | Paths | None, predictor: Any) -> MotionSource:
@@ -19,8 +20,8 @@ def choose_motion(motion: MotionSource | str | Paths | None, predictor: Any) -> 
 
     Args:
         motion ([`MotionSource`], `str`, or a path for each pair, *optional*):
-            a source; `"predicted"` or `"straight"`; or paths, see [`PathMotion`]. By default what the pipeline's
-            motion predictor says, and straight where it has none.
+            a source; the name of one, of [`MOTION_NAMES`]; or paths, see [`PathMotion`]. By default what the
+            pipeline's motion predictor says, and straight where it has none.
         predictor ([`MotionPredictorModel`], *optional*): the pipeline's.
 
     Raises:
@@ -46,11 +47,11 @@ def _chosen(motion: MotionSource | str | Paths | None, predictor: Any) -> Motion
         raise ValueError(
             f"`motion` must be one of {names}, a motion source or a path for each pair, got {got(motion)}."
         )
-    if motion == "straight":
-        return StraightMotion()
-    if predictor is None:
-        raise ValueError(
-            "`motion` must be 'straight', a motion source or paths where the pipeline has no `motion_predictor`, got "
-            "'predicted'."
-        )
-    return PredictedMotion(predictor)
+    if motion == "predicted":
+        if predictor is None:
+            raise ValueError(
+                "`motion` must be 'straight', another name, a motion source or paths where the pipeline has no "
+                "`motion_predictor`, got 'predicted'."
+            )
+        return PredictedMotion(predictor)
+    return {"straight": StraightMotion, "track": TrackedMotion, "search": LineSearchMotion}[motion]()

@@ -101,11 +101,12 @@ def _at_share(corners: torch.Tensor, share: float) -> torch.Tensor:
         >>> _at_share(torch.tensor([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0]]), 0.75)
         tensor([4., 2.])
     """
+    device, corners = corners.device, corners.cpu()  # a few numbers, of which a GPU sums in any order
     lengths = (corners[1:] - corners[:-1]).norm(dim=-1)
     if share >= 1 or not lengths.sum() > 0:
-        return corners[-1]
+        return corners[-1].to(device)
     ends = lengths.cumsum(dim=0)
     wanted = share * ends[-1]
     segment = int(torch.searchsorted(ends, wanted).clamp(max=len(lengths) - 1))
     within = (wanted - (ends[segment] - lengths[segment])) / lengths[segment].clamp(min=1e-12)
-    return torch.lerp(corners[segment], corners[segment + 1], within)
+    return torch.lerp(corners[segment], corners[segment + 1], within).to(device)

@@ -74,6 +74,8 @@ class Motion:
         flow (`torch.Tensor` of shape `(1, 2, height, width)`, *optional*): what they were read from.
         deviation (`torch.Tensor` of shape `(points,)`, *optional*):
             how far the source expects its steps to be wrong, in pixels of the edit.
+        templates (`torch.Tensor` of the shape of `original_patches`, *optional*):
+            what supervision is to pull there, if the source says so; else it is as `source_patches` says.
     """
 
     destinations: torch.Tensor
@@ -81,6 +83,7 @@ class Motion:
     wrong_way: torch.Tensor
     flow: torch.Tensor | None = None
     deviation: torch.Tensor | None = None
+    templates: torch.Tensor | None = None
 
 
 @runtime_checkable
@@ -107,7 +110,10 @@ class MotionSource(Protocol):
         """Before supervision: where the handles should go next, and what that was read from."""
 
     def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
-        """After supervision: where the handles are now, `(points, 2)`, of which `proposed` is where they were sent."""
+        """After supervision: where the handles are now, `(points, 2)`, of which `proposed` is where they were sent.
+
+        Whether they have arrived is judged by the answer. The picture that is shown is still I_k.
+        """
 
 
 class BaseMotionSource:
@@ -151,9 +157,11 @@ def guarded_motion(
         deviation (`torch.Tensor` of shape `(points,)`, *optional*): how far steps may be wrong, in pixels of the edit.
 
     Raises:
-        ValueError: if a step is not finite.
+        FloatingPointError: if a step is not finite, which ends the edit with its last good iteration.
     """
     step = torch.where(view.moving[:, None], step, torch.zeros_like(step))
+    if not torch.isfinite(step).all():
+        raise FloatingPointError("The source of motion answered with steps that are not finite.")
     followed = step
     if deviation is not None and view.largest_deviation is not None:
         unsure = deviation > view.largest_deviation * step.norm(dim=-1)

@@ -407,7 +407,7 @@ class MotionSamples(Dataset[MotionSample]):
     Args:
         sources (`Sequence[MotionShards]`): records to draw from.
         weights (`Sequence[float]`): how often each source is drawn from, in proportion; positive.
-        settings (`SampleSettings`): how samples are drawn.
+        settings (`Sequence[SampleSettings]`): how samples are drawn from each source.
         size (`int`): side of the square window that is seen, in pixels.
         seed (`int`, *optional*, defaults to 0): of everything random.
     """
@@ -416,22 +416,24 @@ class MotionSamples(Dataset[MotionSample]):
         self,
         sources: Sequence[MotionShards],
         weights: Sequence[float],
-        settings: SampleSettings,
+        settings: Sequence[SampleSettings],
         size: int,
         seed: int = 0,
     ):
+        if len(settings) != len(sources):
+            raise ValueError(f"`settings` must be {len(sources)}, one for each source, got {len(settings)}.")
         if len(weights) != len(sources) or not all(weight > 0 for weight in weights):
             raise ValueError(f"`weights` must be {len(sources)} positive numbers, got {got(list(weights))}.")
         self.sources = list(sources)
         self.shares = np.array(weights, dtype=np.float64) / sum(weights)
-        self.settings = settings
+        self.settings = list(settings)
         self.size = size
         self.seed = seed
 
     def __getitem__(self, index: int) -> MotionSample:
         random = np.random.default_rng((self.seed, index))
-        settings = self._settings_of(index)
-        source = self.sources[int(random.choice(len(self.sources), p=self.shares))]
+        chosen = int(random.choice(len(self.sources), p=self.shares))
+        source, settings = self.sources[chosen], _in_curriculum(self.settings[chosen], index)
         for _ in range(MAX_TRIES):
             record = source[int(random.integers(len(source)))]
             sample = draw_sample(record, settings, random, self.size)
@@ -439,12 +441,12 @@ class MotionSamples(Dataset[MotionSample]):
                 return sample
         raise ValueError(
             f"no sample in {MAX_TRIES} records of `{source.folder}`: are its videos shorter than `first_end_frame`, "
-            f"{self.settings.first_end_frame} frames, or is `min_cosine`, {self.settings.min_cosine}, too strict?"
+            f"{settings.first_end_frame} frames, or is `min_cosine`, {settings.min_cosine}, too strict?"
         )
 
-    def _settings_of(self, index: int) -> SampleSettings:
-        """Early samples have fewer of few handles, as the curriculum says."""
-        if not self.settings.curriculum:
-            return self.settings
-        share = min(index / self.settings.curriculum, 1.0)
-        return replace(self.settings, few_handles=self.settings.few_handles * share)
+
+def _in_curriculum(settings: SampleSettings, index: int) -> SampleSettings:
+    """Those of the n-th sample: early ones have fewer of few handles."""
+    if not settings.curriculum:
+        return settings
+    return replace(settings, few_handles=settings.few_handles * min(index / settings.curriculum, 1.0))

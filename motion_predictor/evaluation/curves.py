@@ -8,9 +8,9 @@ import numpy as np
 
 from ..data.motion_record import MotionRecord
 from ..data.samples import MotionSample
+from .figures import resamplings
 
 LEAST_BEND = 0.1  # sagitta over chord: straighter paths are not judged
-RESAMPLES = 2000
 
 
 def true_paths(record: MotionRecord, sample: MotionSample, *, without_camera: bool = False) -> np.ndarray:
@@ -81,9 +81,8 @@ def curve_figures(true: np.ndarray, predicted: np.ndarray, video: np.ndarray, se
     count = int(group.max()) + 1
     powers = np.stack([np.ones_like(true), true, predicted, true * true, predicted * predicted, true * predicted])
     sums = np.stack([np.bincount(group, weights=power, minlength=count) for power in powers], axis=1)  # [videos, 6]
-    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     correlation = float(_correlation(sums.sum(axis=0)))
-    resampled = _correlation(times @ sums)
+    resampled = _correlation(resamplings(count, seed) @ sums)
     low, high = np.nanpercentile(resampled, (2.5, 97.5)) if np.isfinite(resampled).any() else (np.nan, np.nan)
     known = np.isfinite(correlation)
     return {

@@ -46,7 +46,8 @@ def evaluate_motion_predictor(
 ) -> dict[str, Any]:
     """Evaluate motion predictors side by side, and write figures, plot and pictures to a folder.
 
-    Writes `evaluation.json`, `evaluation.md`, `evaluation.png` and, for each dataset, `trajectories-NAME.png`.
+    Writes `evaluation.json`, `evaluation.md`, `evaluation.png` and, for each dataset, `trajectories-NAME.png` and
+    `flows-NAME.png`.
 
     Args:
         models (`Sequence[str | Path]`): folders of `MotionPredictorModel`, of training runs or of pipelines; or names
@@ -66,6 +67,7 @@ def evaluate_motion_predictor(
         >>> results = evaluate_motion_predictor(["runs/a", "runs/b"], ["clips"], "compared")  # doctest: +SKIP
         >>> print(format_table(results))  # doctest: +SKIP
     """
+    from .flow_pictures import save_flows
     from .plots import save_plot, save_trajectories
 
     settings = settings or EvaluationSettings()
@@ -80,7 +82,11 @@ def evaluate_motion_predictor(
     save_results(results, out)
     save_plot(results, out)
     for name, shards in sources.items():
-        save_trajectories(predictors, shards, settings, out / f"trajectories-{name.replace('/', '-')}.png")
+        file_name = f"{name.replace('/', '-')}.png"
+        save_trajectories(predictors, shards, settings, out / f"trajectories-{file_name}")
+        maps = results["sources"][name]["maps"]
+        if maps is not None and settings.pictures:
+            save_flows(predictors, shards, settings, maps["order"], out / f"flows-{file_name}")
     return results
 
 

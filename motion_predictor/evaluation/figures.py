@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,24 @@ def best_linear_share(label: np.ndarray, displacement: np.ndarray) -> float:
     return (low + high) / 2
 
 
+@lru_cache(maxsize=16)
+def resamplings(count: int, seed: int = 0) -> np.ndarray:
+    """How often each of some things is drawn when as many are drawn anew, many times over.
+
+    Args:
+        count (`int`): of the things.
+        seed (`int`, *optional*, defaults to 0): of the drawing.
+
+    Returns:
+        `np.ndarray` of shape `(resamplings, count)`: int.
+
+    Example:
+        >>> set(resamplings(5).sum(axis=1).tolist())
+        {5}
+    """
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+
+
 def bootstrap_interval(
     values: np.ndarray, record: np.ndarray, seed: int = 0, per: np.ndarray | None = None
 ) -> list[float]:
@@ -167,7 +186,7 @@ def bootstrap_interval(
     """
     _, group = np.unique(record, return_inverse=True)
     sums, counts = np.bincount(group, weights=values), np.bincount(group, weights=per)
-    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
+    times = resamplings(len(sums), seed)
     low, high = np.percentile((times @ sums) / (times @ counts), (2.5, 97.5))
     return [float(low), float(high)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .map_figures import ALL
@@ -10,6 +10,7 @@ from .markdown import markdown_table, percent
 from .regions import BIN_TITLES
 
 HANDLES = {"1": "1 handle", "2": "2 handles", "3": "3 handles", "7": "7 handles"}
+NEAR = BIN_TITLES[1]
 COMPARED = {"1 or 2": "1 or 2 handles", "3 or 7": "3 or 7 handles"}
 
 
@@ -41,8 +42,50 @@ def format_maps(figures: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
+def format_kinds(maps: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+    """The whole way on all datasets, each a kind of content, side by side.
+
+    Args:
+        maps (`Mapping[str, Mapping[str, Any] | None]`): `map_figures` by dataset.
+
+    Returns:
+        `list[str]`: tables, with a title; nothing if there are no figures.
+    """
+    wholes = {kind: figures["whole"] for kind, figures in maps.items() if figures}
+    if not wholes:
+        return []
+    compared = [
+        _kind_table(f"error, of the spline's, {title} (95 %)", wholes, key, ALL, _of_spline)
+        for key, title in COMPARED.items()
+    ]
+    near = _kind_table(f"{NEAR} px from a single handle: size, cosine", wholes, "1", NEAR, _size_and_cosine)
+    return ["## The whole way, by kind\n", *compared, near]
+
+
+def _kind_table(
+    title: str, wholes: Mapping[str, Any], handles: str, distance: str, cell: Callable[[Mapping[str, Any]], str]
+) -> str:
+    there = {kind: whole[handles][distance] for kind, whole in wholes.items() if whole[handles][distance]["samples"]}
+    if not there:
+        return ""
+    header = [title, *(f"{kind} ({figures['samples']})" for kind, figures in there.items())]
+    names = next(iter(there.values()))["maps"]
+    return markdown_table(header, [[name, *(cell(each["maps"][name]) for each in there.values())] for name in names])
+
+
+def _of_spline(figures: Mapping[str, Any]) -> str:
+    low, high = figures["of_spline_95"]
+    return f"{figures['of_spline']:.2f} ({low:.2f} ... {high:.2f})"
+
+
+def _size_and_cosine(figures: Mapping[str, Any]) -> str:
+    return f"{figures['size']:.2f}, {figures['cosine']:.2f}"
+
+
 def _handle_table(by_handles: Mapping[str, Any]) -> str:
     """Errors by number of handles, and how many times the spline's they are."""
+    if not by_handles[ALL][ALL]["samples"]:
+        return ""
     titles = {key: title for key, title in HANDLES.items() if by_handles[key][ALL]["samples"]}
     compared = {key: title for key, title in COMPARED.items() if by_handles[key][ALL]["samples"]}
     header = ["endpoint error, px"]
@@ -51,14 +94,7 @@ def _handle_table(by_handles: Mapping[str, Any]) -> str:
     rows = []
     for name in by_handles[ALL][ALL]["maps"]:
         errors = [f"{by_handles[key][ALL]['maps'][name]['endpoint_error']:.2f}" for key in titles]
-        of_spline = [by_handles[key][ALL]["maps"][name] for key in compared]
-        rows.append(
-            [name, *errors]
-            + [
-                f"{each['of_spline']:.2f} ({each['of_spline_95'][0]:.2f} ... {each['of_spline_95'][1]:.2f})"
-                for each in of_spline
-            ]
-        )
+        rows.append([name, *errors, *(_of_spline(by_handles[key][ALL]["maps"][name]) for key in compared)])
     return markdown_table(header, rows)
 
 

@@ -88,7 +88,10 @@ def draw_map(shards: MotionShards, number: int, settings: EvaluationSettings) ->
         `DrawnMap` or `None`: the sample; None if its record has no motion of the whole picture to an end frame, or too
         little of it, or too few points to draw so many handles from.
     """
-    index, count = number // len(HANDLE_COUNTS) * len(shards) // settings.maps, HANDLE_COUNTS[number % 4]
+    index, count = (
+        number // len(HANDLE_COUNTS) * len(shards) // settings.maps,
+        HANDLE_COUNTS[number % len(HANDLE_COUNTS)],
+    )
     record = shards[index]
     draw = SampleSettings(
         horizon=settings.horizon, remove_background=True, total=True, masks=1.0, far_handles=FAR_HANDLES

@@ -64,7 +64,7 @@ def save_plot(results: Mapping[str, Any], out: Path) -> None:
         _plot_rollouts(row[2], row[3], source["rollouts"], results["models"])
         row[0].set_title(name, loc="left", fontweight="bold")
         row[0].legend(fontsize="small")
-    _save_figure(figure, out / "evaluation.png")
+    save_figure(figure, out / "evaluation.png")
 
 
 def _plot_errors(
@@ -150,7 +150,7 @@ def save_trajectories(
         if trajectories is not None:
             drawn.append(trajectories)
     if drawn:
-        _save_figure(_drawing(drawn, list(predictors)), path)
+        save_figure(_drawing(drawn, list(predictors)), path)
 
 
 def _trajectories(
@@ -229,7 +229,13 @@ def _style(name: str, models: Sequence[str]) -> tuple[str, str]:
     return REFERENCES[name]
 
 
-def _save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a PNG file, whole or not at all.
+
+    Args:
+        figure (`Figure`): drawn.
+        path (`Path`): of the file.
+    """
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     with atomic_file(path) as file:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-STEP, TOTAL = "step", "total"  # horizons: the next step, and the whole way at once
+from ..choices import HORIZONS
+
+STEP, TOTAL = HORIZONS  # the next step, and the whole way at once
 
 FlowPredictor = Callable[..., torch.Tensor]
 """`MotionPredictorModel.predict_flow`, or anything like it: image, handles, targets, valid -> flow."""

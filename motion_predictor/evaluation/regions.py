@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 
 import torch
+from torch.nn.functional import avg_pool2d
 
 LEAST_SHARE = 0.2  # of the longest true motion: what moves less is not judged
+SURE_WITHIN = 8  # px of 128: motion is judged where most of the motion so near is known
 BINS_AT_128 = (0.0, 8.0, 24.0, float("inf"))  # px from the nearest handle
 BIN_TITLES = tuple(
     f"{low:g}-{high:g}" if high < float("inf") else f"over {low:g}" for low, high in itertools.pairwise(BINS_AT_128)
@@ -15,6 +17,9 @@ BIN_TITLES = tuple(
 
 def moving_region(motion: torch.Tensor) -> torch.Tensor:
     """Pixels whose motion is longer than a fifth of the longest of their picture.
+
+    Optical flow forward and flow back agree by chance here and there where nothing is to be seen, as in a sky. So
+    motion counts only where most of what is around it is known too.
 
     Args:
         motion (`torch.Tensor` of shape `(batch, 2, height, width)`): NaN where it is not known.
@@ -28,8 +33,12 @@ def moving_region(motion: torch.Tensor) -> torch.Tensor:
         >>> moving_region(motion).tolist()
         [[[True, True, False, False]]]
     """
-    length = torch.nan_to_num(motion.norm(dim=1))
-    return (length > LEAST_SHARE * length.amax(dim=(1, 2), keepdim=True)) & motion.isfinite().all(dim=1)
+    known = motion.isfinite().all(dim=1)
+    reach = max(round(SURE_WITHIN * min(motion.shape[2:]) / 128), 1)
+    around = avg_pool2d(known[:, None].float(), 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)[:, 0]
+    sure = known & (around > 0.5)
+    length = torch.where(sure, torch.nan_to_num(motion.norm(dim=1)), 0.0)
+    return sure & (length > LEAST_SHARE * length.amax(dim=(1, 2), keepdim=True))
 
 
 def distance_to_handles(handles: torch.Tensor, valid: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .map_report import format_maps
+from .map_report import format_kinds, format_maps
 from .markdown import markdown_table, percent
 
 PREAMBLE = """\
@@ -29,7 +29,7 @@ the motion of everything.
 - Beside a predictor stand maps that know handles and mask, and not the picture: a thin-plate *spline* through the
   handles, and through pins along the mask's border; the best *rigid* and the best *affine* motion of the handles,
   inside the mask. As a next step they go the one share of their way that is best on these very samples; so does the
-  *true way*, which shows what a straight path at an even pace can reach at most.
+  *true way*: what is left then is pauses and bends.
 - *Size* is the length of what is predicted over that of the true whole way, *cosine* that of the angle to it.
   Intervals are by bootstrap over videos or people.
 - *Paths that bend*: those of handles whose true path leads away from the straight line, at its farthest, by more than
@@ -50,6 +50,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     label = f"n / {horizon} frames, rounded up" if horizon else "one frame"
     limits = results["limits"]
     text = ["# Motion prediction\n", PREAMBLE.format(label=label, **limits)]
+    text += format_kinds({name: source["maps"] for name, source in results["sources"].items()})
     for name, source in results["sources"].items():
         everything = source["steps"]["all"]
         text += [

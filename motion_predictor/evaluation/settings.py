@@ -35,7 +35,7 @@ class EvaluationSettings:
     maps: int = option(
         64,
         WholeNumber(least=0, most=1_000_000),
-        "samples of each dataset whose whole map is judged, with each of 1, 2, 3 and 7 handles: 26 predictions each",
+        "samples of each dataset whose whole map is judged, with each of 1, 2, 3 and 7 handles; 26 predictions each",
     )
     pictures: int = option(
         8,

@@ -17,11 +17,14 @@ import dynadrag_pipeline
 from dynadrag_pipeline import cli
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands import edit as edit_command
+from dynadrag_pipeline.commands.edit_model import suitable_dtype
 from dynadrag_pipeline.drag_instruction import DragInstruction, load_instruction
 from dynadrag_pipeline.identity_lora import IdentityLora
 from dynadrag_pipeline.settings import DragSettings
+from motion_predictor import MotionPredictorModel
 from motion_predictor.common.options import options_of
 from support.fake_pipeline import EDIT, EDITED_COLOUR, edit, names, the_error
+from support.tiny_models import make_motion_predictor
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 
@@ -167,6 +170,20 @@ def test_options_reach_the_pipeline_by_its_own_names(pipeline, portrait, out, fl
 def test_what_is_true_or_not_is_said_by_the_flag_alone(pipeline, portrait, out, flag, value):
     assert edit(portrait, out, *EDIT, flag) == 0
     assert pipeline.calls[0][flag.removeprefix("--").removeprefix("no-").replace("-", "_")] is value
+
+
+@pytest.mark.parametrize(
+    ("said", "device", "taken"),
+    [
+        ("auto", "cuda", "float16"),
+        ("auto", "cpu", "float32"),
+        ("auto", "mps", "float32"),
+        ("float32", "cuda", "float32"),
+        ("bfloat16", "cpu", "bfloat16"),
+    ],
+)
+def test_a_gpu_computes_in_half_precision_unless_another_is_asked_for(said, device, taken):
+    assert suitable_dtype(said, device) == taken
 
 
 def test_seed_model_and_dtype(pipeline, portrait, out, tmp_path):
@@ -446,3 +463,11 @@ def test_demo_portraits(tmp_path):
         with Image.open(path) as picture:
             assert (path.name, picture.size, picture.mode) == (f"{name}.png", (256, 256), "RGB")
             assert np.asarray(picture).std() > 40
+
+
+def test_a_motion_predictor_takes_the_place_of_the_models_own(pipeline, portrait, out, tmp_path):
+    make_motion_predictor().save_pretrained(tmp_path / "predictor")
+    assert edit(portrait, out, *EDIT, "--motion-predictor", str(tmp_path / "predictor")) == 0
+    assert isinstance(pipeline.parts["motion_predictor"], MotionPredictorModel)
+    record = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert record["motion_predictor"] == str(tmp_path / "predictor")

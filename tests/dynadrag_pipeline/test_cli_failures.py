@@ -239,6 +239,7 @@ def test_damaged_models_are_refused_in_a_line(model, portrait, out, capfd, file,
         (["--path", "straight", "--path", "straight"], "`motion` must have a path for each"),
         (["--prompt", "\udcff"], "`prompt` must be a string"),
         (["--preview-steps", "2", "--preview-vae", "./no-vae"], "--preview-vae: there is no folder"),
+        (["--motion-predictor", "./no-predictor"], "--motion-predictor: there is no folder"),
     ],
 )
 def test_what_the_files_say_is_known_before_the_weights_are_loaded(

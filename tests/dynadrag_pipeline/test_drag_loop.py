@@ -189,9 +189,20 @@ def test_without_a_predictor_steps_are_straight_and_equal(frozen_unet):
     torch.testing.assert_close(moved(steps), THREE.targets)
 
 
-def test_predictions_that_are_not_finite_are_an_error(frozen_unet):
-    with pytest.raises(ValueError, match="`step` must be finite"):
-        drag(make_engine(frozen_unet, predictor=ConstantFlow(float("nan"), 0.0)), FAR)
+def test_predictions_that_are_not_finite_end_the_edit_with_what_there_is(frozen_unet, caplog):
+    predictor = ConstantFlow(4.0, 0.0)
+    engine = make_engine(frozen_unet, predictor=predictor, max_iterations=6)
+
+    def spoil(step: DragStep) -> None:
+        if len(predictor.asked) == 2:
+            predictor.flow = predictor.flow * float("nan")
+
+    with caplog.at_level(logging.WARNING):
+        steps = drag(engine, FAR, spoil)
+    assert engine.stop_reason == "diverged"
+    assert [step.is_good for step in steps] == [True, True]
+    assert moved(steps).tolist() == [[12, 16]]
+    assert "not finite" in caplog.text
 
 
 # --- stopping ---

@@ -11,12 +11,12 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
 
+from dynadrag_pipeline import identity_fit
 from dynadrag_pipeline.denoiser import Condition, UNetDenoiser
 from dynadrag_pipeline.fit_key import picture_fingerprint, tensor_digests
 from dynadrag_pipeline.identity_lora import (
     IdentityLora,
     LoraSettings,
-    _denoising_loss,
     attached_identity_lora,
     fit_identity_lora,
     scaled_adapters,
@@ -187,7 +187,10 @@ def test_the_loss_is_zero_for_who_knows_the_picture(prediction_type):
 
     schedule = DDPMScheduler.from_config(make_scheduler(prediction_type=prediction_type).config)
     generator = torch.Generator().manual_seed(0)
-    losses = [_denoising_loss(Knowing(), schedule, LATENTS, generator) for _ in range(400)]
+    samples = [identity_fit.draw_sample(lambda _: LATENTS, schedule, generator) for _ in range(400)]
+    losses = [
+        identity_fit.denoising_loss(Knowing(), schedule, each.latents, each.noise, each.timestep) for each in samples
+    ]
     assert max(losses) < 1e-6
     assert min(asked) < 50, "all timesteps are asked for, from the first ones"
     assert max(asked) > 950, "to the last ones"

@@ -217,6 +217,25 @@ class TestInAnEdit:
         pipe(picture, [(40, 30)], [(52, 30)], motion=tracking, **quick)
         assert torch.equal(tracking.seen[1], tracking.seen[0]) == (not needs_picture)
 
+    @pytest.mark.parametrize("falls_back", [0, 1, 2])
+    def test_no_iteration_sees_a_stale_picture_because_a_handle_was_thought_to_have_arrived(
+        self, pipe, picture, quick, falls_back
+    ):
+        """A handle that is sent to its target, and found not to be there yet, needs the picture of that iteration."""
+
+        class Falling(Tracking):
+            def propose(self, view: EditView) -> Motion:
+                return replace(super().propose(view), destinations=view.targets)
+
+            def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
+                return (view.handles + proposed) / 2 if view.k < falls_back else proposed
+
+        falling = Falling(needs_picture=True)
+        output = pipe(picture, [(40, 30)], [(70, 30)], motion=falling, settle_iterations=1, **quick)
+        assert output.stop_reason == "reached"
+        assert len(falling.seen) == falls_back + 1
+        assert all(not torch.equal(one, other) for one, other in zip(falling.seen, falling.seen[1:], strict=False))
+
     @pytest.mark.parametrize("where", ["propose", "locate"])
     def test_an_answer_that_is_not_finite_ends_the_edit_with_what_is_good(self, pipe, picture, quick, where):
         class Lost(Tracking):

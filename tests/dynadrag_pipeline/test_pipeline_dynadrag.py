@@ -307,7 +307,7 @@ STAGES = {
     "encoding": "session.encode_picture",
     "injection": "identity_lora.inject_adapter_in_model",
     "the first matrices": "identity_lora._draw_matrices",
-    "fitting": "identity_lora._denoising_loss",
+    "fitting": "identity_fit.denoising_loss",
     "attaching": "identity_lora.set_peft_model_state_dict",
     "inversion": "drag_engine.ddim_invert",
     "the reference": "drag_engine.ddim_denoise",

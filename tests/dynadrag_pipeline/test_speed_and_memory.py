@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny
 from torch._dynamo.utils import counters
 
 from dynadrag_pipeline import DynaDragPipeline
-from dynadrag_pipeline.components import channels_last_on_cpu
+from dynadrag_pipeline.components import kernels_channels_last
 from support.tiny_models import make_motion_predictor, make_vae
 
 HANDLES, TARGETS = [(40, 30), (20, 50)], [(60, 50), (10, 40)]
@@ -86,7 +86,7 @@ def test_kernels_lie_in_channels_last_during_an_edit_alone(unet, error):
     before, values = unet.conv_in.weight.data_ptr(), [kernel.clone() for kernel in kernels]
 
     def use() -> None:
-        with channels_last_on_cpu(unet):
+        with kernels_channels_last(unet):
             assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
             if error is not None:
                 raise error
@@ -100,7 +100,7 @@ def test_kernels_lie_in_channels_last_during_an_edit_alone(unet, error):
 
 def test_a_layout_that_the_user_chose_stays(unet):
     unet.to(memory_format=torch.channels_last)
-    with channels_last_on_cpu(unet):
+    with kernels_channels_last(unet):
         pass
     assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from dynadrag_pipeline.cli import main
 from motion_predictor import MotionPredictorModel
@@ -126,3 +127,9 @@ def test_help_teaches_with_examples_and_loads_no_torch(command: str):
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert f"dynadrag {command}" in shown.split("example")[-1]
+
+
+def test_a_dataset_of_nothing_is_an_error_that_says_where_to_look(tmp_path: Path, capsys):
+    Image.new("RGB", (64, 64)).save(tmp_path / "face.png")
+    assert main(["build-dataset", str(tmp_path / "face.png"), "--out", str(tmp_path / "set")]) != 0
+    assert f"not a single record came of this; the files in {tmp_path / 'set' / 'videos'}" in capsys.readouterr().err

@@ -313,7 +313,7 @@ class TestPredictFlow:
 
     def test_a_prediction_that_is_not_finite_is_an_error(self):
         model = stubbed_model(constant_flow(float("nan"), 0.0))
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(FloatingPointError, match="not finite"):
             model.predict_flow(torch.rand(1, 3, 40, 60), self.HANDLES, self.TARGETS)
 
     @pytest.mark.parametrize(

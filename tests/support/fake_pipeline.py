@@ -32,8 +32,9 @@ class FakePipeline:
         self.saving: list[str] = []
         self.during_call: Callable[[], object] = lambda: None
 
-    def from_pretrained(self, model: str, dtype: torch.dtype, safety_checker: None) -> FakePipeline:
+    def from_pretrained(self, model: str, dtype: torch.dtype, safety_checker: None, **parts: object) -> FakePipeline:
         self.loaded.append((model, dtype))
+        self.parts = parts
         if self.load_error:
             raise self.load_error
         return self

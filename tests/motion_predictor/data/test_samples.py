@@ -194,7 +194,7 @@ def test_far_handles_go_at_least_their_share_of_the_longest_displacement():
 
 def test_few_handles_come_in_with_the_curriculum(datasets: list[MotionShards]):
     settings = SampleSettings(few_handles=1.0, curriculum=400)
-    samples = MotionSamples(datasets, [1, 1], settings, size=16)
+    samples = MotionSamples(datasets, [1, 1], [settings] * 2, size=16)
     early = np.mean([int(samples[index].valid.sum()) <= 2 for index in range(100)])
     late = [int(samples[index].valid.sum()) <= 2 for index in range(400, 440)]
     assert early < 0.65  # 2 of 7, and an eighth of the rest, expected
@@ -247,34 +247,47 @@ def datasets(tmp_path: Path) -> list[MotionShards]:
 
 def test_the_nth_sample_is_always_the_same(datasets: list[MotionShards]):
     settings = SampleSettings(augment=True)
-    first = MotionSamples(datasets, [1, 1], settings, size=16, seed=3)
-    again = MotionSamples(datasets, [1, 1], settings, size=16, seed=3)
+    first = MotionSamples(datasets, [1, 1], [settings] * 2, size=16, seed=3)
+    again = MotionSamples(datasets, [1, 1], [settings] * 2, size=16, seed=3)
     for index in (5, 0, 5):
         for one, other in zip(vars(first[index]).values(), vars(again[index]).values(), strict=True):
             torch.testing.assert_close(one, other, atol=0, rtol=0, equal_nan=True)
     assert not torch.equal(first[0].image, first[1].image)
-    assert not torch.equal(first[0].image, MotionSamples(datasets, [1, 1], settings, size=16, seed=4)[0].image)
+    assert not torch.equal(first[0].image, MotionSamples(datasets, [1, 1], [settings] * 2, size=16, seed=4)[0].image)
 
 
 def test_sources_are_drawn_from_by_their_weights(datasets: list[MotionShards]):
-    samples = MotionSamples(datasets, [3, 1], SampleSettings(), size=16)
+    samples = MotionSamples(datasets, [3, 1], [SampleSettings()] * 2, size=16)
     to_the_left = sum(bool(samples[index].steps[0, 0] < 0) for index in range(200))
     assert 125 <= to_the_left <= 175  # 150 expected, standard deviation 6.1
 
 
 def test_a_source_without_any_fitting_record_says_why(datasets: list[MotionShards]):
     with pytest.raises(ValueError, match="`first_end_frame`, 40"):
-        MotionSamples(datasets, [1, 1], SampleSettings(first_end_frame=40), size=16)[0]
+        MotionSamples(datasets, [1, 1], [SampleSettings(first_end_frame=40)] * 2, size=16)[0]
+
+
+def test_each_source_is_drawn_from_in_its_own_way(datasets: list[MotionShards]):
+    settings = [SampleSettings(), SampleSettings(first_end_frame=18)]
+    samples = MotionSamples(datasets, [1, 1], settings, size=16)
+    frames = {side: set() for side in ("left", "right")}
+    for index in range(60):
+        sample = samples[index]
+        frames["left" if sample.steps[0, 0] < 0 else "right"].add(int(sample.frames))
+    assert min(frames["left"]) == 15
+    assert min(frames["right"]) == 18
+    with pytest.raises(ValueError, match="`settings` must be 2"):
+        MotionSamples(datasets, [1, 1], settings[:1], size=16)
 
 
 def test_weights_must_fit_the_sources(datasets: list[MotionShards]):
     for weights in ([1.0], [1.0, 0.0]):
         with pytest.raises(ValueError, match="`weights`"):
-            MotionSamples(datasets, weights, SampleSettings(), size=16)
+            MotionSamples(datasets, weights, [SampleSettings()] * 2, size=16)
 
 
 def test_samples_stack_to_a_batch(datasets: list[MotionShards]):
-    samples = MotionSamples(datasets, [1, 1], SampleSettings(), size=16)
+    samples = MotionSamples(datasets, [1, 1], [SampleSettings()] * 2, size=16)
     batch = MotionSample.stack([samples[0], samples[1]])
     assert batch.image.shape == (2, 3, 16, 16)
     assert batch.valid.shape == (2, 7)

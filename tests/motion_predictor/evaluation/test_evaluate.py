@@ -174,7 +174,8 @@ def test_models_are_compared_in_one_table_and_files_are_whole(tmp_path: Path, fo
         "| first, rolled out |",
     ):
         assert words in table
-    pictures = ["evaluation.png", "trajectories-clips.png", "trajectories-portraits.png"]
+    kinds = ("flows", "trajectories")
+    pictures = ["evaluation.png", *(f"{kind}-{name}.png" for kind in kinds for name in ("clips", "portraits"))]
     assert sorted(file.name for file in out.iterdir()) == ["evaluation.json", "evaluation.md", *pictures]
     for name in pictures:
         Image.open(out / name).load()
