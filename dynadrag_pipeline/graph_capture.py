@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 import torch
@@ -18,14 +18,13 @@ from diffusers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-WARM_UPS = 2
-"""Runs before a capture: libraries make their handles, choose their kernels and fill their caches in the first."""
-
 Captured = Callable[[], Sequence[torch.Tensor]]
 """What is captured: it reads tensors that stay where they are, draws nothing, and asks no tensor for its value."""
 
 _CAPTURING = threading.Lock()
 """Only one capture may be under way in a process, and nothing else on its stream."""
+
+_FAILED: list[torch.cuda.CUDAGraph] = []
 
 
 class Graph(Protocol):
@@ -49,7 +48,7 @@ class Capture(Protocol):
     """What makes graphs. They share their memory, so that no two of them may run at once."""
 
     def warm_up(self, function: Captured) -> None:
-        """Run a function as it will be captured."""
+        """Run a function as it will be captured: libraries make their handles, and choose their kernels."""
 
     def __call__(self, function: Captured) -> Graph:
         """Capture a function that was warmed up; on a GPU it is not run by that.
@@ -99,8 +98,7 @@ class CudaCapture:
             current = torch.cuda.current_stream()
             self.stream.wait_stream(current)
             with torch.cuda.stream(self.stream), _without_cached_casts():
-                for _ in range(WARM_UPS):
-                    function()
+                function()
             current.wait_stream(self.stream)
 
     def __call__(self, function: Captured) -> Graph:
@@ -120,10 +118,20 @@ class CudaCapture:
                     why = error
                     raise
         except RuntimeError:
+            self._give_up(graph)
             if why is not None:  # ending the capture fails, too, and says nothing of the reason
                 raise why from None
             raise
         return CudaGraph(self.device, graph, outputs)
+
+    def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Clear up behind a capture that could not be ended: the allocator would go on as if it were under way.
+
+        It may go on asking the graph, too, which therefore stays.
+        """
+        _FAILED.append(graph)
+        with suppress(AttributeError, RuntimeError):  # by another name in older versions, or ended after all
+            torch._C._cuda_endAllocateToPool(self.stream.device_index, self.pool)
 
 
 @functools.cache

@@ -119,7 +119,7 @@ class Asking(torch.nn.Module):
         self.inner = inner
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.inner(hidden) if float(hidden.sum()) < torch.inf else hidden
+        return self.inner(hidden) if float(hidden.detach().sum()) < torch.inf else hidden
 
 
 def test_a_network_that_asks_its_device_is_run_by_python(on_gpu, picture, quick):
@@ -147,7 +147,7 @@ def test_an_interrupt_in_a_capture_is_an_interrupt():
 
     def interrupted() -> tuple[torch.Tensor, ...]:
         calls.append(None)
-        if len(calls) > 2:
+        if len(calls) > 1:
             raise KeyboardInterrupt
         return (torch.zeros(1, device=CUDA),)
 
