@@ -84,4 +84,5 @@ def _in_input_pixels(record: DragIteration, size: tuple[int, int], input_size: t
         step=record.step.cpu() * ratio,
         valid=record.valid.cpu(),
         similarities=record.similarities.cpu(),
+        carried=None if record.carried is None else record.carried.cpu() * ratio,
     )

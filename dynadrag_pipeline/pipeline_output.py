@@ -44,6 +44,11 @@ class DragIteration:
             predictor.
         gradient_retries (`int`):
             gradients that overflowed in float16, and were computed again with a smaller scale of the loss.
+        carried (`torch.Tensor` of shape `(points, 2)`, *optional*):
+            how far `carry` bent the latent at each handle; `None` where nothing was carried.
+        invented (`float`): share of the latent that nothing of the picture comes to, so that the model invents it.
+        unfolded (`float`): share of the flow that lay over other content, and was smoothed until it did not.
+        added (`float`): root of the mean square of what the Adam steps changed in z_t.
     """
 
     handles: torch.Tensor
@@ -57,6 +62,10 @@ class DragIteration:
     image: torch.Tensor | None = None
     flow: torch.Tensor | None = None
     gradient_retries: int = 0
+    carried: torch.Tensor | None = None
+    invented: float = 0.0
+    unfolded: float = 0.0
+    added: float = 0.0
 
 
 @dataclass

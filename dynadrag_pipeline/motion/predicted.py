@@ -9,6 +9,7 @@ import torch
 from motion_predictor import MotionPredictorModel
 from motion_predictor.points import sample_flow
 
+from .smooth import corrected_flow
 from .source import BaseMotionSource, EditView, Motion, guarded_motion
 
 
@@ -28,7 +29,28 @@ class PredictedMotion(BaseMotionSource):
     def propose(self, view: EditView) -> Motion:
         """The predicted flow at the handles, guarded."""
         moving = view.moving
-        flow = self.predictor.predict_flow(view.image, view.handles[moving], view.targets[moving])
+        flow = self._predict(view)
         step = torch.zeros_like(view.handles)
         step[moving] = sample_flow(flow, view.handles[moving][None])[0]
         return guarded_motion(view, step, flow)
+
+    def dense_flow(self, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
+        """The network's whole map, corrected at the handles; smooth, if the network does not know the whole way.
+
+        One that does was taught all of the picture; one that does not may say nothing beyond its handles.
+        """
+        if "total" not in getattr(self.predictor, "horizons", ()):
+            return super().dense_flow(view, destinations)
+        is_whole_way = torch.equal(destinations[view.moving], view.targets[view.moving])
+        flow = self._predict(view, horizon="total" if is_whole_way else "step")
+        return corrected_flow(flow, view.handles, destinations, view.size, view.mask)
+
+    def _predict(self, view: EditView, **horizon: Any) -> torch.Tensor:
+        """A flow of the network, which is shown points that stay, and the mask, if it was taught to look at them."""
+        if not getattr(self.predictor, "takes_mask", False):
+            shown = view.moving
+            return self.predictor.predict_flow(view.image, view.handles[shown], view.targets[shown], **horizon)
+        shown = view.moving | (view.handles == view.targets).all(dim=-1)  # not those that were given up
+        return self.predictor.predict_flow(
+            view.image, view.handles[shown], view.targets[shown], mask=view.mask, **horizon
+        )

@@ -15,6 +15,7 @@ from motion_predictor.choices import MotionGuard
 from motion_predictor.points import guard_step, is_wrong_way, move_handles, straight_step
 
 from ..drag_instruction import DragInstruction
+from .smooth import smooth_flow
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class EditView:
             anyway before supervision; one that will be made anyway after it.
         original_patches (`torch.Tensor` of shape `(points, channels, 2 r_1 + 1, 2 r_1 + 1)`):
             F(z_t^0) round the handles as they were when the edit began.
+        mask (`torch.Tensor` of shape `(1, 1, height, width)`, *optional*): M, 1 = may change; `None` is everywhere.
     """
 
     handles: torch.Tensor
@@ -50,6 +52,7 @@ class EditView:
     guard: MotionGuard
     features: Callable[[], torch.Tensor]
     original_patches: torch.Tensor
+    mask: torch.Tensor | None = None
 
     @property
     def straight_step(self) -> torch.Tensor:
@@ -101,6 +104,11 @@ class MotionSource(Protocol):
         """After supervision: where the handles are now, `(points, 2)`, of which `proposed` is where they were sent."""
 
 
+def dense_flow_of(source: MotionSource, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
+    """What a source says of everything but the handles; that it is smooth, if the source knows points alone."""
+    return getattr(source, "dense_flow", BaseMotionSource().dense_flow)(view, destinations)
+
+
 class BaseMotionSource:
     """A source that keeps nothing between iterations, and takes handles to be where they were sent.
 
@@ -123,6 +131,14 @@ class BaseMotionSource:
     def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
         """Where they were sent."""
         return proposed
+
+    def dense_flow(self, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
+        """Where everything else goes while handles go to `destinations` `(points, 2)`: asked by `carry` alone.
+
+        Returns:
+            `torch.Tensor` of shape `(1, 2, h, w)`: forward, in pixels of a picture of that size. Smooth, and straight.
+        """
+        return smooth_flow(lambda share: view.handles.lerp(destinations, share), view.size, view.mask)
 
 
 def guarded_motion(view: EditView, step: torch.Tensor, flow: torch.Tensor | None = None) -> Motion:
