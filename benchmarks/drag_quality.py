@@ -86,6 +86,17 @@ ROWS = {
     "no previews": Row({"preview_steps": None}),
     "previews of 2 steps": Row({"preview_steps": 2}),
     "previews of 1 step": Row({"preview_steps": 1}),
+    **{f"carried once, {count} iterations": Row({"carry": "once", "settle_iterations": count}) for count in (0, 1, 3)},
+    **{
+        f"carried in each of {count} iterations": Row(
+            {"carry": "iteration", "max_iterations": count, "settle_iterations": 0}, motion="straight"
+        )
+        for count in (1, 3)
+    },
+    "carried once, 1 iterations, nothing restored": Row(
+        {"carry": "once", "settle_iterations": 1, "restore_source": False}
+    ),
+    "carried once by true motion, 1 iterations": Row({"carry": "once", "settle_iterations": 1}, motion="truth"),
 }
 MEASURES = {
     "distance": "distance, px",

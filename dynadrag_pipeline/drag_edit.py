@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from motion_predictor.points import scale_points
+from motion_predictor.points import sample_flow, scale_points
 
+from .carry import LatentCarry
+from .content_search import content_offsets
+from .dense_flow import DenseFlow, flow_size, folds, resize_shift, unfolded
 from .drag_engine import DragEngine, Reference
 from .drag_instruction import DragInstruction
 from .drag_state import DragPoints, DragState, DragStep
+from .latent_bend import NoisyLatent
 from .latent_optimizer import LatentOptimizer, latent_reach
-from .motion.source import EditView, Motion, MotionSource
-from .motion.straight import SettlingMotion
+from .motion.source import EditView, Motion, MotionSource, dense_flow_of
+from .motion.straight import SettlingMotion, WholeWayMotion
 from .motion_supervision import mask_loss, motion_supervision_loss, sample_patches
 from .pipeline_output import DragIteration
 from .point_selection import PointSelector, handle_target_similarity
@@ -36,10 +40,23 @@ class Supervised:
     destinations: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What carry did in an iteration.
+
+    Attributes:
+        at_handles (`torch.Tensor` of shape `(points, 2)`): how far it bent the latent at each handle.
+        unfolded (`float`): share of the flow that was smoothed.
+    """
+
+    at_handles: torch.Tensor
+    unfolded: float
+
+
 class DragEdit:
     """What changes from iteration to iteration. All points are (x, y) in pixels of the edit.
 
-    An iteration is made by five methods in the order of [`DragEdit.iterate`], each of which leaves behind what the
+    An iteration is made by six methods in the order of [`DragEdit.iterate`], each of which leaves behind what the
     next ones need. Another way to do one of their parts has to leave the same.
 
     Attributes:
@@ -53,6 +70,7 @@ class DragEdit:
         motion ([`Motion`]): where the source of motion sends the handles. Left by [`DragEdit.propose_motion`].
         next_handles (`torch.Tensor` of shape `(points, 2)`):
             h^{k+1}. Left by the same, and by [`DragEdit.locate_handles`].
+        carry ([`LatentCarry`], *optional*): what z_t^k is made of, if it goes along with the motion.
         loss (`float`): Eq. 2 at z_t^k. Left by [`DragEdit.supervise_motion`], as are the latents.
         denoised (`torch.Tensor` of shape `(1, channels, h, w)`, *optional*):
             z_0^{k+1}. Left by [`DragEdit.denoise`]; `None` if nobody would see it.
@@ -104,14 +122,17 @@ class DragEdit:
         self.points = DragPoints.of(instruction, stop_distance, device)
         self.image = start.image
         self.mask = _latent_mask(instruction, start.noise)
-        mask = instruction.mask
-        self.editable = None if mask is None else mask[None, None].to(device)
+        self.picture_mask = None if instruction.mask is None else instruction.mask[None, None].to(device)
         paths = _paths_on(self.size, self.input_size, instruction, getattr(source, "paths", None))
         reach = latent_reach(paths, self.size, start.noise, settings.supervision_reach)
         self.optimizer = LatentOptimizer(start.noise, settings, reach, engine.denoiser.is_half)
         self.selector = PointSelector(settings.dynamic_selection, settings.similarity_threshold, generator)
         self.rule = StopRule(settings, min(self.size) / 512, can_stall=not source.always_arrives)
         self.k = 0
+        self.carry = None if settings.carry == "none" else self._new_carry(start, generator)
+        if self.carry is not None:
+            self.reference = replace(reference, silent=self.carry.invented())
+        self._carried: Carried | None = None
         self._look: tuple[torch.Tensor, torch.Tensor] | None = None
         self._open_record: tuple[DragIteration, Supervised] | None = None
         self.original_patches = self._patches_at(self.points.handles)
@@ -137,9 +158,14 @@ class DragEdit:
             guard=self.engine.settings.motion_guard,
             features=lambda: self.look()[1].detach(),
             original_patches=self.original_patches,
-            mask=self.editable,
+            mask=self.picture_mask,
             largest_deviation=self.engine.settings.largest_deviation,
         )
+
+    @property
+    def goes_all_the_way(self) -> bool:
+        """Whether this iteration carries everything to its target, and leaves supervision to the next ones."""
+        return self.engine.settings.carry == "once" and not self.rule.is_settling
 
     def look(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The model output and F(z_t^k) on the supervision grid, with their graph.
@@ -167,6 +193,7 @@ class DragEdit:
         """
         self.select_points()
         self.propose_motion()
+        self.carry_latent()
         self.supervise_motion()
         self.locate_handles()
         self.denoise()
@@ -189,6 +216,7 @@ class DragEdit:
             FloatingPointError: if the source answers with what is not finite.
         """
         source = SettlingMotion() if self.rule.is_settling else self.source
+        source = WholeWayMotion() if self.goes_all_the_way else source
         self.motion = source.propose(self.view)
         held = self.engine.settings.hold_unselected and not self.rule.is_settling
         moving = self.valid if held else self.points.moving
@@ -197,8 +225,30 @@ class DragEdit:
         )
         self.next_handles = torch.where(moving[:, None], destinations, self.points.handles)
 
+    def carry_latent(self) -> None:
+        """Bend z_t^k along the dense flow of the motion, if that is wanted: beyond the paper. In settling, it stays.
+
+        Raises:
+            FloatingPointError: if the flow is not finite.
+        """
+        self._carried = None
+        if self.carry is None or self.rule.is_settling:
+            return
+        said = dense_flow_of(self.source, self.view, self.next_handles)
+        if not torch.isfinite(said).all():
+            raise FloatingPointError(f"The source of motion `{self.source.name}` answered with what is not finite.")
+        said = resize_shift(said, flow_size(self.size))
+        flow = DenseFlow.of(unfolded(said))
+        self.optimizer.put(self.carry.move(flow, self.latents))
+        self.reference = replace(self.reference, silent=self.carry.invented())
+        self.look_again()
+        at_handles = sample_flow(resize_shift(flow.forward, self.size), self.points.handles[None])[0]
+        self._carried = Carried(at_handles, folds(said).float().mean().item())
+
     def supervise_motion(self) -> None:
         """Take the Adam steps of Eq. 3 on z_t^k, towards the handles' patches at h^{k+1} (Eq. 2).
+
+        None, where the latent was carried all the way: what is left is for the iterations of settling.
 
         Raises:
             FloatingPointError: if a loss or the latent is not finite.
@@ -207,7 +257,10 @@ class DragEdit:
         self.optimizer.begin_iteration()
         supervised = Supervised(self._source_patches(), self._in_cells(self.next_handles[self.valid]))
         losses = []
-        for _ in range(settings.supervision_steps):
+        before = self.latents.detach().clone()
+        if self.goes_all_the_way:
+            losses.append(self._loss(*self.look(), supervised).detach())
+        for _ in range(0 if self.goes_all_the_way else settings.supervision_steps):
             output, features = self.look()
             if settings.source_patches == "step":
                 supervised = Supervised(self._source_patches(), supervised.destinations)
@@ -220,10 +273,16 @@ class DragEdit:
         if not all(map(math.isfinite, values)):
             raise FloatingPointError(f"Motion supervision met losses of {values}.")
         self.loss, self._supervised = values[0], supervised
+        self._added = (self.latents.detach() - before).square().mean().sqrt().item()
 
     def locate_handles(self) -> None:
-        """Ask the source where the handles are now: where they were sent, unless it looks. In settling, they stay."""
-        if not self.rule.is_settling:
+        """Ask the source where the handles are now: where they were sent, unless it looks. In settling, they stay.
+
+        What was carried settles no longer than its content needs.
+        """
+        if self.rule.is_settling and self.carry is not None and self._content_is_there():
+            self.rule.end()
+        if not self.rule.is_settling and not self.goes_all_the_way:
             located = self._on_picture(self.source.locate(self.view, self.next_handles))
             self.next_handles = torch.where(self.points.moving[:, None], located, self.next_handles)
 
@@ -262,9 +321,14 @@ class DragEdit:
             wrong_way_count=int(self.motion.wrong_way.sum()),
             gradient_retries=self.optimizer.loss_scale.retries,
             deviation=self.motion.deviation,
+            carried=None if self._carried is None else self._carried.at_handles,
+            invented=0.0 if self.reference.silent is None else self.reference.silent.mean().item(),
+            unfolded=0.0 if self._carried is None else self._carried.unfolded,
+            added=self._added,
         )
         self._open_record = record, self._supervised
-        return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview)
+        flow = None if self.carry is None else self.carry.flow
+        return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview, flow=flow)
 
     def close_record(self) -> None:
         """Write the loss at z_t^{k+1} into the record of the iteration that led there."""
@@ -279,6 +343,24 @@ class DragEdit:
         self.points.handles = self.next_handles
         self.image = self.image if image is None else image
         self.k += 1
+
+    def _new_carry(self, start: DragState, generator: torch.Generator | None) -> LatentCarry:
+        noise = start.noise if self.reference.noise is None else self.reference.noise
+        original = NoisyLatent.of(noise, self.reference.latents, self.engine.alpha_bar, generator)
+        flow = start.flow or DenseFlow.still(self.size, noise)
+        return LatentCarry(original, start.noise, flow, self.mask)
+
+    def _content_is_there(self) -> bool:
+        """Whether what was at each handle is found at its target, among what is near it, by the features.
+
+        A pass that the next look takes anyway.
+        """
+        valid, features = self.valid, self.look()[1].detach()
+        cells = min(features.shape[-2:]) / min(self.size) * self.points.stop_distance
+        offsets = content_offsets(
+            features, self.original_patches[valid], self._in_cells(self.next_handles[valid]), math.ceil(2 * cells)
+        )
+        return bool((offsets.norm(dim=-1) <= cells).all())
 
     def _on_picture(self, points: torch.Tensor) -> torch.Tensor:
         """Points of a source of motion, moved onto the picture where they leave it."""
@@ -305,7 +387,7 @@ class DragEdit:
         original = self.original_patches[valid]
         if self.motion.templates is not None:
             current = self.motion.templates[valid]
-        elif self.engine.settings.source_patches == "original" or self.rule.is_settling:
+        elif self.engine.settings.source_patches == "original" or self.rule.is_settling or self.carry is not None:
             return original
         else:
             current = self._patches_at(self.points.handles[valid])

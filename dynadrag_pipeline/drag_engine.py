@@ -37,11 +37,16 @@ class Reference:
         latents (`torch.Tensor` of shape `(1, channels, h, w)`): z_0^0, what the unedited latent is denoised to.
         previous (`torch.Tensor`, same shape): z_{t-1}^0 for the second term of Eq. 2.
         kv_bank ([`KVBank`]): inputs of its self-attention keys and values at every timestep.
+        noise (`torch.Tensor`, same shape, *optional*): z_t^0, for whoever bends it.
+        silent (`torch.Tensor` of shape `(1, 1, h, w)`, *optional*):
+            1 where it has nothing to say to an edit, whose keys and values are its own there.
     """
 
     latents: torch.Tensor
     previous: torch.Tensor
     kv_bank: KVBank
+    noise: torch.Tensor | None = None
+    silent: torch.Tensor | None = None
 
 
 @dataclass
@@ -100,7 +105,7 @@ class DragEngine:
                 "The picture was inverted and denoised to values that are not finite, before any edit: try float32 or "
                 "bfloat16."
             )
-        return Reference(latents, previous, bank)
+        return Reference(latents, previous, bank, noise)
 
     def features(self, latents: torch.Tensor, image_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass at t, with its graph: the model output, and F(z_t) on the supervision grid of a picture."""
@@ -110,6 +115,11 @@ class DragEngine:
     def step_back(self, output: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """z_{t-1}, one DDIM step from z_t by the model output at it: what Eq. 2 compares outside the mask."""
         return self.sampler.step(output, self.timesteps[0], latents).prev_sample
+
+    @property
+    def alpha_bar(self) -> float:
+        """The cumulative product of alphas at t: z_t has so much of the picture's variance."""
+        return float(self.sampler.alphas_cumprod[self.timesteps[0]])
 
     def denoise(self, noise: torch.Tensor, reference: Reference, steps: int | None = None) -> torch.Tensor:
         """Denoise an edited z_t with the original's keys and values (Sec. 3.3): z_0, `(1, channels, h, w)`.
@@ -122,7 +132,7 @@ class DragEngine:
         Raises:
             FloatingPointError: if it is not finite.
         """
-        with self.denoiser.replaying(reference.kv_bank):
+        with self.denoiser.replaying(reference.kv_bank), reference.kv_bank.silent_at(reference.silent):
             if steps is None:
                 latents = ddim_denoise(self.denoiser, self.sampler, noise, self.timesteps)
             else:

@@ -85,4 +85,5 @@ def _in_input_pixels(record: DragIteration, size: tuple[int, int], input_size: t
         valid=record.valid.cpu(),
         similarities=record.similarities.cpu(),
         deviation=None if record.deviation is None else record.deviation.cpu() * ratio.mean(),
+        carried=None if record.carried is None else record.carried.cpu() * ratio,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .dense_flow import DenseFlow
 from .drag_instruction import DragInstruction
 from .pipeline_output import DragIteration
 
@@ -81,6 +82,7 @@ class DragState:
         image (`torch.Tensor` of shape `(1, 3, height, width)`): I_k in [0, 1], at the size of the edit.
         handles (`torch.Tensor` of shape `(points, 2)`, *optional*): h^k in pixels of the edit; `None` before any.
         picture (`str`, *optional*): fingerprint of what was edited.
+        flow ([`DenseFlow`], *optional*): what the latent was carried by since the unedited picture.
     """
 
     noise: torch.Tensor
@@ -88,6 +90,7 @@ class DragState:
     image: torch.Tensor
     handles: torch.Tensor | None = None
     picture: str | None = None
+    flow: DenseFlow | None = None
 
 
 @dataclass
@@ -106,6 +109,7 @@ class DragStep:
         is_good (`bool`): whether all that was decoded is finite, known once the loop has gone on.
         image (`torch.Tensor` of shape `(1, 3, height, width)`, *optional*):
             I_{k+1}, there once the loop has gone on.
+        flow ([`DenseFlow`], *optional*): what the latent was carried by since the unedited picture.
     """
 
     noise: torch.Tensor
@@ -115,10 +119,12 @@ class DragStep:
     is_last: bool = False
     is_good: bool = False
     image: torch.Tensor | None = None
+    flow: DenseFlow | None = None
 
     @property
     def state(self) -> DragState | None:
         """What an edit can be gone on from after this step, if its latents and its picture are there."""
         if self.latents is None or self.image is None:
             return None
-        return DragState(self.noise, self.latents, self.image, self.record.handles + self.record.step)
+        handles = self.record.handles + self.record.step
+        return DragState(self.noise, self.latents, self.image, handles, flow=self.flow)

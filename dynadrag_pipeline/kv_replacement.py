@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
@@ -77,6 +78,7 @@ class KVBank:
         self._device: torch.device | None = None
         self._ahead: dict[int, _Sent] = {}
         self._stream: torch.cuda.Stream | None = None
+        self._silent: torch.Tensor | None = None
 
     @property
     def timestep(self) -> int:
@@ -121,6 +123,26 @@ class KVBank:
     def replaying(self, unet: UNet2DConditionModel) -> Any:
         """Context in which the UNet's self-attention takes keys and values from the bank."""
         return self._installed(unet, "replay")
+
+    @contextmanager
+    def silent_at(self, places: torch.Tensor | None) -> Iterator[None]:
+        """Context in which attention at places `(1, 1, h, w)` of the latent, from 0 to 1, is the edit's own."""
+        self._silent = places
+        try:
+            yield
+        finally:
+            self._silent = None
+
+    def silence(self, tokens: int, like: torch.Tensor) -> torch.Tensor | None:
+        """`(1, tokens, 1)`: to what share attention at each token of a layer is the edit's own; `None` if nowhere."""
+        if self._silent is None:
+            return None
+        height, width = self._silent.shape[-2:]
+        while height * width > tokens:  # UNets halve sizes, and round up
+            height, width = -(-height // 2), -(-width // 2)
+        if height * width != tokens:
+            return None
+        return F.interpolate(self._silent, size=(height, width), mode="area").view(1, tokens, 1).to(like)
 
     def store(self, layer: str, hidden_states: torch.Tensor) -> None:
         """Keep the input of a layer at the current timestep, without its graph."""
@@ -218,9 +240,12 @@ class BankedAttention:
     ) -> torch.Tensor:
         if self.mode == "record":
             self.bank.store(self.layer, hidden_states)
-        else:
-            encoder_hidden_states = self.bank.load(self.layer)
-        return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+            return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+        replaced = self.inner(attn, hidden_states, self.bank.load(self.layer), *args, **kwargs)
+        silence = self.bank.silence(hidden_states.shape[1], replaced)
+        if silence is None:
+            return replaced
+        return replaced.lerp(self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs), silence)
 
 
 @functools.cache

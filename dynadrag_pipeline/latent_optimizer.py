@@ -40,6 +40,12 @@ class LatentOptimizer:
         if self.settings.optimizer_scope == "iteration":
             self.adam = self._new_adam()
 
+    def put(self, latents: torch.Tensor) -> None:
+        """Go on from another z_t^k `(1, channels, h, w)`, without moments: they belong to where content was."""
+        with torch.no_grad():
+            self.latents.copy_(latents)
+        self.adam = self._new_adam()
+
     def step(self, loss: torch.Tensor) -> None:
         """One Adam step down the gradient of a loss to the latent, and to nothing else (Eq. 3).
 

@@ -45,6 +45,7 @@ from .components import (
     frozen_components,
     preview_decoder,
 )
+from .dense_flow import DenseFlow
 from .drag_edit import DragEdit
 from .drag_instruction import DragInstruction
 from .encoding import decode_latents
@@ -124,6 +125,7 @@ LATENTS = passed_on("latents", torch.Tensor, "z_0 of the edited picture, `(1, ch
 RECONSTRUCTION = passed_on(
     "reconstruction_latents", torch.Tensor, "z_0 of the picture, inverted and denoised without an edit, the same"
 )
+FLOW = OutputParam("flow", DenseFlow, "what the latent was carried by; None without `carry`")
 FITTED = OutputParam("identity_lora", IdentityLora, "the picture's LoRA; None if none was wanted")
 GIVEN_LORA = InputParam(
     "identity_lora", IdentityLora, description="used instead of a new one, if it is this picture's"
@@ -333,6 +335,15 @@ class ProposeMotionStep(IterationBlock):
         edit.propose_motion()
 
 
+class CarryLatentStep(IterationBlock):
+    """Changes `latents`, and where the next look is taken; nothing without `carry`."""
+
+    about = "Bend the latent along the motion, if `carry` asks for it."
+
+    def work_on(self, edit: DragEdit) -> None:
+        edit.carry_latent()
+
+
 class SuperviseMotionStep(IterationBlock):
     """Leaves `loss`, and changes `latents`."""
 
@@ -364,8 +375,15 @@ class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
     """Models: the UNet with gradients, the VAE's decoder, the motion predictor."""
 
     model_name = "dynadrag"
-    block_classes = [SelectPointsStep, ProposeMotionStep, SuperviseMotionStep, LocateHandlesStep, DenoiseStep]
-    block_names = ["select", "predict", "supervise", "locate", "denoise"]
+    block_classes = [
+        SelectPointsStep,
+        ProposeMotionStep,
+        CarryLatentStep,
+        SuperviseMotionStep,
+        LocateHandlesStep,
+        DenoiseStep,
+    ]
+    block_names = ["select", "predict", "carry", "supervise", "locate", "denoise"]
 
     @property
     def description(self) -> str:
@@ -385,6 +403,7 @@ class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
         return [
             LATENTS[1],
             RECONSTRUCTION[1],
+            FLOW,
             OutputParam("trajectory", torch.Tensor, "`(iterations + 1, points, 2)`, in pixels of the input"),
             OutputParam("iterations", list, "a DragIteration each"),
             OutputParam("stop_reason", StopReason, "why the loop ended"),
@@ -413,6 +432,7 @@ class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
                 pass
         result = session.history[-1]
         given.latents, given.reconstruction_latents = result.state.latents, session.reference.latents
+        given.flow = result.state.flow
         given.trajectory, given.iterations = result.trajectory, result.iterations
         given.stop_reason, given.motion_source = result.stop_reason, result.motion_source
         self.set_block_state(state, given)
@@ -429,6 +449,7 @@ class DecodeStep(DragBlock):
         PICTURE[0],
         IN_FORCE[0],
         OUTPUT_TYPE,
+        InputParam("flow", DenseFlow, description=FLOW.description),
     )
     leaves = (OutputParam("images", description="the edited picture, in a list or a batch of one"),)
     needs = (VAE, TEXT_ENCODER, UNET, IMAGE_PROCESSOR)
@@ -442,7 +463,7 @@ class DecodeStep(DragBlock):
                 picture = decode_latents(components.vae, given.latents)
                 if given.in_force.settings.restore_source:
                     reconstruction = decode_latents(components.vae, given.reconstruction_latents)
-                    picture = restore_source(given.picture, picture, reconstruction)
+                    picture = restore_source(given.picture, picture, reconstruction, given.flow)
             picture = resize_picture(picture, (given.picture.shape[-2], given.picture.shape[-1]))
             given.images = components.image_processor.postprocess(picture, given.output_type, do_denormalize=[False])
         self.set_block_state(state, given)
@@ -501,7 +522,7 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
     """Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)), in blocks.
 
     The blocks are `prepare`, `encode`, `fit_identity`, `invert`, `drag` and `decode`; `drag` is a loop over `select`,
-    `predict`, `supervise`, `locate` and `denoise`. From the same inputs and seed they make the picture that
+    `predict`, `carry`, `supervise`, `locate` and `denoise`. From the same inputs and seed they make the picture that
     [`DynaDragPipeline`] makes, one picture a call.
 
     Example:
@@ -513,7 +534,7 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
     >>> list(blocks.sub_blocks)
     ['prepare', 'encode', 'fit_identity', 'invert', 'drag', 'decode']
     >>> list(blocks.sub_blocks["drag"].sub_blocks)
-    ['select', 'predict', 'supervise', 'locate', 'denoise']
+    ['select', 'predict', 'carry', 'supervise', 'locate', 'denoise']
     >>> pipe = blocks.init_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5")  # doctest: +SKIP
     >>> pipe.load_components()  # doctest: +SKIP
     >>> images = pipe(image=photo, handles=[(210, 180)], targets=[(250, 180)], output="images")  # doctest: +SKIP

@@ -46,6 +46,11 @@ class DragIteration:
             gradients that overflowed in float16, and were computed again with a smaller scale of the loss.
         deviation (`torch.Tensor` of shape `(points,)`, *optional*):
             how far the motion predictor expects its steps to be wrong, if it says so.
+        carried (`torch.Tensor` of shape `(points, 2)`, *optional*):
+            how far `carry` bent the latent at each handle; `None` where nothing was carried.
+        invented (`float`): share of the latent that nothing of the picture comes to, so that the model invents it.
+        unfolded (`float`): share of the flow that lay over other content, and was smoothed until it did not.
+        added (`float`): root of the mean square of what the Adam steps changed in z_t.
     """
 
     handles: torch.Tensor
@@ -60,6 +65,10 @@ class DragIteration:
     flow: torch.Tensor | None = None
     gradient_retries: int = 0
     deviation: torch.Tensor | None = None
+    carried: torch.Tensor | None = None
+    invented: float = 0.0
+    unfolded: float = 0.0
+    added: float = 0.0
 
 
 @dataclass

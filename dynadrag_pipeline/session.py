@@ -399,7 +399,7 @@ class DragSession:
         state = self._own_state("result", result)
         edited = self.reconstruction if state.handles is None else state.image
         if self.settings.restore_source if restore is None else restore:
-            edited = restore_source(self.picture, edited, self.reconstruction)
+            edited = restore_source(self.picture, edited, self.reconstruction, state.flow)
         return resize_picture(edited, self.input_size)
 
     # --- the models, while they work for this session ---

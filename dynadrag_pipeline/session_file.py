@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.common.checks import got
 
+from .dense_flow import DenseFlow
 from .drag_result import DragResult
 from .drag_state import DragState
 from .fit_key import factors_content, weights_content
@@ -33,7 +34,16 @@ FORMAT = 1
 
 _OF_A_STATE = ("noise", "latents", "image", "handles")
 _OF_AN_ITERATION = ("handles", "predicted_step", "step", "valid", "similarities")
-_NUMBERS_OF_AN_ITERATION = ("loss_before", "loss_after", "wrong_way_count", "gradient_retries")
+_NUMBERS_OF_AN_ITERATION = (
+    "loss_before",
+    "loss_after",
+    "wrong_way_count",
+    "gradient_retries",
+    "invented",
+    "unfolded",
+    "added",
+)
+_OF_A_FLOW = ("forward", "backward", "covered")
 
 
 def save_session(session: DragSession, folder: str | Path) -> None:
@@ -119,6 +129,11 @@ def _alone(tensor: torch.Tensor) -> torch.Tensor:
 def _tensors_of(result: DragResult) -> dict[str, torch.Tensor]:
     state = {name: getattr(result.state, name) for name in _OF_A_STATE}
     tensors = {f"state.{name}": value for name, value in state.items() if value is not None}
+    if result.state.flow is not None:
+        tensors |= {f"state.flow.{name}": getattr(result.state.flow, name) for name in _OF_A_FLOW}
+    for number, each in enumerate(result.iterations):
+        if each.carried is not None:
+            tensors[f"carried.{number}"] = each.carried
     for name in _OF_AN_ITERATION:
         if result.iterations:
             tensors[f"iterations.{name}"] = torch.stack([getattr(each, name) for each in result.iterations])
@@ -186,15 +201,17 @@ def _assembled(
 
 def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: DragSession) -> DragResult:
     state: dict[str, Any] = {name: value.to(session.noise.device) for name, value in _below("state.", tensors).items()}
-    stacked = _below("iterations.", tensors)
+    flow = {name[len("flow.") :]: state.pop(name) for name in list(state) if name.startswith("flow.")}
+    stacked, carried = _below("iterations.", tensors), _below("carried.", tensors)
     return DragResult(
-        state=DragState(**state, picture=session.fingerprint),
+        state=DragState(**state, picture=session.fingerprint, flow=DenseFlow(**flow) if flow else None),
         trajectory=tensors["trajectory"],
         targets=tensors["targets"],
         iterations=[
             DragIteration(
                 **{**each, **{name: values[index] for name, values in stacked.items()}},
                 deviation=tensors.get(f"deviation.{index}"),
+                carried=carried.get(str(index)),
             )
             for index, each in enumerate(numbers["iterations"])
         ],

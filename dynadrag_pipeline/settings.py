@@ -36,6 +36,7 @@ from motion_predictor.common.options import (
 ChannelReduction = Literal["mean", "sum"]
 SourcePatches = Literal["iteration", "step", "original"]
 OptimizerScope = Literal["edit", "iteration"]
+Carry = Literal["none", "once", "iteration"]
 SelectionStrategy = Literal["all", "first", "random"]
 KVPlacement = Literal["auto", "device", "host"]
 CudaGraphs = Literal["auto", False]
@@ -46,6 +47,7 @@ this project's default, where the paper says nothing or otherwise."""
 DRAG_LOOP = "drag loop (Fig. 2)"
 SELECTION = "selection of handles (Sec. 3.2.2)"
 SUPERVISION = "motion supervision (Eq. 2, 3)"
+CARRY = "carry (beyond the paper)"
 DENOISING = "inversion and denoising (Sec. 3.1, 3.3)"
 IDENTITY_LORA = "identity LoRA (Sec. 4.2)"
 PICTURES = "picture and record"
@@ -181,6 +183,14 @@ class DragSettings:
         group=SUPERVISION,
         source="Sec. 4.2",
     )
+    carry: Carry = option(
+        "none",
+        Choice(accepted=get_args(Carry)),
+        "bends the latent along a dense flow, so that content goes with its handle and supervision only finishes it: "
+        "'once' goes all the way in the first iteration, and leaves the rest to `settle_iterations`; 'iteration' goes "
+        "with each step, and supervises what is left; 'none' is the paper",
+        group=CARRY,
+    )
     num_inference_steps: int = option(
         50,
         WholeNumber(least=1, most=100_000),
@@ -311,8 +321,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         name: each.default if each.paper is SAME else each.paper for name, each in options_of(DragSettings).items()
     },
     "fast": {"preview_steps": 4, "identity_lora_steps": 80},
+    "carry": {"carry": "once", "settle_iterations": 3, "inversion_strength": 0.7},
 }
-"""Settings by name. `paper` is the paper to the letter, whatever a checkpoint recommends; `fast` trades openly."""
+"""Settings by name. `paper` is the paper to the letter, whatever a checkpoint recommends; `fast` trades openly;
+`carry` bends the latent along with the motion, which is beyond the paper."""
 
 
 @dataclass(frozen=True)

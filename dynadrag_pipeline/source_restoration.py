@@ -10,6 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .dense_flow import DenseFlow, boxed, resize_shift, shifted
 from .picture import resize_picture
 
 WORKING_SIDE = 128  # short side on which content is followed
@@ -22,7 +23,9 @@ TOLERANCE = 0.3  # difference of colour at which the source counts 1 / e
 SPREAD_AT_512 = 12.0  # pixels, for a short side of 512: how far round a pixel differences are averaged
 
 
-def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+def restore_source(
+    source: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor, flow: DenseFlow | None = None
+) -> torch.Tensor:
     """Put the source's own pixels in place of those of an edit, wherever these show the same content.
 
     Autoencoder and inversion cost a picture detail, and motion supervision more of it. The unedited latent is denoised
@@ -35,6 +38,8 @@ def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: t
         source (`torch.Tensor` of shape `(1, 3, height, width)`): the input in [0, 1], at its own size.
         edited (`torch.Tensor` of shape `(1, 3, h, w)`): the edited picture, at the size of the edit.
         reconstruction (`torch.Tensor`, same shape): the picture inverted and denoised without an edit.
+        flow ([`DenseFlow`], *optional*):
+            what the latent was carried by: the shift is sought from it on, and nothing is restored where nothing came.
 
     Returns:
         `torch.Tensor` of shape `(1, 3, height, width)`, in [0, 1]: the source itself where nothing changed.
@@ -45,15 +50,19 @@ def restore_source(source: torch.Tensor, edited: torch.Tensor, reconstruction: t
         True
     """
     size, edit_size = ((picture.shape[-2], picture.shape[-1]) for picture in (source, edited))
-    shift = content_shift(edited, reconstruction)
+    shift = content_shift(edited, reconstruction, None if flow is None else flow.backward)
     explained = shifted(reconstruction, resize_shift(shift, edit_size))
     unexplained = _smoothed((edited - explained).square().mean(dim=1, keepdim=True)).sqrt()
     share = resize_picture(torch.exp(-((unexplained / TOLERANCE) ** 2)), size)
+    if flow is not None:
+        share = share * F.interpolate(flow.covered, size=size, mode="bilinear", align_corners=False)
     moved = shifted(source.to(edited), resize_shift(shift, size))
     return torch.lerp(resize_picture(edited, size), moved, share).clamp(0, 1)
 
 
-def content_shift(edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+def content_shift(
+    edited: torch.Tensor, reconstruction: torch.Tensor, start: torch.Tensor | None = None
+) -> torch.Tensor:
     """Where each piece of the edited picture was before the edit, minus where it is: smooth, and from coarse to fine.
 
     It is sought on the CPU, wherever the pictures are: they are small, a GPU would wait for Python in each of some
@@ -65,6 +74,7 @@ def content_shift(edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.T
 
     Args:
         edited, reconstruction (`torch.Tensor` of shape `(1, 3, h, w)`): pictures in [0, 1].
+        start (`torch.Tensor` of shape `(1, 2, h', w')`, *optional*): a shift to begin with; by default none.
 
     Returns:
         `torch.Tensor` of shape `(1, 2, h', w')`: (x, y) in pixels of a picture of that size, whose short side is 128
@@ -73,7 +83,7 @@ def content_shift(edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.T
     device, edited, reconstruction = edited.device, edited.cpu(), reconstruction.cpu()
     height, width = edited.shape[-2:]
     scale = min(1.0, WORKING_SIDE / min(height, width))
-    shift = edited.new_zeros(1, 2, 1, 1)
+    shift = edited.new_zeros(1, 2, 1, 1) if start is None else start.to(edited)
     for level in LEVELS:
         size = (max(1, round(height * scale / level)), max(1, round(width * scale / level)))
         smaller = [F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction)]
@@ -107,24 +117,7 @@ def _refined(shift: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Te
     return refined().detach()
 
 
-def shifted(picture: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """`(1, channels, h, w)` of a picture, each pixel taken `shift` `(1, 2, h, w)` away from where it is shown."""
-    height, width = picture.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(height).to(shift), torch.arange(width).to(shift), indexing="ij")
-    places = torch.stack([(2 * (x + shift[:, 0]) + 1) / width - 1, (2 * (y + shift[:, 1]) + 1) / height - 1], dim=-1)
-    return F.grid_sample(picture, places, mode="bicubic", padding_mode="border", align_corners=False)
-
-
-def resize_shift(shift: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The same shift for a picture of another (height, width): as many pixels more or fewer as that has."""
-    factors = shift.new_tensor([size[1] / shift.shape[-1], size[0] / shift.shape[-2]])[:, None, None]
-    return factors * F.interpolate(shift, size=size, mode="bilinear", align_corners=False)
-
-
 def _smoothed(maps: torch.Tensor) -> torch.Tensor:
-    """Means over neighbourhoods: two boxes have the spread of a Gaussian, and the border only what is there."""
+    """Means over neighbourhoods."""
     spread = SPREAD_AT_512 * min(maps.shape[-2:]) / 512
-    radius = round((math.sqrt(6 * spread**2 + 1) - 1) / 2)
-    for _ in range(2):
-        maps = F.avg_pool2d(maps, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-    return maps
+    return boxed(maps, round((math.sqrt(6 * spread**2 + 1) - 1) / 2))

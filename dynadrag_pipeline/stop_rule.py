@@ -47,6 +47,10 @@ class StopRule:
         """Whether no handle has moved noticeably for some iterations."""
         return self.can_stall and not self.is_settling and self._still_iterations >= STALL_ITERATIONS
 
+    def end(self) -> None:
+        """Let this iteration be the last one: all content is where it is to be."""
+        self.remaining = 1
+
     def settles_after(self, all_arrive: bool) -> bool:
         """Whether the iteration after this one is one of settling."""
         if self.is_settling:

@@ -12,6 +12,7 @@ from motion_predictor.common.checks import got
 from motion_predictor.points import Points, scale_points
 
 from ..drag_instruction import DragInstruction, as_pairs
+from .smooth import smooth_flow
 from .source import BaseMotionSource, EditView, Motion
 
 Paths = Sequence[Points | None]
@@ -72,6 +73,16 @@ class PathMotion(BaseMotionSource):
         on_paths = torch.stack([_at_share(corners, self._travelled) for corners in self._corners])
         destinations = torch.where(view.moving[:, None], on_paths, view.handles)
         return Motion(destinations, destinations - view.handles, torch.zeros_like(view.moving))
+
+    def dense_flow(self, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
+        """Smooth, along the paths if that is all the way, else straight."""
+        if not torch.equal(destinations, view.targets) or self._travelled:
+            return super().dense_flow(view, destinations)
+        corners = self._corners
+        parts = max(len(each) for each in corners) - 1
+        return smooth_flow(
+            lambda share: torch.stack([_at_share(each, share) for each in corners]), view.size, view.mask, parts
+        )
 
 
 def _as_path(index: int, path: Any) -> torch.Tensor:

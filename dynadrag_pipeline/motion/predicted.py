@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from motion_predictor import MotionPredictorModel
+from motion_predictor.modeling_motion_predictor import MotionPredictorModel, MotionPredictorOutput
 from motion_predictor.points import sample_flow
 
+from .smooth import corrected_flow
 from .source import BaseMotionSource, EditView, Motion, guarded_motion
 
 
@@ -27,24 +28,42 @@ class PredictedMotion(BaseMotionSource):
 
     def propose(self, view: EditView) -> Motion:
         """The predicted flow at the handles, guarded."""
-        flow, deviation = self._predict(view)
         moving = view.moving
+        predicted = self._predict(view)
         step = torch.zeros_like(view.handles)
-        step[moving] = sample_flow(flow, view.handles[moving][None])[0]
-        return guarded_motion(view, step, flow, None if deviation is None else _deviation_at(deviation, view.handles))
+        step[moving] = sample_flow(predicted.flow, view.handles[moving][None])[0]
+        return guarded_motion(view, step, predicted.flow, _expected_error(predicted.deviation, view.handles))
 
-    def _predict(self, view: EditView) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Flow and deviation. A predictor that takes a mask is told of what stays as well: pins, and what arrived."""
+    def dense_flow(self, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
+        """The network's whole map, corrected at the handles; smooth, if the network does not know the whole way.
+
+        One that does was taught all of the picture; one that does not may say nothing beyond its handles.
+        """
+        if "total" not in getattr(self.predictor, "horizons", ()):
+            return super().dense_flow(view, destinations)
+        is_whole_way = torch.equal(destinations[view.moving], view.targets[view.moving])
+        predicted = self._predict(view)
+        flow = predicted.flow
+        if is_whole_way and predicted.total_flow is not None:
+            flow = predicted.total_flow
+        return corrected_flow(flow, view.handles, destinations, view.size, view.mask)
+
+    def _predict(self, view: EditView) -> MotionPredictorOutput:
+        """What the network says. It is shown points that stay, and the mask, if it was taught to look at them."""
         if not getattr(self.predictor, "takes_mask", False):
-            moving = view.moving
-            return self.predictor.predict_flow(view.image, view.handles[moving], view.targets[moving]), None
-        targets = torch.where(view.moving[:, None], view.targets, view.handles)
-        predicted = self.predictor.predict(view.image, view.handles, targets, mask=view.mask)
-        deviation = predicted.deviation
-        # The likelihood's scale is half of the expected length of the error.
-        return predicted.flow, None if deviation is None else 2 * deviation
+            shown = view.moving
+            return MotionPredictorOutput(
+                self.predictor.predict_flow(view.image, view.handles[shown], view.targets[shown])
+            )
+        shown = view.moving | (view.handles == view.targets).all(dim=-1)  # not those that were given up
+        predicted: MotionPredictorOutput = self.predictor.predict(
+            view.image, view.handles[shown], view.targets[shown], mask=view.mask
+        )
+        return predicted
 
 
-def _deviation_at(deviation: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """A map `(1, 1, height, width)` at points `(points, 2)`: `(points,)`."""
-    return sample_flow(deviation.expand(-1, 2, -1, -1), points[None])[0, :, 0]
+def _expected_error(deviation: torch.Tensor | None, points: torch.Tensor) -> torch.Tensor | None:
+    """The expected length of the error at points `(points, 2)`: `(points,)`. It is twice a Laplace scale."""
+    if deviation is None:
+        return None
+    return 2 * sample_flow(deviation.expand(-1, 2, -1, -1), points[None])[0, :, 0]

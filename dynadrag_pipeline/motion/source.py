@@ -15,6 +15,7 @@ from motion_predictor.choices import MotionGuard
 from motion_predictor.points import guard_step, is_wrong_way, move_handles, straight_step
 
 from ..drag_instruction import DragInstruction
+from .smooth import smooth_flow
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ class MotionSource(Protocol):
         """
 
 
+def dense_flow_of(source: MotionSource, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
+    """What a source says of everything but the handles; that it is smooth, if the source knows points alone."""
+    return getattr(source, "dense_flow", BaseMotionSource().dense_flow)(view, destinations)
+
+
 class BaseMotionSource:
     """A source that keeps nothing between iterations, and takes handles to be where they were sent.
 
@@ -138,6 +144,14 @@ class BaseMotionSource:
     def locate(self, view: EditView, proposed: torch.Tensor) -> torch.Tensor:
         """Where they were sent."""
         return proposed
+
+    def dense_flow(self, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
+        """Where everything else goes while handles go to `destinations` `(points, 2)`: asked by `carry` alone.
+
+        Returns:
+            `torch.Tensor` of shape `(1, 2, h, w)`: forward, in pixels of a picture of that size. Smooth, and straight.
+        """
+        return smooth_flow(lambda share: view.handles.lerp(destinations, share), view.size, view.mask)
 
 
 def guarded_motion(

@@ -1,4 +1,4 @@
-"""Motion without a network: straight to the targets in equal steps, or at the targets at once, to settle there."""
+"""Motion without a network: straight to the targets in equal steps, all at once, or standing on the targets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ class StraightMotion(BaseMotionSource):
     def propose(self, view: EditView) -> Motion:
         """A share of what remains of each path."""
         return guarded_motion(view, view.straight_step)
+
+
+class WholeWayMotion(BaseMotionSource):
+    """At the targets at once, where the latent is carried there."""
+
+    name = "whole way"
+    always_arrives = True
+
+    def propose(self, view: EditView) -> Motion:
+        """The targets themselves, with all of the way as a step."""
+        destinations = torch.where(view.moving[:, None], view.targets, view.handles)
+        return Motion(destinations, destinations - view.handles, torch.zeros_like(view.moving))
 
 
 class SettlingMotion(BaseMotionSource):

@@ -353,7 +353,7 @@ class SurePredictor:
 class TestDensePredictors:
     def test_a_predictor_that_takes_masks_is_told_what_may_change_and_which_points_stay(self):
         predictor, mask = SurePredictor(1.0, 1.0), torch.ones(1, 1, *SIZE)
-        view = view_of([(10, 10), (60, 40)], [(30, 20), (80, 40)], moving=torch.tensor([True, False]), mask=mask)
+        view = view_of([(10, 10), (60, 40)], [(30, 20), (60, 40)], moving=torch.tensor([True, False]), mask=mask)
         motion = PredictedMotion(predictor).propose(view)
         handles, targets, seen = predictor.seen
         assert handles.tolist() == [[10, 10], [60, 40]]

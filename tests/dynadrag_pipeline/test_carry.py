@@ -1,0 +1,191 @@
+"""Carry in an edit: what it does to the latent, what it costs, and that all ways to an edit know of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dynadrag_pipeline import DynaDragPipeline, settings
+from dynadrag_pipeline.content_search import content_offsets
+from dynadrag_pipeline.kv_replacement import KVBank
+from dynadrag_pipeline.modular_blocks import DynaDragBlocks
+from dynadrag_pipeline.motion.predicted import PredictedMotion
+from dynadrag_pipeline.motion_supervision import sample_patches
+from dynadrag_pipeline.settings import settings_in_force
+from motion_predictor.points import sample_flow
+
+POINTS = ([(40, 30), (70, 60)], [(52, 30), (70, 60)])  # a handle and a pin
+SECOND = ([(20, 50)], [(12, 42)])
+LORA, STEPS, SUPERVISION = 2, 4, 2
+NEVER_THERE = {"stop_distance": 0.0}
+
+
+@pytest.fixture
+def passes(unet) -> list[int]:
+    count: list[int] = []
+    unet.register_forward_hook(lambda *_: count.append(1))
+    return count
+
+
+def edit(pipe: DynaDragPipeline, picture, quick, **changes):
+    return pipe(picture, *POINTS, output_type="pt", **(quick | changes))
+
+
+class TestWhatItCosts:
+    def test_carried_once_without_supervision_is_a_look_before_and_one_after(self, pipe, picture, quick, passes):
+        edit(pipe, picture, quick, carry="once", settle_iterations=0)
+        assert len(passes) == LORA + 2 * STEPS + 1 + STEPS + 1
+
+    @pytest.mark.parametrize("iterations", [1, 3])
+    def test_each_supervised_iteration_adds_its_adam_steps(self, pipe, picture, quick, passes, iterations):
+        result = edit(pipe, picture, quick, carry="once", settle_iterations=iterations, **NEVER_THERE)
+        assert len(result.iterations) == 1 + iterations
+        assert len(passes) == LORA + 2 * STEPS + 1 + iterations * SUPERVISION + STEPS + 1
+
+    def test_carried_in_each_iteration_looks_once_more_in_each(self, pipe, picture, quick, passes):
+        result = edit(pipe, picture, quick, carry="iteration", max_iterations=3)
+        assert len(result.iterations) == 3
+        assert len(passes) == LORA + 2 * STEPS + 3 * (1 + SUPERVISION) + STEPS + 1
+
+
+class TestTheRecord:
+    def test_says_what_carry_did_and_what_supervision_added(self, pipe, picture, quick):
+        carried, supervised = edit(pipe, picture, quick, carry="once", settle_iterations=1, **NEVER_THERE).iterations
+        torch.testing.assert_close(carried.carried, torch.tensor([[12.0, 0], [0, 0]]), atol=0.3, rtol=0)
+        assert torch.equal(carried.step, torch.tensor([[12.0, 0], [0, 0]]))
+        assert (carried.added, carried.unfolded, supervised.carried) == (0, 0, None)
+        assert supervised.added > 0
+        assert supervised.loss_before == carried.loss_after == carried.loss_before
+
+    def test_steps_of_carry_add_up_to_the_way(self, pipe, picture, quick):
+        result = edit(pipe, picture, quick, carry="iteration", max_iterations=3)
+        total = sum(record.carried for record in result.iterations)
+        torch.testing.assert_close(total, torch.tensor([[12.0, 0], [0, 0]]), atol=0.3, rtol=0)
+
+    def test_says_nothing_of_carry_without_it(self, pipe, picture, quick):
+        assert {record.carried for record in edit(pipe, picture, quick).iterations} == {None}
+
+
+class TestTheWaysToAnEdit:
+    @pytest.mark.parametrize("carry", ["once", "iteration"])
+    def test_the_same_call_gives_the_same_picture_and_another_one_than_without(self, pipe, picture, quick, carry):
+        first, second = (edit(pipe, picture, quick, carry=carry, restore_source=True).images for _ in range(2))
+        assert torch.equal(first, second)
+        assert not torch.equal(first, edit(pipe, picture, quick, restore_source=True).images)
+
+    def test_drags_of_a_session_go_on_from_one_another(self, pipe, picture, quick):
+        session = pipe.open_session(picture, **(quick | {"carry": "once"}))
+        list(session.drag(*POINTS))
+        first = session.state
+        list(session.drag(*SECOND, continue_from=first))
+        both = session.state
+        handles = torch.tensor([[40.0, 30.0], [20.0, 50.0]]) * 64 / 80
+        moved = sample_flow(both.flow.forward, handles[None])[0]
+        torch.testing.assert_close(moved, torch.tensor([[12.0, 0.0], [-8.0, -8.0]]) * 64 / 80, atol=1.0, rtol=0)
+        assert session.undo() is first
+        assert session.undo().flow is None
+
+    def test_a_saved_session_knows_what_was_carried(self, pipe, picture, quick, tmp_path):
+        session = pipe.open_session(picture, **(quick | {"carry": "once", "restore_source": True}))
+        list(session.drag(*POINTS))
+        pipe.save_session(session, tmp_path)
+        loaded = pipe.load_session(tmp_path)
+        assert torch.equal(loaded.state.flow.backward, session.state.flow.backward)
+        assert torch.equal(loaded.image(loaded.history[-1]), session.image(session.history[-1]))
+        assert torch.equal(loaded.history[-1].iterations[0].carried, session.history[-1].iterations[0].carried)
+
+    def test_a_callback_may_end_it_after_the_carry(self, pipe, picture, quick):
+        def stop(pipe, step, timestep, tensors):
+            pipe._interrupt = True
+            return tensors
+
+        options = {"carry": "once", "settle_iterations": 2}
+        result = edit(pipe, picture, quick, callback_on_step_end=stop, **options)
+        assert result.stop_reason == "interrupted"
+        assert len(result.iterations) == 1
+
+    def test_blocks_make_the_pipeline_s_picture(self, pipe, picture, quick, tmp_path):
+        options = quick | {"carry": "once", "settle_iterations": 1, "restore_source": True, "output_type": "pt"}
+        expected = pipe(picture, *POINTS, **options)
+        pipe.save_pretrained(tmp_path)
+        blocks = DynaDragBlocks().init_pipeline(tmp_path)
+        blocks.load_components()
+        blocks.set_progress_bar_config(disable=True)
+        state = blocks(image=picture, handles=POINTS[0], targets=POINTS[1], **options)
+        assert torch.equal(state.images, expected.images)
+
+    def test_models_are_left_as_they_were(self, pipe, picture, quick, unet):
+        before, processors = [each.clone() for each in unet.parameters()], dict(unet.attn_processors)
+        edit(pipe, picture, quick, carry="once")
+        assert all(torch.equal(*each) for each in zip(before, unet.parameters(), strict=True))
+        assert unet.attn_processors == processors
+
+
+class TestSettings:
+    def test_the_paper_does_not_carry_whatever_a_checkpoint_recommends(self):
+        recommended = {"carry": "once"}
+        assert settings_in_force({}, preset="paper", recommended=recommended).settings.carry == "none"
+        assert settings_in_force({}, recommended=recommended).settings.carry == "once"
+
+    def test_the_preset_carries(self):
+        assert settings_in_force({}, preset="carry").settings.carry == "once"
+
+    def test_another_word_is_refused(self):
+        with pytest.raises(ValueError, match=r"`carry` must be .*'once'.*got 'twice'"):
+            settings.DragSettings(carry="twice")
+
+
+class KnowingPredictor:
+    """Says the same of everything, knows masks and the whole way, and remembers what it was asked."""
+
+    takes_mask = True
+    horizons = ("step", "total")
+
+    def __init__(self) -> None:
+        self.asked: list[SimpleNamespace] = []
+
+    def predict_flow(self, image, handles, targets, *, mask=None, horizon="step"):
+        self.asked.append(SimpleNamespace(handles=handles, targets=targets, mask=mask, horizon=horizon))
+        flow = torch.zeros(1, 2, *image.shape[-2:])
+        flow[:, 0] = 12 * 64 / 80
+        return flow
+
+
+def test_a_predictor_that_knows_the_whole_way_is_asked_for_it_with_pins_and_mask(pipe, picture, quick):
+    predictor = KnowingPredictor()
+    mask = torch.ones(80, 96)
+    mask[:, 90:] = 0
+    edit(pipe, picture, quick, carry="once", motion=PredictedMotion(predictor), mask=mask)
+    (asked,) = predictor.asked
+    assert asked.horizon == "total"
+    assert torch.equal(asked.handles[1], asked.targets[1]), "the pin"
+    assert asked.mask.shape == (1, 1, *(64, 76)) or asked.mask.ndim == 4
+    assert not asked.mask[..., -1].any()
+
+
+class TestSearch:
+    def test_content_is_found_where_it_was_moved_to(self):
+        features = torch.randn(1, 6, 24, 24, generator=torch.Generator().manual_seed(0))
+        places = torch.tensor([[8.0, 9.0], [15.0, 12.0]])
+        patches = sample_patches(features, places, 1)
+        moved = features.roll((2, -1), dims=(3, 2))
+        assert content_offsets(moved, patches, places, 3).tolist() == [[2, -1], [2, -1]]
+        assert content_offsets(features, patches, places, 3).tolist() == [[0, 0], [0, 0]]
+
+    def test_of_equal_places_the_nearest_is_taken(self):
+        places = torch.tensor([[8.0, 8.0]])
+        assert content_offsets(torch.ones(1, 2, 16, 16), torch.ones(1, 2, 3, 3), places, 4).tolist() == [[0, 0]]
+
+
+class TestKeysAndValues:
+    def test_are_the_edit_s_own_where_the_original_has_nothing_to_say(self):
+        bank = KVBank(0)
+        places = torch.zeros(1, 1, 8, 8)
+        places[..., :4] = 1
+        assert bank.silence(64, places) is None
+        with bank.silent_at(places):
+            assert bank.silence(64, places).view(8, 8)[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+            assert bank.silence(16, places).view(4, 4)[0].tolist() == [1, 1, 0, 0]
+        assert bank.silence(64, places) is None
