@@ -53,7 +53,9 @@ def random_source(seed: int, *labels: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
-def portrait_pairs(source: PortraitSource, out: Path, seed: int) -> Iterator[EvaluationPair]:
+def portrait_pairs(
+    source: PortraitSource, out: Path, seed: int, least_displacement: float = LEAST_DISPLACEMENT
+) -> Iterator[EvaluationPair]:
     """Held-out faces in turn, each time with another motion and other handles, without an end.
 
     What is in the folder `out` is read from there.
@@ -71,7 +73,7 @@ def portrait_pairs(source: PortraitSource, out: Path, seed: int) -> Iterator[Eva
                 yield EvaluationPair.load(out / folder)
                 continue
             picture, fields = pictures.read(name, SIZE), HeadFields.from_landmarks(landmarks[name])
-            pair = portrait_pair(picture, fields, random_source(seed, number, name), LEAST_DISPLACEMENT)
+            pair = portrait_pair(picture, fields, random_source(seed, number, name), least_displacement)
             yield EvaluationPair(folder, pair.source, pair.target, pair.mask, pair.handles, pair.targets, pair.flow)
 
 
@@ -177,6 +179,12 @@ def main() -> None:
     parser.add_argument("--landmarks", type=Path, help="npz with `files` and `landmarks` of the faces")
     parser.add_argument("--portrait-pairs", type=int, default=200, help="(default: 200)")
     parser.add_argument(
+        "--least-displacement",
+        type=float,
+        default=LEAST_DISPLACEMENT,
+        help="of the portraits: share of the side that some of each moves by at least (default: %(default)s)",
+    )
+    parser.add_argument(
         "--videos",
         type=Path,
         nargs="+",
@@ -192,7 +200,11 @@ def main() -> None:
         if not args.landmarks:
             parser.error("--faces needs --landmarks: the motion of a face is made from them")
         source = PortraitSource(args.faces, args.landmarks, hold_out=True)
-        build(portrait_pairs(source, args.out / "portraits", args.seed), args.out / "portraits", args.portrait_pairs)
+        build(
+            portrait_pairs(source, args.out / "portraits", args.seed, args.least_displacement),
+            args.out / "portraits",
+            args.portrait_pairs,
+        )
     if args.videos:
         found = video_pairs([find_videos([path]) for path in args.videos], args.out / "videos", args.seed)
         build(found, args.out / "videos", args.video_pairs)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from motion_predictor.points import scale_points
+from motion_predictor.points import sample_flow, scale_points
 from motion_predictor.spline import spline_flow
 
 from ..dense_flow import flow_size, folds, resize_shift, sampled_flow
@@ -82,18 +82,8 @@ def corrected_flow(
     handles, destinations = (scale_points(points, size, grid) for points in (handles, destinations))
     if mask is not None:
         mask = torch.nn.functional.interpolate(mask, size=grid, mode="area")
-    said = _read(flow, handles)
+    said = sample_flow(flow, handles[None])[0]
     return flow + spline_flow(handles[None], (destinations - said)[None], *grid, mask=mask, resolution=min(grid))
-
-
-def _read(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    from_flow = torch.nn.functional.grid_sample(
-        flow,
-        ((2 * points + 1) / points.new_tensor([flow.shape[3], flow.shape[2]]) - 1)[None, None],
-        padding_mode="border",
-        align_corners=False,
-    )
-    return from_flow[0, :, 0].T
 
 
 def _followers(way: Way, spacing: float, tolerance: float) -> Way:
