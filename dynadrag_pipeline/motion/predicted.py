@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from motion_predictor.modeling_motion_predictor import MotionPredictorModel, MotionPredictorOutput
+from motion_predictor import MotionPredictorModel
 from motion_predictor.points import sample_flow
 
 from .smooth import corrected_flow
 from .source import BaseMotionSource, EditView, Motion, guarded_motion
 
 
+class Predicted(NamedTuple):
+    """What a network says of a picture: the next step, how wrong that may be, and the whole way, if it knows these."""
+
+    flow: torch.Tensor
+    deviation: torch.Tensor | None = None
+    total_flow: torch.Tensor | None = None
+
+
 class PredictedMotion(BaseMotionSource):
     """Reads the handles' steps off the flow of a [`MotionPredictorModel`].
 
     Args:
-        predictor ([`MotionPredictorModel`]): the network, or anything with its `predict_flow`.
+        predictor ([`MotionPredictorModel`]):
+            the network, or anything with its `predict_flow`; with its `predict`, if it `takes_mask`.
     """
 
     name = "predicted"
@@ -48,18 +57,14 @@ class PredictedMotion(BaseMotionSource):
             flow = predicted.total_flow
         return corrected_flow(flow, view.handles, destinations, view.size, view.mask)
 
-    def _predict(self, view: EditView) -> MotionPredictorOutput:
+    def _predict(self, view: EditView) -> Predicted:
         """What the network says. It is shown points that stay, and the mask, if it was taught to look at them."""
         if not getattr(self.predictor, "takes_mask", False):
             shown = view.moving
-            return MotionPredictorOutput(
-                self.predictor.predict_flow(view.image, view.handles[shown], view.targets[shown])
-            )
+            return Predicted(self.predictor.predict_flow(view.image, view.handles[shown], view.targets[shown]))
         shown = view.moving | (view.handles == view.targets).all(dim=-1)  # not those that were given up
-        predicted: MotionPredictorOutput = self.predictor.predict(
-            view.image, view.handles[shown], view.targets[shown], mask=view.mask
-        )
-        return predicted
+        output = self.predictor.predict(view.image, view.handles[shown], view.targets[shown], mask=view.mask)
+        return Predicted(output.flow, output.deviation, output.total_flow)
 
 
 def _expected_error(deviation: torch.Tensor | None, points: torch.Tensor) -> torch.Tensor | None:

@@ -15,6 +15,7 @@ from dynadrag_pipeline.modular_blocks import DynaDragBlocks
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion_supervision import sample_patches
 from dynadrag_pipeline.settings import settings_in_force
+from motion_predictor import MotionPredictorOutput
 
 POINTS = ([(40, 30), (70, 60)], [(52, 30), (70, 60)])  # a handle and a pin
 SECOND = ([(20, 50)], [(12, 42)])
@@ -152,11 +153,11 @@ class KnowingPredictor:
     def __init__(self) -> None:
         self.asked: list[SimpleNamespace] = []
 
-    def predict_flow(self, image, handles, targets, *, mask=None, horizon="step"):
-        self.asked.append(SimpleNamespace(handles=handles, targets=targets, mask=mask, horizon=horizon))
+    def predict(self, image, handles, targets, *, mask=None):
+        self.asked.append(SimpleNamespace(handles=handles, targets=targets, mask=mask))
         flow = torch.zeros(1, 2, *image.shape[-2:])
         flow[:, 0] = 12 * 64 / 80
-        return flow
+        return MotionPredictorOutput(flow=flow / 10, total_flow=flow)
 
 
 def test_a_predictor_that_knows_the_whole_way_is_asked_for_it_with_pins_and_mask(pipe, picture, quick):
@@ -165,7 +166,6 @@ def test_a_predictor_that_knows_the_whole_way_is_asked_for_it_with_pins_and_mask
     mask[:, 90:] = 0
     edit(pipe, picture, quick, carry="once", motion=PredictedMotion(predictor), mask=mask)
     (asked,) = predictor.asked
-    assert asked.horizon == "total"
     assert torch.equal(asked.handles[1], asked.targets[1]), "the pin"
     assert not asked.mask[..., -1].any()
 
