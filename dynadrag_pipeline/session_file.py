@@ -122,6 +122,8 @@ def _tensors_of(result: DragResult) -> dict[str, torch.Tensor]:
     for name in _OF_AN_ITERATION:
         if result.iterations:
             tensors[f"iterations.{name}"] = torch.stack([getattr(each, name) for each in result.iterations])
+    if result.start_latents is not None:
+        tensors["start_latents"] = result.start_latents
     return {**tensors, "trajectory": result.trajectory, "targets": result.targets}
 
 
@@ -183,7 +185,7 @@ def _assembled(
 
 def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: DragSession) -> DragResult:
     state: dict[str, Any] = {name: value.to(session.noise.device) for name, value in _below("state.", tensors).items()}
-    stacked = _below("iterations.", tensors)
+    stacked, start = _below("iterations.", tensors), tensors.get("start_latents")
     return DragResult(
         state=DragState(**state, picture=session.fingerprint),
         trajectory=tensors["trajectory"],
@@ -194,6 +196,7 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
         ],
         stop_reason=numbers["stop_reason"],
         motion_source=numbers["motion_source"],
+        start_latents=None if start is None else start.to(session.noise.device),
     )
 
 
