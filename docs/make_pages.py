@@ -28,6 +28,8 @@ from dynadrag_pipeline import (
     guarded_motion,
     load_instruction,
 )
+from dynadrag_pipeline.content import ContentLocations
+from dynadrag_pipeline.dift import dift_features, find_points
 from dynadrag_pipeline.drag_result import DragResult
 from dynadrag_pipeline.drag_state import DragState, DragStep
 from dynadrag_pipeline.modular_blocks import DynaDragBlocks
@@ -74,11 +76,12 @@ SECTIONS: dict[str, dict[Any, tuple[str, ...]]] = {
             "load_identity_lora",
         ),
         DynaDragPipelineOutput: (),
+        ContentLocations: (),
         DragIteration: (),
         DynaDragBlocks: (),
     },
     "Sessions": {
-        DragSession: ("drag", "undo", "image"),
+        DragSession: ("drag", "undo", "image", "content"),
         DragStep: (),
         DragState: (),
         DragResult: (),
@@ -97,6 +100,7 @@ SECTIONS: dict[str, dict[Any, tuple[str, ...]]] = {
         LineSearchMotion: (),
         MotionPredictorModel: ("predict_flow",),
     },
+    "Correspondences": {dift_features: (), find_points: ()},
     "Instructions and pictures": {
         DragInstruction: ("from_user",),
         load_instruction: (),

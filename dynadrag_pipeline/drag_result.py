@@ -25,6 +25,8 @@ class DragResult:
         iterations (`list[DragIteration]`): one record per iteration, in pixels of the input.
         stop_reason (`str`): why it ended.
         motion_source (`str`): name of what said where handles go.
+        start_latents (`torch.Tensor` of shape `(1, channels, h, w)`, *optional*):
+            z_0 of what the drag went on from; `None` if that was the original.
     """
 
     state: DragState
@@ -33,6 +35,7 @@ class DragResult:
     iterations: list[DragIteration]
     stop_reason: StopReason
     motion_source: str
+    start_latents: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -64,6 +67,7 @@ class DragResult:
             iterations=[_in_input_pixels(step.record, size, instruction.size) for step in good],
             stop_reason=stop_reason,
             motion_source=motion_source,
+            start_latents=None if start.handles is None else start.latents,
         )
 
 

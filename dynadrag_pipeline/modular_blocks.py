@@ -42,12 +42,13 @@ from .components import (
     check_prompt,
     check_prompt_embeds,
     draw_seed,
-    frozen_components,
     preview_decoder,
 )
+from .content import ContentLocations, warn_if_left_behind
 from .dense_flow import DenseFlow
 from .drag_edit import DragEdit
 from .drag_instruction import DragInstruction
+from .drag_result import DragResult
 from .encoding import decode_latents
 from .hub import INSTALLED_PREDICTOR, is_predictor, is_remote
 from .identity_lora import IdentityLora
@@ -126,6 +127,11 @@ RECONSTRUCTION = passed_on(
     "reconstruction_latents", torch.Tensor, "z_0 of the picture, inverted and denoised without an edit, the same"
 )
 FLOW = OutputParam("flow", DenseFlow, "what the latent was carried by; None without `carry`")
+RESULT = passed_on("drag_result", DragResult, "what the drag came to")
+SHOWN = (
+    InputParam("shown", torch.Tensor, description="the picture with the source's own pixels, if they were taken back"),
+    OutputParam("shown", torch.Tensor, description="the picture with the source's own pixels, or None"),
+)
 FITTED = OutputParam("identity_lora", IdentityLora, "the picture's LoRA; None if none was wanted")
 GIVEN_LORA = InputParam(
     "identity_lora", IdentityLora, description="used instead of a new one, if it is this picture's"
@@ -408,6 +414,7 @@ class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
             OutputParam("iterations", list, "a DragIteration each"),
             OutputParam("stop_reason", StopReason, "why the loop ended"),
             OutputParam("motion_source", str, "name of what said where handles go"),
+            RESULT[1],
         ]
 
     @property
@@ -430,7 +437,7 @@ class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
             session.denoise_reference()
             for _ in session.drag(given.instruction, motion=given.motion, is_watched=is_watched, iterate=iterate):
                 pass
-        result = session.history[-1]
+        result = given.drag_result = session.history[-1]
         given.latents, given.reconstruction_latents = result.state.latents, session.reference.latents
         given.flow = result.state.flow
         given.trajectory, given.iterations = result.trajectory, result.iterations
@@ -439,33 +446,58 @@ class DragLoopStep(SessionBlock, LoopSequentialPipelineBlocks):
         return components, state
 
 
-class DecodeStep(DragBlock):
-    """Model: the VAE's decoder."""
+class DecodeStep(SessionBlock, DragBlock):
+    """Models: the VAE's decoder, and the UNet if the source's own pixels are taken back."""
 
     about = "Decode the edited latent, at the size of the input."
     takes = (
         LATENTS[0],
         RECONSTRUCTION[0],
-        PICTURE[0],
-        IN_FORCE[0],
+        *EDIT_INPUTS,
+        IMAGE_LATENTS[0],
+        NOISE[0],
+        RESULT[0],
         OUTPUT_TYPE,
         InputParam("flow", DenseFlow, description=FLOW.description),
     )
-    leaves = (OutputParam("images", description="the edited picture, in a list or a batch of one"),)
-    needs = (VAE, TEXT_ENCODER, UNET, IMAGE_PROCESSOR)
+    leaves = (OutputParam("images", description="the edited picture, in a list or a batch of one"), SHOWN[1])
+    needs = (VAE, TEXT_ENCODER, UNET, SCHEDULER, IMAGE_PROCESSOR)
 
     def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
         given = self.get_block_state(state)
+        given.shown, session = None, self.session(components, given)
         if given.output_type == "latent":
             given.images = given.latents
         else:
-            with frozen_components(components):
+            with session.working():
                 picture = decode_latents(components.vae, given.latents)
                 if given.in_force.settings.restore_source:
                     reconstruction = decode_latents(components.vae, given.reconstruction_latents)
-                    picture = restore_source(given.picture, picture, reconstruction, given.flow)
+                    moves = session.content(given.drag_result).moves if session.settings.locate_content else None
+                    picture = given.shown = restore_source(
+                        given.picture, picture, reconstruction, flow=given.flow, moves=moves
+                    )
             picture = resize_picture(picture, (given.picture.shape[-2], given.picture.shape[-1]))
             given.images = components.image_processor.postprocess(picture, given.output_type, do_denormalize=[False])
+        self.set_block_state(state, given)
+        return components, state
+
+
+class LocateContentStep(SessionBlock, DragBlock):
+    """Models: the UNet, and the VAE's encoder if the source's own pixels were taken back."""
+
+    about = "Look for what was at each handle in the edited picture, and say how far from its target it is."
+    takes = (*EDIT_INPUTS, IMAGE_LATENTS[0], NOISE[0], SHOWN[0], RESULT[0])
+    leaves = (OutputParam("content", ContentLocations, "where what was at each handle is now; None if not wanted"),)
+    needs = (VAE, TEXT_ENCODER, UNET, SCHEDULER)
+
+    def __call__(self, components: Any, state: PipelineState) -> tuple[Any, PipelineState]:
+        given = self.get_block_state(state)
+        session = self.session(components, given)
+        given.content = None
+        if session.settings.locate_content:
+            given.content = session.content(given.drag_result, given.shown)
+            warn_if_left_behind(given.content, given.drag_result.stop_reason)
         self.set_block_state(state, given)
         return components, state
 
@@ -532,7 +564,7 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
 
     >>> blocks = DynaDragBlocks()
     >>> list(blocks.sub_blocks)
-    ['prepare', 'encode', 'fit_identity', 'invert', 'drag', 'decode']
+    ['prepare', 'encode', 'fit_identity', 'invert', 'drag', 'decode', 'content']
     >>> list(blocks.sub_blocks["drag"].sub_blocks)
     ['select', 'predict', 'carry', 'supervise', 'locate', 'denoise']
     >>> pipe = blocks.init_pipeline("stable-diffusion-v1-5/stable-diffusion-v1-5")  # doctest: +SKIP
@@ -544,8 +576,8 @@ class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
 
     _travels_as = "modular_blocks"
     model_name = "dynadrag"
-    block_classes = [PrepareStep, EncodeStep, FitIdentityStep, InvertStep, DragLoopStep, DecodeStep]
-    block_names = ["prepare", "encode", "fit_identity", "invert", "drag", "decode"]
+    block_classes = [PrepareStep, EncodeStep, FitIdentityStep, InvertStep, DragLoopStep, DecodeStep, LocateContentStep]
+    block_names = ["prepare", "encode", "fit_identity", "invert", "drag", "decode", "content"]
 
     @property
     def description(self) -> str:

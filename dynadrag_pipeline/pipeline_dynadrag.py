@@ -32,6 +32,7 @@ from .components import (
     preview_decoder,
     vae_scale_factor,
 )
+from .content import ContentLocations, warn_if_left_behind
 from .drag_instruction import DragInstruction, Mask
 from .drag_result import DragResult
 from .drag_state import DragStep
@@ -280,8 +281,8 @@ class DynaDragPipeline(
 
     def edit(
         self, session: DragSession, instruction: DragInstruction, source: MotionSource, call: DragCall
-    ) -> tuple[DragResult, torch.Tensor]:
-        """Open a session, drag, and close it: the result, and its picture or z_0. Part of the call."""
+    ) -> tuple[DragResult, torch.Tensor, ContentLocations | None]:
+        """Open a session, drag, and close it: the result, its picture or z_0, and its content. Part of the call."""
         with session.working():
             self._open(session)
             steps = session.drag(instruction, motion=source, is_watched=call.callback_on_step_end is not None)
@@ -289,7 +290,14 @@ class DynaDragPipeline(
                 for index, step in enumerate(steps):
                     self._on_step_end(session, step, index, call)
             result = session.history[-1]
-            return result, result.state.latents if call.output_type == "latent" else session.image(result)
+            is_latent = call.output_type == "latent"
+            edited = result.state.latents if is_latent else session.image(result)
+            if not session.settings.locate_content:
+                return result, edited, None
+            is_restored = session.settings.restore_source and not is_latent
+            content = session.content(result, edited if is_restored else None)
+        warn_if_left_behind(content, result.stop_reason)
+        return result, edited, content
 
     @takes(SessionCall)
     def open_session(self, given: dict[str, Any]) -> DragSession:
@@ -514,14 +522,14 @@ class DynaDragPipeline(
 
     def _collect(
         self,
-        edits: list[tuple[DragResult, torch.Tensor]],
+        edits: list[tuple[DragResult, torch.Tensor, ContentLocations | None]],
         output_type: str,
         is_batch: bool,
         in_force: SettingsInForce,
         provenance: dict[str, Any],
     ) -> DynaDragPipelineOutput:
         """Put the edits of a call into one output, in the type that was asked for."""
-        results, tensors = zip(*edits, strict=True)
+        results, tensors, contents = zip(*edits, strict=True)
         images: Any
         if output_type != "pil" and len({tensor.shape for tensor in tensors}) == 1:
             images = self._postprocess(torch.cat(tensors), output_type)
@@ -535,9 +543,10 @@ class DynaDragPipeline(
             [result.motion_source for result in results],
             in_force,
             provenance,
+            list(contents),
         )
         if not is_batch:
-            for name in ("trajectories", "iterations", "stop_reason", "motion_source"):
+            for name in ("trajectories", "iterations", "stop_reason", "motion_source", "content"):
                 output[name] = output[name][0]
         return output
 

@@ -10,6 +10,7 @@ import torch
 from diffusers.utils import BaseOutput
 from PIL import Image
 
+from .content import ContentLocations
 from .settings import SettingsInForce
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -89,6 +90,8 @@ class DynaDragPipelineOutput(BaseOutput):
         motion_source (`str`): name of what said where handles go: `predicted`, `straight`, `path`, or a source's own.
         settings ([`SettingsInForce`], *optional*): every setting of the call, and where it comes from.
         provenance (`dict`): versions of the packages, the model, and the seed of each picture.
+        content ([`ContentLocations`], *optional*):
+            where what was at each handle is in the edited picture; `None` with `locate_content=False`.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -98,3 +101,4 @@ class DynaDragPipelineOutput(BaseOutput):
     motion_source: str | list[str] = "straight"
     settings: SettingsInForce | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    content: ContentLocations | list[ContentLocations | None] | None = None

@@ -14,6 +14,7 @@ from motion_predictor.common.checks import got
 from motion_predictor.points import Points
 
 from .components import check_call, check_components, check_prompt_embeds, frozen_components, native_edit_size
+from .content import ContentLocations, content_features, locate_content
 from .denoiser import Condition, UNetDenoiser
 from .drag_edit import DragEdit
 from .drag_engine import DragEngine, Reference, make_engine
@@ -113,6 +114,7 @@ class DragSession:
     _sample_latents: Callable[[torch.Generator], torch.Tensor] | None = field(default=None, init=False, repr=False)
     _working: Any = field(default_factory=threading.RLock, init=False, repr=False)
     _reconstruction: torch.Tensor | None = field(default=None, init=False, repr=False)
+    _source_features: torch.Tensor | None = field(default=None, init=False, repr=False)
 
     @torch.no_grad()
     def open(self, find_lora: FindLora | None = None) -> DragSession:
@@ -184,6 +186,7 @@ class DragSession:
             given, unet = self.given_embeds, self.models.unet
             embeds = embed_prompt(self.models, self.prompt) if given is None else given.detach()
             self.prompt_embeds = embeds.to(self.models._execution_device, unet.dtype)
+        self._source_features = None
 
     def draw_latents(self, generator: torch.Generator) -> torch.Tensor:
         """A sample of the posterior of z_0, which the identity LoRA is fitted to. Model: the VAE's encoder, once."""
@@ -399,8 +402,40 @@ class DragSession:
         state = self._own_state("result", result)
         edited = self.reconstruction if state.handles is None else state.image
         if self.settings.restore_source if restore is None else restore:
-            edited = restore_source(self.picture, edited, self.reconstruction, state.flow)
+            moves = None
+            if isinstance(result, DragResult) and self.settings.locate_content:
+                moves = self.content(result).moves
+            edited = restore_source(self.picture, edited, self.reconstruction, flow=state.flow, moves=moves)
         return resize_picture(edited, self.input_size)
+
+    @torch.no_grad()
+    def content(self, result: DragResult, picture: torch.Tensor | None = None) -> ContentLocations:
+        """Where what was at each handle is now. Model: the UNet, one pass, and one more for the source, once.
+
+        Args:
+            result ([`DragResult`]): from `history`.
+            picture (`torch.Tensor` of shape `(1, 3, height, width)`, *optional*):
+                what is shown of it, if that is another picture than its latents decode to.
+        """
+        state = self._own_state("result", result)
+        with self._turn(), self.working():
+            latents = state.latents
+            if picture is not None:
+                shown = resize_picture(picture, self.size).to(self.models._execution_device)
+                latents, _ = encode_picture(self.models.vae, shown)
+            if result.start_latents is not None:
+                source = self._features_of(result.start_latents)
+            else:
+                if self._source_features is None:
+                    self._source_features = self._features_of(self.image_latents)
+                source = self._source_features
+            ways = torch.cat([result.trajectory, result.targets[None]])
+            return locate_content(source, self._features_of(latents), ways, self.size, self.input_size)
+
+    def _features_of(self, latents: torch.Tensor) -> torch.Tensor:
+        """What content is found again by, inside [`DragSession.working`]."""
+        conditions = {"encoder_hidden_states": self.prompt_embeds, "cross_attention_kwargs": self._attention_kwargs}
+        return content_features(self.models.unet, self.engine().sampler, latents, conditions)
 
     # --- the models, while they work for this session ---
 

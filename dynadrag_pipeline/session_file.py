@@ -140,6 +140,8 @@ def _tensors_of(result: DragResult) -> dict[str, torch.Tensor]:
     for number, each in enumerate(result.iterations):
         if each.deviation is not None:
             tensors[f"deviation.{number}"] = each.deviation
+    if result.start_latents is not None:
+        tensors["start_latents"] = result.start_latents
     return {**tensors, "trajectory": result.trajectory, "targets": result.targets}
 
 
@@ -203,6 +205,7 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
     state: dict[str, Any] = {name: value.to(session.noise.device) for name, value in _below("state.", tensors).items()}
     flow = {name[len("flow.") :]: state.pop(name) for name in list(state) if name.startswith("flow.")}
     stacked, carried = _below("iterations.", tensors), _below("carried.", tensors)
+    start = tensors.get("start_latents")
     return DragResult(
         state=DragState(**state, picture=session.fingerprint, flow=DenseFlow(**flow) if flow else None),
         trajectory=tensors["trajectory"],
@@ -217,6 +220,7 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
         ],
         stop_reason=numbers["stop_reason"],
         motion_source=numbers["motion_source"],
+        start_latents=None if start is None else start.to(session.noise.device),
     )
 
 

@@ -244,6 +244,14 @@ class DragSettings:
         "returned as they are",
         group=PICTURES,
     )
+    locate_content: bool = option(
+        True,
+        Switch(),
+        "look in the result for what was at each handle, by features of the UNet, and say how far from its target it "
+        "is: two UNet passes for the first edit of a picture, one for each further one, and one more with "
+        "`restore_source`, which then takes no moved content back",
+        group=PICTURES,
+    )
     return_intermediates: bool = option(
         False, Switch(), "keep picture and flow of every iteration, for sheets and GIFs", group=PICTURES
     )

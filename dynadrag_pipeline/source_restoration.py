@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from motion_predictor.points import distance_to_way, sample_flow
+
 from .dense_flow import DenseFlow, boxed, resize_shift, shifted
 from .picture import resize_picture
 
@@ -21,10 +23,17 @@ SMOOTHNESS = 0.03  # weight of the total variation of the shift, in pixels, agai
 COLOUR_STEP, SHIFT_STEP = 0.02, 0.01  # of colour and pixels: below, differences count by their square, as noise
 TOLERANCE = 0.3  # difference of colour at which the source counts 1 / e
 SPREAD_AT_512 = 12.0  # pixels, for a short side of 512: how far round a pixel differences are averaged
+SAME_PLACE_AT_512 = 16.0  # so far apart, two answers to where content came from still agree
+KEPT_AT_512 = 48.0  # round the way of content on whose origin they don't, the edit's own pixels are kept
 
 
 def restore_source(
-    source: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor, flow: DenseFlow | None = None
+    source: torch.Tensor,
+    edited: torch.Tensor,
+    reconstruction: torch.Tensor,
+    *,
+    flow: DenseFlow | None = None,
+    moves: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Put the source's own pixels in place of those of an edit, wherever these show the same content.
 
@@ -34,12 +43,18 @@ def restore_source(
     is; between, the source fades by `exp(-(unexplained / 0.3)^2)`, where what the shifted reconstruction leaves
     unexplained is the root of the mean square round a pixel.
 
+    Colours say little of where content is on cloth, hair or sky: a shift of nought may explain an edit well that moved
+    such content, and would undo it. So what is known to have moved is asked for: where the shift leads elsewhere than
+    to where that content came from, the edit stays as it is, all along its way.
+
     Args:
         source (`torch.Tensor` of shape `(1, 3, height, width)`): the input in [0, 1], at its own size.
         edited (`torch.Tensor` of shape `(1, 3, h, w)`): the edited picture, at the size of the edit.
         reconstruction (`torch.Tensor`, same shape): the picture inverted and denoised without an edit.
         flow ([`DenseFlow`], *optional*):
             what the latent was carried by: the shift is sought from it on, and nothing is restored where nothing came.
+        moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*):
+            from where to where content is known to have moved, (x, y) in pixels of the input.
 
     Returns:
         `torch.Tensor` of shape `(1, 3, height, width)`, in [0, 1]: the source itself where nothing changed.
@@ -56,8 +71,20 @@ def restore_source(
     share = resize_picture(torch.exp(-((unexplained / TOLERANCE) ** 2)), size)
     if flow is not None:
         share = share * F.interpolate(flow.covered, size=size, mode="bilinear", align_corners=False)
+    if moves is not None and len(moves):
+        share = share * (1 - _kept(resize_shift(shift, size), moves.to(shift), size))
     moved = shifted(source.to(edited), resize_shift(shift, size))
     return torch.lerp(resize_picture(edited, size), moved, share).clamp(0, 1)
+
+
+def _kept(shift: torch.Tensor, moves: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`(height, width)` in [0, 1]: 1 along the ways `(moves, 2, 2)` that a shift knows nothing of."""
+    scale = min(size) / 512
+    origins = moves[:, 1] + sample_flow(shift, moves[None, :, 1])[0]
+    kept = shift.new_zeros(size)
+    for way in moves[(origins - moves[:, 0]).norm(dim=-1) > SAME_PLACE_AT_512 * scale]:
+        kept = torch.maximum(kept, torch.exp(-((distance_to_way(way, size) / (KEPT_AT_512 * scale)) ** 4)))
+    return kept
 
 
 def content_shift(

@@ -7,6 +7,7 @@ covers x from -0.5 to W - 0.5. Points stay fractional.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -215,6 +216,29 @@ def move_handles(handles: torch.Tensor, step: torch.Tensor, image_size: tuple[in
         raise ValueError(f"`image_size` must be a positive (height, width), got {got((height, width))}.")
     next_handles = handles.float() + step.float()
     return torch.stack((next_handles[..., 0].clamp(0, width - 1), next_handles[..., 1].clamp(0, height - 1)), dim=-1)
+
+
+def distance_to_way(way: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """How far each pixel of a picture is from a way of straight lines, or from a single place.
+
+    Args:
+        way (`torch.Tensor` of shape `(corners, 2)`): (x, y) in pixels, one corner or more.
+        size (`tuple[int, int]`): (height, width) of the picture.
+
+    Returns:
+        `torch.Tensor` of shape `(height, width)`: in pixels.
+
+    Example:
+        >>> distance_to_way(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), (2, 3)).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 1.0, 1.4142135381698608]]
+    """
+    y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    pixels = torch.stack([x, y], dim=-1).flatten(0, 1).to(way)
+    nearest = (pixels - way[0]).norm(dim=-1)
+    for begin, end in pairwise(way):
+        along = (pixels - begin) @ (end - begin) / (end - begin).square().sum().clamp(min=1e-9)
+        nearest = torch.minimum(nearest, (pixels - begin - along.clamp(0, 1)[:, None] * (end - begin)).norm(dim=-1))
+    return nearest.unflatten(0, size)
 
 
 def check_point_pairs(handles: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None) -> None:

@@ -21,6 +21,7 @@ from .result_saver import ResultSaver
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..content import ContentLocations
     from ..pipeline_dynadrag import DynaDragPipeline
     from ..pipeline_output import DynaDragPipelineOutput
 
@@ -74,6 +75,8 @@ def _edit(args: argparse.Namespace, written: list[Path]) -> None:
     text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     saver.save(job.files["record"], lambda file: file.write(text.encode("utf-8", "backslashreplace")))
     print(_summary(record, written))
+    if output.content is not None:
+        print(cast("ContentLocations", output.content).summary)
     saver.raise_if_elsewhere()
 
 
@@ -130,6 +133,7 @@ def _record(args: argparse.Namespace, job: Job, output: DynaDragPipelineOutput) 
         "paths": job.call["motion"] if isinstance(job.call.get("motion"), list) else None,
         "stop_reason": output.stop_reason,
         "mean_remaining_distance": float(remaining[moving].mean()) if moving.any() else 0.0,
+        "content": None if output.content is None else cast("ContentLocations", output.content).record(),
         "trajectories": trajectories.tolist(),
         "iterations": [
             {

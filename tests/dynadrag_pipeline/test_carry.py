@@ -30,7 +30,7 @@ def passes(unet) -> list[int]:
 
 
 def edit(pipe: DynaDragPipeline, picture, quick, **changes):
-    return pipe(picture, *POINTS, output_type="pt", **(quick | changes))
+    return pipe(picture, *POINTS, output_type="pt", **(quick | {"locate_content": False} | changes))
 
 
 class TestWhatItCosts:

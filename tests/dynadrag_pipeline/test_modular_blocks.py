@@ -106,7 +106,8 @@ class TestThePicture:
             counts.append(len(passes))
         lora, steps, iterations, supervision = 2, 4, 3, 2
         pictures = iterations if with_predictor else 1
-        expected = lora + 2 * steps + iterations * supervision + pictures * steps + 1
+        locating = 2
+        expected = lora + 2 * steps + iterations * supervision + pictures * steps + 1 + locating
         assert counts == [expected, expected]
 
     def test_none_says_something_where_the_checkpoint_says_otherwise(self, whole, folder, quick, picture, tmp_path):

@@ -86,3 +86,29 @@ def test_the_picture_stays_in_range(source, reconstruction):
 def test_sizes_far_from_square_are_followed_too(size):
     picture = blobs(*size)
     assert restore_source(picture, picture.flip(-1), picture).shape == picture.shape
+
+
+def disc(x: float, y: float, size: int = 128, contrast: float = 0.08) -> torch.Tensor:
+    """Cloth with a mark on it that is hardly darker: `(1, 3, size, size)`."""
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    mark = ((columns - x) ** 2 + (rows - y) ** 2 <= (size / 16) ** 2).float()
+    return (0.5 - contrast * mark).expand(1, 3, size, size)
+
+
+def test_content_that_moved_is_not_taken_back_where_colours_say_little():
+    """Without being told, a shift of nought explains the edit well, and the mark is back where it was."""
+    source, edited = disc(30, 64), disc(90, 64)
+    moves = torch.tensor([[[30.0, 64.0], [90.0, 64.0]]])
+    forgotten = restore_source(source, edited, source)
+    told = restore_source(source, edited, source, moves=moves)
+    at_target, at_handle = (..., 64, 90), (..., 64, 30)
+    assert (forgotten - edited)[at_target].abs().max() > 0.06
+    assert (told - edited)[at_target].abs().max() < 0.005
+    assert (told - edited)[at_handle].abs().max() < 0.005
+    torch.testing.assert_close(told[..., :20, :], source[..., :20, :], rtol=0, atol=1e-3)
+
+
+def test_moves_that_the_shift_knows_change_nothing():
+    source, edited = disc(60, 64, contrast=0.4), disc(66, 64, contrast=0.4)
+    moves = torch.tensor([[[60.0, 64.0], [66.0, 64.0]]])
+    assert torch.equal(restore_source(source, edited, source, moves=moves), restore_source(source, edited, source))
