@@ -44,14 +44,13 @@ class CapturedPasses:
         reason = why_not_captured(self.unet)
         if reason is not None:
             say_once(reason)
-        elif not self.has_failed:
-            state = NetworkState(self.unet)
-            if state != self._state:
-                self.clear()
-            self._state = state
         if reason is not None or self.has_failed:
             self.clear()
             return False
+        state = NetworkState(self.unet)
+        if state != self._state:
+            self.clear()
+        self._state = state
         return True
 
     def find(self, key: Hashable, make: Callable[[], PassT]) -> PassT | None:
@@ -181,7 +180,7 @@ class SupervisedPass:
 
     def reset(self) -> None:
         """Let go of it."""
-        self.outputs = None
+        self.outputs, self.number = None, -1  # there is no way back any more
         self.back.reset()
         self.forth.reset()
 

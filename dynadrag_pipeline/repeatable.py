@@ -125,7 +125,8 @@ class AttentionByProducts(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         heads = max(1, SCORES_AT_ONCE // (query.shape[-2] * key.shape[-2]))
-        split = (each.flatten(0, -3).split(heads) for each in (query, key, value, gradient))
+        given = (query, key, value, gradient.to(query.dtype))  # autocast may have cast what came out
+        split = (each.flatten(0, -3).split(heads) for each in given)
         parts = [_attention_gradients(*some, scale=ctx.scale) for some in zip(*split, strict=True)]
         joined = (torch.cat(each) for each in zip(*parts, strict=True))
         wanted = zip(joined, (query, key, value), ctx.needs_input_grad[:3], strict=True)

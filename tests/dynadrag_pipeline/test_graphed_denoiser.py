@@ -337,6 +337,10 @@ def test_features_and_gradients_outlive_other_passes(graphed):
     graphed.features(latents_of(8, seed=2).requires_grad_(), timestep)
     assert all(torch.equal(each, expected) for each in gradients)
     with pytest.raises(RuntimeError, match="take its gradient before the next pass"):
+        torch.autograd.grad(loss, [at], retain_graph=True)
+    loss = graphed.features(at, timestep)[1].sum()
+    graphed.captured.clear()
+    with pytest.raises(RuntimeError, match="take its gradient before the next pass"):
         torch.autograd.grad(loss, [at])
 
 
