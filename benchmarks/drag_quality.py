@@ -30,7 +30,12 @@ from PIL import Image
 from point_warp import warp_by_points
 from tqdm import tqdm
 
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline, MotionPredictorModel
+from dynadrag_pipeline import (
+    EMBEDDED_CHECKPOINT,
+    EMBEDDED_MOTION_PREDICTOR,
+    DynaDragPipeline,
+    MotionPredictorModel,
+)
 from dynadrag_pipeline.kv_replacement import self_attention_layers
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion.source import MotionSource
@@ -61,6 +66,7 @@ ROWS = {
     "true motion": Row(motion="truth"),
     "straight steps": Row(motion="straight"),
     "predictor by the paper's recipe": Row(motion="paper"),
+    "the general predictor": Row(motion="general"),
     "no selection": Row({"dynamic_selection": None}),
     "random selection": Row({"dynamic_selection": "random"}),
     "first selection": Row({"dynamic_selection": "first"}),
@@ -131,6 +137,8 @@ class Editor:
             "straight": "straight",
             "none": "straight",
         }
+        general = MotionPredictorModel.from_pretrained(EMBEDDED_MOTION_PREDICTOR, dtype=torch.float32)
+        self.sources["general"] = PredictedMotion(general)
         if paper_predictor is not None:
             self.sources["paper"] = PredictedMotion(MotionPredictorModel.from_pretrained(paper_predictor))
         self.forwards = 0

@@ -185,7 +185,11 @@ class PrepareStep(DragBlock):
             "motion", Any, description=f"{', '.join(map(repr, MOTION_NAMES))}, a path for each pair, or a MotionSource"
         ),
         InputParam("settings", Any, description="options in one place: DragSettings, a dict or the name of a preset"),
-        InputParam("preset", str, description="'paper' is the paper to the letter, 'fast' trades quality for time"),
+        InputParam(
+            "preset",
+            str,
+            description="'paper' is the paper to the letter, 'fast' trades quality for time; 'carry' bends the latent",
+        ),
         PREVIEW_VAE,
         ATTENTION_KWARGS,
         InputParam("generator", torch.Generator, description="the seed is drawn from it; without it, it is 0"),

@@ -208,8 +208,8 @@ class DynaDragPipeline(
                 a `str` is the name of a preset.
             preset (`str`, *optional*):
                 options by name, in the place of those that the checkpoint recommends: `"paper"` is the paper to the
-                letter, `"fast"` trades quality for time. What neither says is as the checkpoint recommends, or else
-                as below.
+                letter, `"fast"` trades quality for time, `"carry"` goes beyond the paper. What none of these says is
+                as the checkpoint recommends, or else as below.
             preview_vae (`AutoencoderTiny` or `AutoencoderKL`, *optional*):
                 decodes the previews: a small autoencoder for the latents of `vae`, on the same device.
             generator (`torch.Generator` or a list of them, *optional*):

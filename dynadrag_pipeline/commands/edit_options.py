@@ -106,7 +106,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         help="options by name, in place of those that the model recommends: `paper` is the paper to the letter, "
-        "`fast` trades quality for time",
+        "`fast` trades quality for time, `carry` goes beyond the paper",
     )
     group.add_argument(
         "--settings",

@@ -56,7 +56,6 @@ def test_edit_writes_picture_sheet_and_record(pipeline, portrait, out, capsys):
         "loss_after": 0.125,
         "wrong_way_count": 1,
         "gradient_retries": 0,
-        "carried": None,
         "invented": 0,
         "unfolded": 0,
         "added": 0,
