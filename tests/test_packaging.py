@@ -20,7 +20,7 @@ from safetensors import safe_open
 from setuptools import build_meta
 
 import dynadrag_pipeline
-from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, EMBEDDED_MOTION_PREDICTOR, DynaDragPipeline
 from dynadrag_pipeline.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
@@ -91,9 +91,11 @@ def test_installs_the_packages_and_nothing_else(declared: dict[str, Any]) -> Non
     assert {"dynadrag_pipeline", "motion_predictor"} <= top_level <= OUR_PACKAGES
 
 
-def test_installs_all_files_of_the_embedded_checkpoint(declared: dict[str, Any]) -> None:
-    files = {path for path in EMBEDDED_CHECKPOINT.rglob("*") if path.is_file()}
+def test_installs_all_files_of_the_embedded_weights(declared: dict[str, Any]) -> None:
+    embedded = (EMBEDDED_CHECKPOINT, EMBEDDED_MOTION_PREDICTOR)
+    files = {path for folder in embedded for path in folder.rglob("*") if path.is_file()}
     assert EMBEDDED_CHECKPOINT / "model_index.json" in files
+    assert EMBEDDED_MOTION_PREDICTOR / "config.json" in files
     assert files <= _packaged_files(declared)
 
 
