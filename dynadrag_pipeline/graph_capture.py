@@ -117,11 +117,10 @@ class CudaCapture:
                 except BaseException as error:
                     why = error
                     raise
-        except RuntimeError:
-            self._give_up(graph)
-            if why is not None:  # ending the capture fails, too, and says nothing of the reason
-                raise why from None
-            raise
+        except RuntimeError as error:
+            if error is not why:  # the capture could not be ended either, which says nothing of the reason
+                self._give_up(graph)
+            raise (why or error) from None
         return CudaGraph(self.device, graph, outputs)
 
     def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
