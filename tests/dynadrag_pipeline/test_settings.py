@@ -102,7 +102,7 @@ def test_settings_as_an_object_are_complete():
     [
         ({"given": {"iterations": 3}}, "`iterations` is no option: it must be one of max_iterations,"),
         ({"given": {}, "settings": {"max_iterations": 0}}, "`max_iterations` must be"),
-        ({"given": {}, "settings": "best"}, "`settings` must be one of 'paper', 'fast', got 'best'"),
+        ({"given": {}, "settings": "best"}, "`settings` must be one of 'paper', 'fast', 'carry', got 'best'"),
         ({"given": {}, "settings": 5}, "`settings` must be DragSettings, a mapping or the name of a preset, got 5"),
         ({"given": {}, "preset": "best"}, "`preset` must be one of"),
     ],
