@@ -85,7 +85,7 @@ def content_shift(
         size = (max(1, round(height * scale / level)), max(1, round(width * scale / level)))
         smaller = [F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction)]
         expected = None if start is None else resize_shift(start.to(edited), size)
-        shift = _refined(resize_shift(shift, size), *smaller, expected)
+        shift = _refined(resize_shift(shift, size), *smaller, expected=expected)
     return shift
 
 
