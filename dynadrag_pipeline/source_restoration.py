@@ -83,9 +83,9 @@ def content_shift(
     shift = edited.new_zeros(1, 2, 1, 1) if start is None else start.to(edited)
     for level in LEVELS:
         size = (max(1, round(height * scale / level)), max(1, round(width * scale / level)))
-        smaller = [F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction)]
+        seen, before = (F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction))
         expected = None if start is None else resize_shift(start.to(edited), size)
-        shift = _refined(resize_shift(shift, size), *smaller, expected=expected)
+        shift = _refined(resize_shift(shift, size), seen, before, expected)
     return shift
 
 
