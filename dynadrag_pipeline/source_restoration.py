@@ -101,7 +101,8 @@ def content_shift(
 
     Args:
         edited, reconstruction (`torch.Tensor` of shape `(1, 3, h, w)`): pictures in [0, 1].
-        start (`torch.Tensor` of shape `(1, 2, h', w')`, *optional*): a shift to begin with; by default none.
+        start (`torch.Tensor` of shape `(1, 2, h', w')`, *optional*): a shift to begin with, and to
+            stay by where little speaks against it; by default none.
 
     Returns:
         `torch.Tensor` of shape `(1, 2, h', w')`: (x, y) in pixels of a picture of that size, whose short side is 128
@@ -113,13 +114,19 @@ def content_shift(
     shift = edited.new_zeros(1, 2, 1, 1) if start is None else start.to(edited)
     for level in LEVELS:
         size = (max(1, round(height * scale / level)), max(1, round(width * scale / level)))
-        smaller = [F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction)]
-        shift = _refined(resize_shift(shift, size), *smaller)
+        seen, before = (F.interpolate(picture, size=size, mode="area") for picture in (edited, reconstruction))
+        expected = None if start is None else resize_shift(start.to(edited), size)
+        shift = _refined(resize_shift(shift, size), seen, before, expected)
     return shift.to(device)
 
 
-def _refined(shift: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-    """The shift of one level, `(1, 2, h, w)`, after optimisation from what the coarser level came to."""
+def _refined(
+    shift: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Tensor, expected: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The shift of one level, `(1, 2, h, w)`, after optimisation from what the coarser level came to.
+
+    What is smooth is its difference to what is `expected`, where a shift is.
+    """
     size = (shift.shape[-2], shift.shape[-1])
     nodes = shift.new_zeros(1, 2, *(max(2, side // NODE_SPACING) for side in size)).requires_grad_()
     optimizer = torch.optim.LBFGS([nodes], max_iter=ROUNDS, line_search_fn="strong_wolfe")
@@ -133,9 +140,8 @@ def _refined(shift: torch.Tensor, edited: torch.Tensor, reconstruction: torch.Te
         candidate = refined()
         difference = edited - shifted(reconstruction, candidate)
         colour = (difference.square().mean(dim=1) + COLOUR_STEP**2).sqrt().mean()
-        variation = sum(
-            (candidate.diff(dim=axis).square().sum(dim=1) + SHIFT_STEP**2).sqrt().mean() for axis in (-2, -1)
-        )
+        smooth = candidate if expected is None else candidate - expected
+        variation = sum((smooth.diff(dim=axis).square().sum(dim=1) + SHIFT_STEP**2).sqrt().mean() for axis in (-2, -1))
         total = colour + SMOOTHNESS * variation
         total.backward()
         return total
