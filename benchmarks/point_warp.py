@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from pairs import EvaluationPair
 from scipy.interpolate import RBFInterpolator
 from scipy.ndimage import map_coordinates
+
+from dynadrag_pipeline.evaluation.pairs import EvaluationPair
 
 PIN_SPACING = 8  # pixels between the points outside the mask that are pinned down
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from drag_quality import DEFAULT, ROWS, Row, TrueFlow, format_table, interval, make_edits, parse_option, plan_rows
-from pairs import EvaluationPair, with_misplaced_handle
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT
+from dynadrag_pipeline.evaluation.pairs import EvaluationPair, with_misplaced_handle
 from dynadrag_pipeline.settings import recommended_settings
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from pairs import EvaluationPair
 from point_warp import warp_by_points
+
+from dynadrag_pipeline.evaluation.pairs import EvaluationPair
 
 SIDE = 64
 

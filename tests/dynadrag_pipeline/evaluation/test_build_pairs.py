@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
-from build_pairs import SIZE, build, cut_pair, dense_motion
-from pairs import EvaluationPair, load_pairs
+from PIL import Image
 from skimage import data, transform
 
 from dynadrag_pipeline import load_instruction
+from dynadrag_pipeline.cli import main
+from dynadrag_pipeline.commands.build_pairs import names_of
+from dynadrag_pipeline.evaluation.build_pairs import build, cut_pair, dense_motion
+from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs
+
+SIZE = 128
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,7 @@ def test_no_point_of_a_film_is_asked_to_leave_the_picture(film, monkeypatch):
     """Tracks are followed for half a pixel more than an instruction may ask for."""
     flow = np.zeros((SIZE, SIZE, 2), dtype=np.float32)
     flow[: SIZE - 10, :, 1], flow[SIZE - 10 :, :, 1] = 8, 10.4
-    monkeypatch.setattr("build_pairs.dense_motion", lambda frames: flow)
+    monkeypatch.setattr("dynadrag_pipeline.evaluation.build_pairs.dense_motion", lambda frames: flow)
     for seed in range(20):
         pair = cut_pair("000_film", film, np.random.default_rng(seed))
         assert pair.targets.max() <= SIZE - 1
@@ -78,5 +83,38 @@ def test_pairs_come_in_the_order_of_their_names_and_no_more_than_asked_for(film,
 
 
 def test_a_folder_without_pairs_says_how_to_make_them(tmp_path):
-    with pytest.raises(FileNotFoundError, match="build_pairs"):
+    with pytest.raises(FileNotFoundError, match="build-pairs"):
         load_pairs(tmp_path)
+
+
+def test_a_pair_without_a_flow_is_read_and_pictures_of_two_sizes_are_refused(film, tmp_path):
+    cut_pair("000_film", film, np.random.default_rng(0)).save(tmp_path)
+    (tmp_path / "000_film" / "flow.npz").unlink()
+    assert np.isnan(load_pairs(tmp_path)[0].flow).all()
+    Image.new("RGB", (SIZE, SIZE - 1)).save(tmp_path / "000_film" / "target.png")
+    with pytest.raises(ValueError, match="of one size, got a target"):
+        load_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give --faces with --landmarks"),
+        (["--faces", "faces.zip"], "--faces and --landmarks go together"),
+        (["--faces", "f.zip", "--landmarks", "f.npz", "--names", "n.json"], "--names chooses among --videos"),
+    ],
+)
+def test_what_the_command_can_not_do_is_said_at_once(options, message, tmp_path, capsys):
+    assert main(["build-pairs", "--out", str(tmp_path / "pairs"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_names_are_read_from_lists_and_from_split_files(tmp_path):
+    (tmp_path / "split.json").write_text('[["953", "974"], ["012", "026"]]')
+    (tmp_path / "list.json").write_text('["953"]')
+    (tmp_path / "wrong.json").write_text("[1]")
+    assert names_of(tmp_path / "split.json") == {"953", "974", "012", "026"}
+    assert names_of(tmp_path / "list.json") == {"953"}
+    with pytest.raises(ValueError, match="must be a list of names"):
+        names_of(tmp_path / "wrong.json")

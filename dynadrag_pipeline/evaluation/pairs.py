@@ -1,7 +1,8 @@
 """Pairs of pictures to judge edits by: a source, an instruction, and the picture that it should lead to (Sec. 4).
 
-A folder holds sets of pairs, and a pair is a folder: `source.png`, `target.png`, `mask.png` (white may change),
-`instruction.json` (what `dynadrag edit --instruction` reads) and `flow.npz` (the true motion).
+A set is a folder, and so is a pair in it: `source.png`, `target.png`, `mask.png` (white may change),
+`instruction.json` (what `dynadrag edit --instruction` reads) and, where it is known, `flow.npz` with the true motion
+under `flow`. Whatever has true outcomes can be brought into this layout.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dynadrag_pipeline import load_instruction
 from motion_predictor.common.mask_picture import painted_region
 from motion_predictor.common.picture_files import open_picture
+
+from ..drag_instruction import load_instruction
 
 MARGIN = 12  # pixels from the border that nobody misplaces a handle in
 
@@ -27,11 +29,12 @@ class EvaluationPair:
     """An instruction with the picture that it should lead to.
 
     Attributes:
-        name: of its folder; the order of a set is that of the names.
-        source, target: `[S, S, 3]` uint8 RGB.
-        mask: `[S, S]` bool, True where the picture may change.
-        handles, targets: `[n, 2]` float32, (x, y) in pixels, 1 to 7 of them.
-        flow: `[S, S, 2]` float32, the true motion from source to target in pixels of the source; NaN where unknown.
+        name (`str`): of its folder; the order of a set is that of the names.
+        source, target (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
+        mask (`np.ndarray` of shape `(height, width)`): bool, True where the picture may change.
+        handles, targets (`np.ndarray` of shape `(points, 2)`): float32, (x, y) in pixels.
+        flow (`np.ndarray` of shape `(height, width, 2)`):
+            float32, the true motion from source to target in pixels of the source; NaN where it is not known.
     """
 
     name: str
@@ -43,7 +46,11 @@ class EvaluationPair:
     flow: np.ndarray
 
     def save(self, folder: Path) -> None:
-        """Write the pair to `folder / name`, whole or not at all."""
+        """Write the pair to a folder of its name, whole or not at all.
+
+        Args:
+            folder (`Path`): of the set.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         points = np.stack([self.handles, self.targets], axis=1).reshape(-1, 2)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
@@ -60,30 +67,49 @@ class EvaluationPair:
 
     @classmethod
     def load(cls, place: Path) -> EvaluationPair:
-        """Read the pair in the folder `place`."""
+        """Read a pair.
+
+        Args:
+            place (`Path`): its own folder.
+
+        Raises:
+            ValueError: if its pictures differ in size.
+        """
         instruction = load_instruction(place / "instruction.json")
-        with np.load(place / "flow.npz", allow_pickle=False) as stored:
-            flow = stored["flow"].astype(np.float32)
-        return cls(
+        source = np.array(open_picture(place / "source.png").convert("RGB"))
+        flow = np.full((*source.shape[:2], 2), np.nan, dtype=np.float32)
+        if (place / "flow.npz").is_file():
+            with np.load(place / "flow.npz", allow_pickle=False) as stored:
+                flow = stored["flow"].astype(np.float32)
+        pair = cls(
             name=place.name,
-            source=np.array(open_picture(place / "source.png").convert("RGB")),
+            source=source,
             target=np.array(open_picture(place / "target.png").convert("RGB")),
             mask=painted_region(open_picture(place / "mask.png")),
             handles=np.array(instruction["handles"], dtype=np.float32),
             targets=np.array(instruction["targets"], dtype=np.float32),
             flow=flow,
         )
+        for part in ("target", "mask", "flow"):
+            size = getattr(pair, part).shape[:2]
+            if size != source.shape[:2]:
+                raise ValueError(f"`{place}` must hold pictures of one size, got a {part} of {size}.")
+        return pair
 
 
 def load_pairs(folder: Path, limit: int | None = None) -> list[EvaluationPair]:
-    """The first `limit` pairs of a set, in order; all of them by default.
+    """The pairs of a set, in order.
+
+    Args:
+        folder (`Path`): of the set.
+        limit (`int`, *optional*): how many of them, from the first on; all by default.
 
     Raises:
         FileNotFoundError: if there are none.
     """
     places = sorted(place.parent for place in folder.glob("[!.]*/instruction.json"))
     if not places:
-        raise FileNotFoundError(f"`{folder}` holds no pairs: make them with benchmarks/build_pairs.py.")
+        raise FileNotFoundError(f"`{folder}` holds no pairs: `dynadrag build-pairs` makes some.")
     return [EvaluationPair.load(place) for place in places[:limit]]
 
 
@@ -92,6 +118,9 @@ def with_misplaced_handle(pair: EvaluationPair) -> EvaluationPair:
 
     It lies on the tenth of the mask that moves least, the likelier the farther from the other handles' paths, and is
     to go as far as they do on average, in any direction. Pairs of the same name get the same one.
+
+    Args:
+        pair ([`EvaluationPair`]): whose flow is known.
     """
     random = np.random.default_rng(list(pair.name.encode()))
     height, width = pair.mask.shape

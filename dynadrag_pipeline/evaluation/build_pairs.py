@@ -1,20 +1,12 @@
-"""Build pairs to judge edits by: faces and films that no network has seen, and where their content truly went.
+"""Pairs to judge edits by: faces and films that no network has seen, and where their content truly went.
 
-Two sets, in the folders `portraits` and `videos` of `--out`:
-
-  portraits  the 60 faces that `--hold-out` training keeps back, set in motion; every part's motion is known exactly
-  videos     two frames of a film, and the motion between them: optical flow, chained from frame to frame, and checked
-             forward against backward
-
-python benchmarks/build_pairs.py --faces faces.zip --landmarks faces_landmarks.npz --out pairs
-python benchmarks/build_pairs.py --videos carphone.mp4 talking_heads/ --out pairs
-
-Pair n does not depend on how many are made: the first ones are a fair sample already.
+Faces that are held out are set in motion, so that every part's motion is known exactly; of films two frames are taken
+(Sec. 4.1, 8), with optical flow between them, chained from frame to frame, and checked forward against backward. Pair
+n does not depend on how many are made: the first ones are a fair sample already.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Iterator
 from itertools import count, islice, pairwise
@@ -22,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pairs import EvaluationPair, load_pairs
 from PIL import Image
 from tqdm import tqdm
 
-from dynadrag_pipeline.visualization import draw_points
+from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.data.head_fields import HeadFields
 from motion_predictor.data.optical_flow import make_optical_flow
 from motion_predictor.data.portrait_motion import pixel_centres
@@ -39,9 +30,11 @@ from motion_predictor.data.portrait_records import (
 )
 from motion_predictor.data.portraits import PortraitSource
 from motion_predictor.data.tracks import FlowStep, chain_tracks, has_texture, is_cut
-from motion_predictor.data.video import VideoFile, find_videos, read_frames
+from motion_predictor.data.video import VideoFile, read_frames
 
-SIZE = 128
+from ..visualization import draw_points
+from .pairs import EvaluationPair, load_pairs
+
 LEAST_DISPLACEMENT = 0.05  # of the side: some handle goes so far
 LONGEST_SPAN, SHORTEST_SPAN = 55, 15  # frames from source to target (Sec. 8)
 TRIES = 20  # start frames of one video for one pair
@@ -54,17 +47,22 @@ def random_source(seed: int, *labels: str | int) -> np.random.Generator:
 
 
 def portrait_pairs(
-    source: PortraitSource, out: Path, seed: int, least_displacement: float = LEAST_DISPLACEMENT
+    source: PortraitSource, out: Path, seed: int, side: int, least_displacement: float = LEAST_DISPLACEMENT
 ) -> Iterator[EvaluationPair]:
     """Held-out faces in turn, each time with another motion and other handles, without an end.
 
-    What is in the folder `out` is read from there.
+    Args:
+        source ([`PortraitSource`]): pictures with landmarks, of which some are held out.
+        out (`Path`): folder of the set; what is there already is read from there.
+        seed (`int`): of all chance.
+        side (`int`): of the square pictures.
+        least_displacement (`float`, *optional*, defaults to 0.05): of the side: some point moves so far, or farther.
     """
     landmarks = source.load_landmarks()
     with source.open() as pictures:
         names = [name for name in pictures.names() if name in source.held_out() and name in landmarks]
         if not names:
-            raise ValueError(f"`--landmarks` ({source.landmarks}) names none of the held-out faces of `--faces`.")
+            raise ValueError(f"`--landmarks` ({source.landmarks}) must name held-out faces, got none of them.")
         order = random_source(seed, "order").permutation(len(names))
         for number in count():
             name = names[order[number % len(names)]]
@@ -72,15 +70,19 @@ def portrait_pairs(
             if (out / folder).exists():
                 yield EvaluationPair.load(out / folder)
                 continue
-            picture, fields = pictures.read(name, SIZE), HeadFields.from_landmarks(landmarks[name])
+            picture, fields = pictures.read(name, side), HeadFields.from_landmarks(landmarks[name])
             pair = portrait_pair(picture, fields, random_source(seed, number, name), least_displacement)
             yield EvaluationPair(folder, pair.source, pair.target, pair.mask, pair.handles, pair.targets, pair.flow)
 
 
-def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int) -> Iterator[EvaluationPair]:
+def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) -> Iterator[EvaluationPair]:
     """Groups of videos in turn, and the videos of each in turn, until none of them gives another pair.
 
-    What is in the folder `out` is read from there.
+    Args:
+        groups (`list[list[VideoFile]]`): videos, of which the groups take turns.
+        out (`Path`): folder of the set; what is there already is read from there.
+        seed (`int`): of all chance.
+        side (`int`): of the square pictures.
     """
     orders = [random_source(seed, "order", number).permutation(len(group)) for number, group in enumerate(groups)]
     barren = 0
@@ -91,7 +93,7 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int) -> Iterator
         if (out / name).exists():
             pair: EvaluationPair | None = EvaluationPair.load(out / name)
         else:
-            pair = video_pair(video, name, random_source(seed, turn, video.name))
+            pair = video_pair(video, name, random_source(seed, turn, video.name), side)
         barren = 0 if pair else barren + 1
         if barren >= len(groups) * max(len(group) for group in groups):
             return
@@ -99,9 +101,9 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int) -> Iterator
             yield pair
 
 
-def video_pair(video: VideoFile, name: str, random: np.random.Generator) -> EvaluationPair | None:
+def video_pair(video: VideoFile, name: str, random: np.random.Generator, side: int) -> EvaluationPair | None:
     """A pair cut from a video, or `None` if nothing was found in it that goes far enough and can be followed."""
-    frames = [central_square(frame) for frame in read_frames(video.path, SIZE)]
+    frames = [central_square(frame) for frame in read_frames(video.path, side)]
     for _ in range(TRIES if len(frames) > SHORTEST_SPAN else 0):
         first = int(random.integers(len(frames) - SHORTEST_SPAN))
         span = int(random.integers(SHORTEST_SPAN, LONGEST_SPAN + 1))
@@ -113,11 +115,12 @@ def video_pair(video: VideoFile, name: str, random: np.random.Generator) -> Eval
 
 def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -> EvaluationPair | None:
     """The first and the last of `frames` `[S, S, 3]` as a pair, or `None` if hardly anything moves."""
+    side = frames[0].shape[0]
     flow, back = dense_motion(frames), dense_motion(frames[::-1])
     length = np.nan_to_num(np.linalg.norm(flow, axis=-1)) * has_texture(frames[0]) * stays_inside(flow)
-    if length.max() < LEAST_DISPLACEMENT * SIZE:
+    if length.max() < LEAST_DISPLACEMENT * side:
         return None
-    handles = draw_apart(length, int(random.integers(1, MAX_HANDLES + 1)), SIZE / 12, random)
+    handles = draw_apart(length, int(random.integers(1, MAX_HANDLES + 1)), side / 12, random)
     columns, rows = handles.astype(int).T
     return EvaluationPair(
         name,
@@ -133,24 +136,25 @@ def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -
 def dense_motion(frames: list[np.ndarray]) -> np.ndarray:
     """`[S, S, 2]` float32: where each pixel of the first frame is in the last, minus where it was; NaN if lost."""
     optical_flow = make_optical_flow("dis", None, torch.device("cpu"))
-    steps = []
+    steps, side = [], frames[0].shape[0]
     for first, second in pairwise(frames):
         step = FlowStep.from_arrays(optical_flow(first, second), optical_flow(second, first))
         if is_cut(step, has_texture(first)):
-            return np.full((SIZE, SIZE, 2), np.nan, dtype=np.float32)
+            return np.full((side, side, 2), np.nan, dtype=np.float32)
         steps.append(step)
-    return chain_tracks(pixel_centres(SIZE).reshape(-1, 2), steps)[:, -1].reshape(SIZE, SIZE, 2)
+    return chain_tracks(pixel_centres(side).reshape(-1, 2), steps)[:, -1].reshape(side, side, 2)
 
 
 def central_square(frame: np.ndarray) -> np.ndarray:
     """`[S, S, 3]` of the middle of a frame whose shorter side is S."""
-    top, left = ((side - SIZE) // 2 for side in frame.shape[:2])
-    return frame[top : top + SIZE, left : left + SIZE]
+    side = min(frame.shape[:2])
+    top, left = ((length - side) // 2 for length in frame.shape[:2])
+    return frame[top : top + side, left : left + side]
 
 
 def pairs_sheet(pairs: list[EvaluationPair], zoom: int = 2) -> Image.Image:
     """Source with its points, mask and target of each pair: two pairs in a row."""
-    side = zoom * SIZE
+    side = zoom * pairs[0].source.shape[0]
     picture = Image.new("RGB", (6 * side, -(-len(pairs) // 2) * side), "white")
     for index, pair in enumerate(pairs):
         cells = [Image.fromarray(array).resize((side, side)) for array in (pair.source, pair.mask, pair.target)]
@@ -162,7 +166,13 @@ def pairs_sheet(pairs: list[EvaluationPair], zoom: int = 2) -> Image.Image:
 
 
 def build(pairs: Iterator[EvaluationPair], out: Path, wanted: int) -> None:
-    """Write pairs until there are `wanted`, and a picture of the first twelve beside their folder."""
+    """Write pairs, and a picture of the first twelve beside their folder.
+
+    Args:
+        pairs (`Iterator`): of [`EvaluationPair`].
+        out (`Path`): folder of the set; what is there already stays.
+        wanted (`int`): how many.
+    """
     made = 0
     for pair in tqdm(islice(pairs, wanted), total=wanted, desc=out.name):
         if not (out / pair.name).exists():
@@ -170,45 +180,5 @@ def build(pairs: Iterator[EvaluationPair], out: Path, wanted: int) -> None:
         made += 1
     print(f"{made} pairs in {out}" + ("" if made == wanted else f": no more than that, and {wanted} were asked for"))
     if made:
-        pairs_sheet(load_pairs(out, 12)).save(out.with_suffix(".png"))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=Path, help="folder or zip archive of which 60 faces are held out")
-    parser.add_argument("--landmarks", type=Path, help="npz with `files` and `landmarks` of the faces")
-    parser.add_argument("--portrait-pairs", type=int, default=200, help="(default: 200)")
-    parser.add_argument(
-        "--least-displacement",
-        type=float,
-        default=LEAST_DISPLACEMENT,
-        help="of the portraits: share of the side that some of each moves by at least (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--videos",
-        type=Path,
-        nargs="+",
-        help="videos or folders of them that nothing was trained on; each takes its turn",
-    )
-    parser.add_argument("--video-pairs", type=int, default=40, help="(default: 40)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the sets")
-    args = parser.parse_args()
-    if not args.faces and not args.videos:
-        parser.error("give --faces with --landmarks, --videos, or both")
-    if args.faces:
-        if not args.landmarks:
-            parser.error("--faces needs --landmarks: the motion of a face is made from them")
-        source = PortraitSource(args.faces, args.landmarks, hold_out=True)
-        build(
-            portrait_pairs(source, args.out / "portraits", args.seed, args.least_displacement),
-            args.out / "portraits",
-            args.portrait_pairs,
-        )
-    if args.videos:
-        found = video_pairs([find_videos([path]) for path in args.videos], args.out / "videos", args.seed)
-        build(found, args.out / "videos", args.video_pairs)
-
-
-if __name__ == "__main__":
-    main()
+        with atomic_file(out.with_suffix(".png")) as file:
+            pairs_sheet(load_pairs(out, 12)).save(file, "PNG")

@@ -1,0 +1,143 @@
+"""`dynadrag build-pairs`: pictures whose true outcome is known, to judge edits by."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from motion_predictor.common.checks import got
+from motion_predictor.common.command_errors import CommandError, errors_as_one_line
+
+if TYPE_CHECKING:
+    from motion_predictor.data.video import VideoFile
+
+EXAMPLES = """\
+examples:
+  200 held-out faces that are set in motion, and 40 cuts from films:
+
+    dynadrag build-pairs --faces faces.zip --landmarks faces.npz --videos clip.mp4 talks/ --out pairs
+
+  FaceForensics++ and TED-talks at 512 pixels, of the videos that their split files hold back:
+
+    dynadrag build-pairs --videos original_sequences/youtube/c23/videos --names test.json --size 512 --out pairs/ff
+    dynadrag build-pairs --videos TED-talks/test --size 512 --out pairs/ted
+
+what is written to --out:
+  portraits/, videos/   a folder for each pair: source.png, target.png, mask.png, instruction.json, flow.npz
+  portraits.png, ...    the first twelve of them
+"""
+
+
+def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `build-pairs` to the parser of `dynadrag`."""
+    parser = commands.add_parser(
+        "build-pairs",
+        usage="dynadrag build-pairs [--faces PICTURES --landmarks FILE] [--videos VIDEOS ...] --out DIR [options]",
+        help="make pairs of pictures whose true outcome is known, to judge edits by",
+        description="Make pairs of a source, an instruction, and the picture that it should lead to (Sec. 4):\n"
+        "held-out faces that are set in motion, and two frames of films, 15 to 55 apart. The same command goes on\n"
+        "after Ctrl-C.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--faces", metavar="PICTURES", type=Path, help="folder or zip archive of which 60 faces are held out"
+    )
+    parser.add_argument("--landmarks", metavar="FILE", type=Path, help="npz file, as for `build-portraits`")
+    parser.add_argument("--portrait-pairs", metavar="N", type=count_of, default=200, help="(default: 200)")
+    parser.add_argument(
+        "--least-displacement",
+        metavar="SHARE",
+        type=share_of,
+        default=0.05,
+        help="of the portraits: share of the side that some of each moves by at least (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--videos", metavar="VIDEOS", type=Path, nargs="+", help="files and folders; each takes its turn"
+    )
+    parser.add_argument(
+        "--names",
+        metavar="FILE",
+        type=Path,
+        help="of the videos, those that a JSON file names, without suffixes: a list, or a list of lists as "
+        "FaceForensics++'s split files (default: all)",
+    )
+    parser.add_argument("--video-pairs", metavar="N", type=count_of, default=40, help="(default: 40)")
+    parser.add_argument("--size", metavar="PX", type=count_of, default=128, help="side of the pictures (default: 128)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the sets")
+    parser.set_defaults(run=_build_pairs)
+
+
+def count_of(text: str) -> int:
+    """A whole number from 1 on, of an option."""
+    if not text.isdecimal() or not 1 <= int(text) <= 10**6:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on is wanted; got '{text[:40]}'")
+    return int(text)
+
+
+def share_of(text: str) -> float:
+    """A number over 0 and up to 1, of an option."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"a number over 0, up to 1, is wanted; got '{text[:40]}'")
+    return share
+
+
+def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
+    if not args.faces and not args.videos:
+        raise CommandError("give --faces with --landmarks, --videos, or both.")
+    if bool(args.faces) != bool(args.landmarks):
+        raise CommandError("--faces and --landmarks go together: the motion of a face is made from its landmarks.")
+    if args.names and not args.videos:
+        raise CommandError("--names chooses among --videos: give these too.")
+    with errors_as_one_line():
+        try:
+            from motion_predictor.data.portraits import PortraitSource
+
+            from ..evaluation.build_pairs import build, portrait_pairs, video_pairs
+        except ModuleNotFoundError as error:
+            raise CommandError(f"this needs {error.name}: pip install 'dynadrag[evaluation]'.") from error
+
+        if args.faces:
+            source, out = PortraitSource(args.faces, args.landmarks, hold_out=True), args.out / "portraits"
+            pairs = portrait_pairs(source, out, args.seed, args.size, args.least_displacement)
+            build(pairs, out, args.portrait_pairs)
+            written.append(out)
+        if args.videos:
+            out = args.out / "videos"
+            build(video_pairs(_groups(args), out, args.seed, args.size), out, args.video_pairs)
+            written.append(out)
+
+
+def _groups(args: argparse.Namespace) -> list[list[VideoFile]]:
+    """The videos of each argument, those that are named alone."""
+    from motion_predictor.data.video import find_videos
+
+    groups = [find_videos([path]) for path in args.videos]
+    if args.names:
+        wanted = names_of(args.names)
+        groups = [[video for video in group if video.path.stem in wanted] for group in groups]
+    groups = [group for group in groups if group]
+    if not groups:
+        raise ValueError(f"`--names` ({args.names}) must name some of the videos, got none of them.")
+    return groups
+
+
+def names_of(path: Path) -> set[str]:
+    """The names in a JSON list, or in a list of lists."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"`--names` ({path}) must be a JSON file: {error}.") from error
+    entries = content if isinstance(content, list) else [content]
+    flat = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
+    if not all(isinstance(name, str) for name in flat):
+        raise ValueError(f"`--names` ({path}) must be a list of names, got {got(content)}.")
+    return set(flat)

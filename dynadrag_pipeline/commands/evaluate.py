@@ -1,0 +1,103 @@
+"""`dynadrag evaluate`: edits by several methods, all else equal, judged by pairs whose true outcome is known."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from motion_predictor.common.command_errors import CommandError, errors_as_one_line
+from motion_predictor.common.options import add_options, given_options
+
+from ..settings import PRESETS, DragSettings
+from .build_pairs import count_of
+from .edit_model import available_device, load_pipeline
+
+EXAMPLES = """\
+examples:
+  The frameworks of the paper's Fig. 1 on the same engine, with the model that comes with the package:
+
+    dynadrag evaluate pairs/portraits --methods "no edit" straight track search predicted --out runs/frameworks
+
+  The same on four processes; press Ctrl-C at any time, and start the same command again to go on:
+
+    accelerate launch --num_processes 4 -m dynadrag_pipeline evaluate pairs/portraits --out runs/frameworks
+
+what is written to --out:
+  evaluation.md        means, and differences to the last method pair by pair, with intervals
+  evaluation.png       the best, the median and the worst pair of the last method
+  records.*.jsonl      a line for each pair and method, with its path, its content and its figures
+  pictures/METHOD/     the edits
+"""
+
+
+def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `evaluate` to the parser of `dynadrag`."""
+    from ..evaluation.method_names import METHOD_NAMES
+
+    parser = commands.add_parser(
+        "evaluate",
+        usage="dynadrag evaluate PAIRS --out DIR [options]",
+        help="edit pairs whose true outcome is known by several methods, and compare",
+        description="Edit pairs of `dynadrag build-pairs` by several sources of motion, with all else equal, and\n"
+        "measure what came out against the true outcome.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("pairs", metavar="PAIRS", type=Path, help="a set of pairs")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--methods",
+        metavar="METHOD",
+        nargs="+",
+        choices=METHOD_NAMES,
+        default=list(METHOD_NAMES),
+        help=f"of {', '.join(METHOD_NAMES)}; others are compared with the last one (default: all)",
+    )
+    parser.add_argument("--limit", metavar="N", type=count_of, help="the first so many pairs (default: all)")
+    parser.add_argument("--model", metavar="DIR_OR_ID", help="as for `edit` (default: the model of the package)")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="options by name, as for `edit`")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument("--clip", metavar="DIR_OR_ID", help="the CLIP model that pictures are compared by")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars of models and edits")
+    add_options(parser, DragSettings)
+    parser.set_defaults(run=_evaluate, low_memory=False, load_identity_lora=None)
+
+
+def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
+    settings: dict[str, Any] = given_options(args, DragSettings)
+    args.device = available_device(args.device)
+    with errors_as_one_line():
+        from ..evaluation.pairs import load_pairs
+
+        pairs = load_pairs(args.pairs, args.limit)
+    pipe = load_pipeline(args)
+    from accelerate import PartialState
+
+    from motion_predictor.common.atomic_file import atomic_file
+
+    from ..evaluation.methods import METHODS
+    from ..evaluation.metrics import DEFAULT_CLIP, Metrics, picture_metrics
+    from ..evaluation.report import best_median_worst, edits_sheet, format_tables
+    from ..evaluation.run import EvaluationRun
+
+    if pipe.motion_predictor is None and "predicted" in args.methods:
+        raise CommandError("--methods: `predicted` needs a model with a motion predictor.")
+    pipe.set_progress_bar_config(disable=True)
+    metrics = Metrics(picture_metrics(args.clip or DEFAULT_CLIP, args.device))
+    with errors_as_one_line():
+        run = EvaluationRun(pipe, args.out, metrics, settings, args.preset)
+        written.append(args.out)
+        records = run(pairs, [METHODS[name] for name in args.methods])
+    if not PartialState().is_main_process:
+        return
+    table = format_tables(records, metrics)
+    by_name = {pair.name: pair for pair in pairs}
+    shown = [by_name[name] for name in best_median_worst(records, args.methods[-1])]
+    with atomic_file(args.out / "evaluation.md") as file:
+        file.write(table.encode())
+    with atomic_file(args.out / "evaluation.png") as file:
+        edits_sheet(shown, args.methods, run.picture).save(file, "PNG")
+    print(table)

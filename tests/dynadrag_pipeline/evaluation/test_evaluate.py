@@ -1,0 +1,237 @@
+"""Runs over pairs: the same figures however often they are stopped, and tables that compare pair by pair."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from dynadrag_pipeline.cli import main
+from dynadrag_pipeline.evaluation import metrics, report
+from dynadrag_pipeline.evaluation.method_names import METHOD_NAMES
+from dynadrag_pipeline.evaluation.methods import METHODS, TrueFlow
+from dynadrag_pipeline.evaluation.metrics import (
+    ClipSimilarity,
+    Metrics,
+    mean_squared_error,
+    noise_ratio_outside,
+    picture_metrics,
+    structural_similarity,
+)
+from dynadrag_pipeline.evaluation.pairs import EvaluationPair
+from dynadrag_pipeline.evaluation.records import Record, RecordFile, read_records
+from dynadrag_pipeline.evaluation.report import best_median_worst, edits_sheet, format_tables, interval
+from dynadrag_pipeline.evaluation.run import EvaluationRun
+
+SIDE = 64
+OPTIONS = {"num_inference_steps": 2, "max_iterations": 2, "supervision_steps": 1, "identity_lora_steps": 1}
+
+
+def smooth(seed: int) -> np.ndarray:
+    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    fine = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
+    return (255 * fine[0].permute(1, 2, 0)).byte().numpy()
+
+
+def pair(number: int, way: float = 8.0) -> EvaluationPair:
+    source = smooth(number)
+    target = np.roll(source, int(way), axis=1)
+    handles = np.array([[20.0, 30.0], [30.0, 44.0]], dtype=np.float32)
+    flow = np.zeros((SIDE, SIDE, 2), dtype=np.float32)
+    flow[..., 0] = way
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[10:55] = True
+    return EvaluationPair(f"{number:03d}", source, target, mask, handles, handles + np.float32([way, 0]), flow)
+
+
+class TestMetrics:
+    def test_squared_error_is_on_the_scale_of_one(self):
+        black, white = (np.full((SIDE, SIDE, 3), value, dtype=np.uint8) for value in (0, 255))
+        assert mean_squared_error(black, white) == 1
+        had = Metrics({name: picture_metrics()[name] for name in ("mse_unit", "mse_bytes")})
+        one = pair(1)
+        one.target[:] = 255
+        assert had(black, one) == {"mse_unit": 1000, "mse_bytes": pytest.approx(65.025)}
+
+    def test_outside_the_mask_counts_alone(self):
+        source, mask = smooth(1), pair(1).mask
+        edited = source.copy()
+        edited[20:30] = 0
+        assert noise_ratio_outside(edited, source, mask) == 100
+        edited[0:5] = edited[0:5] // 2
+        squared = np.square(edited[~mask] / 255 - source[~mask] / 255).mean()
+        assert noise_ratio_outside(edited, source, mask) == pytest.approx(-10 * np.log10(squared))
+        assert np.isnan(noise_ratio_outside(edited, source, np.ones_like(mask)))
+
+    def test_structural_similarity_of_two_plain_pictures_is_its_first_factor(self):
+        """(2 a b + C1) / (a^2 + b^2 + C1), of which C1 = (0.01 * 255)^2: nothing varies."""
+        first, second = (np.full((32, 32, 3), value, dtype=np.uint8) for value in (100, 150))
+        c1 = 2.55**2
+        expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
+        assert structural_similarity(first, second) == pytest.approx(expected, abs=1e-6)
+        assert structural_similarity(smooth(1), smooth(1)) == pytest.approx(1)
+
+    def test_clip_is_read_in_its_own_format_and_compares_embeddings(self, tmp_path):
+        torch.manual_seed(0)
+        width = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = CLIPVisionConfig(image_size=32, patch_size=8, **width)
+        CLIPVisionModelWithProjection(config).save_pretrained(tmp_path)
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
+        similarity = ClipSimilarity(str(tmp_path))
+        assert similarity(smooth(1), smooth(1)) == pytest.approx(1)
+        other = similarity(smooth(1), 255 - smooth(2))
+        assert -1 <= other < 0.9999
+        assert other == pytest.approx(similarity(255 - smooth(2), smooth(1)))
+
+    def test_what_can_not_be_had_says_why_and_the_others_are_computed(self, tmp_path):
+        had = Metrics(picture_metrics(clip=str(tmp_path / "nowhere")))
+        assert set(had.missing) == {"clip"}
+        assert "clip" not in had(smooth(1), pair(1))
+        table = format_tables([Record("a", "m", "", {"asked": 1.0, **had(smooth(1), pair(1))}, {})], had)
+        assert "CLIP: not measured: " in table
+        assert "| SSIM |" in table
+
+
+class TestRecords:
+    RECORD = Record("001", "track", "abc", {"distance": 1.5}, {"stop_reason": "reached"})
+
+    def test_a_record_is_read_as_it_was_and_the_first_counts(self, tmp_path):
+        RecordFile(tmp_path / "records.000.jsonl").append(self.RECORD)
+        RecordFile(tmp_path / "records.001.jsonl").append(Record("001", "track", "abc", {"distance": 9.0}, {}))
+        assert read_records(tmp_path) == {("001", "track", "abc"): self.RECORD}
+
+    @pytest.mark.parametrize("kept", [1, 20, -2])
+    def test_what_a_kill_leaves_of_a_line_costs_no_other(self, tmp_path, kept):
+        file = RecordFile(tmp_path / "records.000.jsonl")
+        file.append(self.RECORD)
+        whole = file.path.read_bytes()
+        file.path.write_bytes(whole + whole[:kept])
+        file.append(Record("002", "track", "abc", {}, {}))
+        assert [key[0] for key in read_records(tmp_path)] == ["001", "002"]
+
+
+class TestRun:
+    PAIRS = (pair(1), pair(2))
+    CHOSEN = tuple(METHODS[name] for name in ("no edit", "track", "straight"))
+
+    def metrics(self) -> Metrics:
+        wanted = picture_metrics()
+        return Metrics({name: wanted[name] for name in ("mse_unit", "ssim", "psnr_outside")})
+
+    def table(self, pipe, folder: Path) -> str:
+        measured = self.metrics()
+        return format_tables(EvaluationRun(pipe, folder, measured, OPTIONS)(self.PAIRS, self.CHOSEN), measured)
+
+    def test_killed_ten_times_it_ends_with_the_same_table(self, pipe, tmp_path, monkeypatch):
+        expected = self.table(pipe, tmp_path / "whole")
+        random, append = np.random.default_rng(0), RecordFile.append
+
+        def killed(file: RecordFile, record: Record) -> None:
+            append(file, record)
+            content = file.path.read_bytes()
+            file.path.write_bytes(content[: len(content) - int(random.integers(0, 2000))])
+            raise KeyboardInterrupt
+
+        for _ in range(10):
+            monkeypatch.setattr(RecordFile, "append", killed if random.random() < 0.7 else append)
+            try:
+                self.table(pipe, tmp_path / "killed")
+            except KeyboardInterrupt:
+                continue
+        monkeypatch.setattr(RecordFile, "append", append)
+        assert self.table(pipe, tmp_path / "killed") == expected
+
+    def test_what_is_done_is_not_done_again_but_for_other_settings(self, pipe, tmp_path):
+        def passes(**options) -> int:
+            count: list[None] = []
+            run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS | options)
+            hook = pipe.unet.register_forward_hook(lambda *_: count.append(None))
+            run(self.PAIRS[:1], self.CHOSEN)
+            hook.remove()
+            return len(count)
+
+        assert passes() > 0
+        assert passes() == 0
+        assert passes(supervision_lr=0.5) > 0
+
+    def test_an_edit_is_that_of_a_call_and_its_record_says_how_it_came_about(self, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        nothing, tracked, _ = run(self.PAIRS[:1], self.CHOSEN)
+        one = self.PAIRS[0]
+        assert nothing.figures["distance"] == nothing.figures["asked"] == 8
+        assert (run.picture("no edit", one.name) == one.source).all()
+        mask = np.uint8(255) * one.mask
+        output = pipe(one.source, one.handles, one.targets, mask, motion="track", output_type="np", **OPTIONS)
+        assert np.abs(run.picture("track", one.name) / 255 - output.images[0]).max() < 0.51 / 255
+        assert tracked.told["stop_reason"] == output.stop_reason
+        assert tracked.figures["passes"] == 2 + 2 + 1, "a step in each iteration, one denoising, the last loss"
+
+    def test_the_true_motion_leads_a_tenth_of_the_way_and_nowhere_where_it_is_not_known(self):
+        one = pair(1)
+        one.flow[0, 0] = np.nan
+        picture, point = torch.zeros(1, 3, 2 * SIDE, 2 * SIDE), torch.zeros(1, 2)
+        flow = TrueFlow(one.flow).predict_flow(picture, point, point)
+        assert flow[0, :, 60, 40].tolist() == pytest.approx([1.6, 0])
+        assert flow[0, 0, 0, 0] == 0
+
+    def test_every_name_is_a_method(self):
+        assert set(METHOD_NAMES) == set(METHODS)
+
+
+class TestReport:
+    def records(self) -> list[Record]:
+        distances = {"a": 1.0, "b": 9.0, "c": 30.0}
+        return [
+            Record(name, method, "", {"asked": 8.0, "distance": distance + more}, {})
+            for name, distance in distances.items()
+            for method, more in (("straight", 2.0), ("predicted", 0.0))
+        ]
+
+    def test_methods_are_compared_pair_by_pair(self):
+        """Those that differ by two on each pair differ by two without a doubt, however different the pairs are."""
+        table = format_tables(self.records(), Metrics({}))
+        assert "| straight | 2 [2, 2] |" in table
+        assert "3 pairs, 8.00 px asked for" in table
+
+    def test_the_interval_holds_the_mean_and_narrows_with_the_number_of_pairs(self):
+        values = np.random.default_rng(0).normal(5, 1, 400)
+        mean, low, high = interval(values)
+        assert mean == pytest.approx(values.mean())
+        assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
+        assert np.isnan(interval(np.array([np.nan]))).all()
+
+    def test_best_median_and_worst_are_found_and_what_is_unknown_is_worst(self):
+        records = self.records()
+        assert best_median_worst(records, "predicted") == ["a", "b", "c"]
+        records.append(Record("d", "predicted", "", {"distance": float("nan")}, {}))
+        assert best_median_worst(records, "predicted")[-1] == "d"
+        assert best_median_worst(records[:1], "straight") == ["a"]
+
+    def test_a_sheet_has_a_line_for_each_pair(self):
+        sheet = edits_sheet([pair(1), pair(2)], ["m"], lambda method, name: pair(int(name)).source, side=64)
+        assert sheet.size == (192, 128)
+
+
+@pytest.mark.embedded
+def test_the_command_compares_two_methods(tmp_path, capsys):
+    for number in (1, 2):
+        pair(number).save(tmp_path / "pairs")
+    quick = ["--max-iterations", "1", "--supervision-steps", "1", "--steps", "2", "--identity-lora-steps", "0"]
+    command = ["evaluate", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--clip", str(tmp_path), "--quiet"]
+    assert main([*command, "--methods", "track", "straight", "--settle-iterations", "0", *quick]) == 0
+    assert "| track |" in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == {"evaluation.md", "evaluation.png", "records.000.jsonl", "pictures"}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "records.000.jsonl").read_text().splitlines()]
+    expected = [(name, method) for name in ("001", "002") for method in ("track", "straight")]
+    assert [(line["pair"], line["method"]) for line in lines] == expected
+
+
+@pytest.mark.parametrize("module", [metrics, report])
+def test_the_examples_in_the_docstrings_run(module):
+    assert doctest.testmod(module).failed == 0
