@@ -57,6 +57,9 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
     )
     parser.add_argument("--limit", metavar="N", type=count_of, help="the first so many pairs (default: all)")
     parser.add_argument("--model", metavar="DIR_OR_ID", help="as for `edit` (default: the model of the package)")
+    parser.add_argument(
+        "--motion-predictor", metavar="DIR_OR_ID", help="as for `edit` (default: the model's own, if it has one)"
+    )
     parser.add_argument("--preset", choices=tuple(PRESETS), help="options by name, as for `edit`")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
