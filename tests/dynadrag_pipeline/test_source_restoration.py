@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dynadrag_pipeline.source_restoration import content_shift, restore_source, shifted
+from dynadrag_pipeline.dense_flow import DenseFlow, shifted
+from dynadrag_pipeline.source_restoration import content_shift, restore_source
 
 
 def blobs(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -86,3 +87,30 @@ def test_the_picture_stays_in_range(source, reconstruction):
 def test_sizes_far_from_square_are_followed_too(size):
     picture = blobs(*size)
     assert restore_source(picture, picture.flip(-1), picture).shape == picture.shape
+
+
+def translation(pixels: float) -> DenseFlow:
+    return DenseFlow.of(torch.tensor([pixels, 0.0]).view(1, 2, 1, 1).expand(1, 2, 96, 128))
+
+
+def test_a_shift_that_is_expected_stays_where_the_pictures_say_little(reconstruction, bulge):
+    """Without it, nothing in a plain picture speaks for a shift; with another one, the pictures do."""
+    plain = torch.full_like(reconstruction, 0.5)
+    torch.testing.assert_close(content_shift(plain, plain, bulge), bulge, atol=0.3, rtol=0)
+    found = content_shift(shifted(reconstruction, bulge), reconstruction, torch.zeros_like(bulge))
+    assert (found - bulge)[..., 32:64, 48:80].abs().max() < 1
+
+
+def test_content_that_was_carried_far_is_found(source, reconstruction):
+    flow = translation(30)
+    edited = shifted(reconstruction, flow.backward)
+    restored = restore_source(source, edited, reconstruction, flow)
+    truth = source.roll(60, dims=3)
+    assert error(restored[..., 80:], truth[..., 80:]) < 0.5 * error(enlarged(edited)[..., 80:], truth[..., 80:])
+
+
+def test_nothing_is_restored_where_nothing_was_carried_to(source, reconstruction):
+    flow = translation(30)
+    edited = shifted(reconstruction, flow.backward)
+    restored = restore_source(source, edited, reconstruction, flow)
+    assert torch.allclose(restored[..., :50], enlarged(edited)[..., :50], atol=0.05)
