@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dynadrag_pipeline.source_restoration import content_shift, restore_source, shifted
+from dynadrag_pipeline.dense_flow import DenseFlow, shifted
+from dynadrag_pipeline.source_restoration import content_shift, restore_source
 
 
 def blobs(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -112,3 +113,30 @@ def test_moves_that_the_shift_knows_change_nothing():
     source, edited = disc(60, 64, contrast=0.4), disc(66, 64, contrast=0.4)
     moves = torch.tensor([[[60.0, 64.0], [66.0, 64.0]]])
     assert torch.equal(restore_source(source, edited, source, moves=moves), restore_source(source, edited, source))
+
+
+def translation(pixels: float) -> DenseFlow:
+    return DenseFlow.of(torch.tensor([pixels, 0.0]).view(1, 2, 1, 1).expand(1, 2, 96, 128))
+
+
+def test_a_shift_that_is_expected_stays_where_the_pictures_say_little(reconstruction, bulge):
+    """Without it, nothing in a plain picture speaks for a shift; with another one, the pictures do."""
+    plain = torch.full_like(reconstruction, 0.5)
+    torch.testing.assert_close(content_shift(plain, plain, bulge), bulge, atol=0.3, rtol=0)
+    found = content_shift(shifted(reconstruction, bulge), reconstruction, torch.zeros_like(bulge))
+    assert (found - bulge)[..., 32:64, 48:80].abs().max() < 1
+
+
+def test_content_that_was_carried_far_is_found(source, reconstruction):
+    flow = translation(30)
+    edited = shifted(reconstruction, flow.backward)
+    restored = restore_source(source, edited, reconstruction, flow=flow)
+    truth = source.roll(60, dims=3)
+    assert error(restored[..., 80:], truth[..., 80:]) < 0.5 * error(enlarged(edited)[..., 80:], truth[..., 80:])
+
+
+def test_nothing_is_restored_where_nothing_was_carried_to(source, reconstruction):
+    flow = translation(30)
+    edited = shifted(reconstruction, flow.backward)
+    restored = restore_source(source, edited, reconstruction, flow=flow)
+    assert torch.allclose(restored[..., :50], enlarged(edited)[..., :50], atol=0.05)
