@@ -36,6 +36,8 @@ def motion_loss(
         answers.append((settings.total_weight, output.total_flow, output.total_deviation, batch.total, way))
     loss = output.flow.new_zeros(())
     for share, flow, deviation, label, scale in answers:
+        if share == 0:
+            continue
         known = torch.isfinite(label).all(dim=1, keepdim=True)  # [B, 1, H, W]
         difference = (flow.float() - label).masked_fill(~known, 0.0)
         weight = (1 + settings.handle_weight * heatmap + settings.moving_weight * _moving(label)) * known

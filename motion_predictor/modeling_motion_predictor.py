@@ -252,6 +252,9 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         horizons (`tuple[str]`, *optional*, defaults to `("step",)`):
             What it predicts: the next `"step"` (the paper), and after it `"total"`, the whole way in one shot.
         predicts_deviation (`bool`, *optional*, defaults to `False`): Whether it says how wrong it may be, as well.
+        step_share (`float`, *optional*, defaults to 0.0):
+            The next step is this share of the whole way that it predicts, and not an answer of its own. 0 is the
+            paper; others need the horizon `"total"`.
 
     Example:
 
@@ -302,6 +305,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         takes_rigid: bool = False,
         horizons: tuple[str, ...] = ("step",),
         predicts_deviation: bool = False,
+        step_share: float = 0.0,
     ):
         super().__init__()
         _check_channels(
@@ -310,7 +314,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
         _check_blocks(num_spatial_blocks, num_translator_blocks, inception_kernels)
         _check_conditioning(sample_size, heatmap_radius, delta_paint, delta_convention, delta_scale, flow_scale)
         _check_straight_share(straight_share, delta_paint, takes_rigid)
-        _check_horizons(tuple(horizons))
+        _check_horizons(tuple(horizons), step_share)
         check_choice("flow_unit", flow_unit, FLOW_UNITS)
         wanted = input_channels(takes_mask, flow_unit, takes_rigid)
         if in_channels != wanted:
@@ -327,7 +331,7 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             tuple(inception_kernels),
             inception_groups,
         )
-        answers = len(horizons) * (out_channels + bool(takes_rigid) + bool(predicts_deviation))
+        answers = (1 if step_share else len(horizons)) * (out_channels + bool(takes_rigid) + bool(predicts_deviation))
         self.decoder = MotionDecoder(hidden_channels_spatial, answers, num_spatial_blocks)
         if straight_share:
             for parameter in self.decoder.readout.parameters():
@@ -361,12 +365,20 @@ class MotionPredictorModel(TravellingMixin, ModelMixin, ConfigMixin):
             raise ValueError(f"`sample` must be of shape (batch, {in_channels}, height, width), got {got(sample)}.")
         hidden_states, skip, sizes = self.encoder(sample)
         hidden_states = self.translator(hidden_states)
-        answers = self.decoder(hidden_states, skip, sizes).chunk(len(self.horizons), dim=1)
-        flow, deviation = self._step(answers[0], sample)
-        total_flow, total_deviation = self._total(answers[1], sample) if len(answers) > 1 else (None, None)
-
-        output = MotionPredictorOutput(flow, deviation, total_flow, total_deviation)
+        answer = self.decoder(hidden_states, skip, sizes)
+        if self.config["step_share"]:
+            output = self._share_of_the_way(answer, sample)
+        else:
+            answers = answer.chunk(len(self.horizons), dim=1)
+            way = self._total(answers[1], sample) if len(answers) > 1 else (None, None)
+            output = MotionPredictorOutput(*self._step(answers[0], sample), *way)
         return output if return_dict else output.to_tuple()
+
+    def _share_of_the_way(self, answer: torch.Tensor, sample: torch.Tensor) -> MotionPredictorOutput:
+        """The whole way, and a share of it as the next step: both as sure."""
+        share = self.config["step_share"]
+        flow, deviation = self._total(answer, sample)
+        return MotionPredictorOutput(share * flow, None if deviation is None else share * deviation, flow, deviation)
 
     def _step(self, answer: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The next step and its deviation; with a unit, the network answers in tenths of it."""
@@ -583,9 +595,12 @@ def _check_conditioning(
     check_number("flow_scale", flow_scale, above=0)
 
 
-def _check_horizons(horizons: tuple[str, ...]) -> None:
+def _check_horizons(horizons: tuple[str, ...], step_share: float) -> None:
     if horizons not in (HORIZONS[:1], HORIZONS):
         raise ValueError(f"`horizons` must be {HORIZONS[:1]} or {HORIZONS}, got {got(horizons)}.")
+    check_number("step_share", step_share, least=0, most=1)
+    if step_share and len(horizons) == 1:
+        raise ValueError(f"`step_share` must be 0 without the horizon 'total', got {step_share}.")
 
 
 def _check_straight_share(straight_share: float, delta_paint: str, takes_rigid: bool) -> None:

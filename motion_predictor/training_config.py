@@ -31,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "takes_rigid": True,
             "horizons": ["step", "total"],
             "predicts_deviation": True,
+            "step_share": 0.1,
         },
         "samples": {
             "horizon": 10,
@@ -44,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "few_handles": 0.5,
             "pins": 0.2,
         },
-        "loss": {"relative": True, "moving_weight": 3.0, "step_weight": 0.02, "likelihood_weight": 0.02},
+        "loss": {"relative": True, "moving_weight": 3.0, "step_weight": 0.0, "likelihood_weight": 0.02},
     },
 }
 
@@ -100,7 +101,8 @@ class LossSettings:
         relative (`bool`, *optional*, defaults to `False`): divide a sample's error by that of standing still in place
             of a straight step. An absolute error would leave short displacements untaught, and every
             displacement is short in the end.
-        step_weight (`float`, *optional*, defaults to 1.0): of the error of the next step.
+        step_weight (`float`, *optional*, defaults to 1.0): of the error of the next step; 0 if it is a share of the
+            whole way.
         total_weight (`float`, *optional*, defaults to 1.0): of that of the whole way, of a network that predicts it.
         likelihood_weight (`float`, *optional*, defaults to 0.0): of the likelihood of what the network says of its
             errors, of a network that does; it teaches the deviations and nothing else.

@@ -43,6 +43,19 @@ def test_a_stored_predictor_is_the_trained_one_in_half_precision_without_code(tm
         assert again.config[name] == MotionPredictorModel.from_pretrained(tmp_path / "trained").config[name]
 
 
+def test_a_network_without_its_answer_for_the_next_step_predicts_the_same_whole_way():
+    torch.manual_seed(0)
+    settings = load_training_config(EXAMPLE / "general.yaml").network
+    model = MotionPredictorModel(**settings).eval()
+    torch.nn.init.normal_(model.decoder.readout.weight, std=0.1)
+    image, handles = torch.rand(1, 3, 64, 64), torch.tensor([[[20.0, 30.0]]])
+    before = model.predict(image, handles, handles + 6)
+    after = store_module().without_step(model, 0.1).eval().predict(image, handles, handles + 6)
+    torch.testing.assert_close(after.total_flow, before.total_flow)
+    torch.testing.assert_close(after.total_deviation, before.total_deviation)
+    torch.testing.assert_close(after.flow, before.total_flow / 10)
+
+
 def test_the_run_makes_a_dense_network_of_less_than_half_a_million_parameters():
     config = load_training_config(EXAMPLE / "general.yaml")
     network = MotionPredictorModel(**config.network)

@@ -128,21 +128,34 @@ def test_an_unknown_whole_way_teaches_nothing():
 def test_the_likeliest_deviation_is_half_the_mean_length_of_errors():
     batch = flat_batch(0.0)
     flow = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 8, 8)
-    settings = LossSettings(step_weight=0.0, likelihood_weight=1.0)
+    settings = LossSettings(likelihood_weight=1.0)
     costs = {}
     for deviation in (1.0, 2.0, 2.5, 3.0, 5.0):
         output = answer(flow, deviation=torch.full((1, 1, 8, 8), deviation))
         costs[deviation] = motion_loss(output, batch, torch.zeros(1, 1, 8, 8), settings).item()
     assert min(costs, key=lambda deviation: costs[deviation]) == 2.5
     scale = 0.4  # a tenth of the displacement
-    assert costs[2.5] == pytest.approx(5 / 2.5 + 2 * math.log(2.5 / scale), rel=1e-5)
+    squared = (9 + 16) / 2
+    assert costs[2.5] == pytest.approx(squared + 5 / 2.5 + 2 * math.log(2.5 / scale), rel=1e-5)
 
 
 def test_a_network_that_calls_itself_unsure_is_not_let_off_its_errors():
     batch = flat_batch(0.0)
-    flow = torch.ones(1, 2, 8, 8, requires_grad=True)
-    deviation = torch.ones(1, 1, 8, 8, requires_grad=True)
-    settings = LossSettings(step_weight=0.0, likelihood_weight=1.0)
-    motion_loss(answer(flow, deviation=deviation), batch, torch.zeros(1, 1, 8, 8), settings).backward()
-    assert flow.grad is None or not flow.grad.any()
+    slopes = []
+    for weight in (0.0, 1.0):
+        flow = torch.ones(1, 2, 8, 8, requires_grad=True)
+        deviation = torch.full((1, 1, 8, 8), 9.0, requires_grad=True)
+        settings = LossSettings(likelihood_weight=weight)
+        motion_loss(answer(flow, deviation=deviation), batch, torch.zeros(1, 1, 8, 8), settings).backward()
+        slopes.append(flow.grad)
+    torch.testing.assert_close(slopes[0], slopes[1], atol=0, rtol=0)
     assert deviation.grad.any()
+
+
+def test_a_horizon_of_no_weight_is_not_looked_at():
+    batch = flat_batch(3.0)
+    batch.total[:] = 5.0
+    still = torch.zeros(1, 2, 8, 8)
+    output = answer(still, deviation=torch.full((1, 1, 8, 8), torch.nan), total_flow=still)
+    loss = motion_loss(output, batch, torch.zeros(1, 1, 8, 8), LossSettings(step_weight=0.0, likelihood_weight=1.0))
+    assert loss.item() == pytest.approx(25)

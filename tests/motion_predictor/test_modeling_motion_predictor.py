@@ -470,3 +470,15 @@ def test_a_network_may_answer_with_the_rigid_motion_in_place_of_the_spline():
     for horizon, share in (("total", 1.0), ("step", 0.1)):
         flow = model.predict_flow(image, handles, targets, horizon=horizon)[..., 1:-1, 1:-1]
         torch.testing.assert_close(flow, share * rigid, atol=0.01, rtol=0.01)
+
+
+def test_a_step_may_be_a_share_of_the_whole_way():
+    model = dense_model(step_share=0.1)
+    torch.nn.init.normal_(model.decoder.readout.weight, std=0.1)
+    image, handles, targets = drag()
+    output = model.predict(image, handles, targets)
+    torch.testing.assert_close(output.flow, output.total_flow / 10)
+    torch.testing.assert_close(output.deviation, output.total_deviation / 10)
+    assert model.horizons == ("step", "total")
+    with pytest.raises(ValueError, match="`step_share` must be 0 without the horizon 'total'"):
+        dense_model(step_share=0.1, horizons=("step",))
