@@ -65,7 +65,8 @@ def format_tables(records: Sequence[Record], metrics: Metrics) -> str:
 
     asked = interval(np.array([figures[methods[0], pair]["asked"] for pair in pairs]))[0]
     head = f"| | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}"
-    lines = [f"{len(pairs)} pairs, {asked:.2f} px asked for; means, with 95 % confidence intervals.\n", head]
+    count = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
+    lines = [f"{count}, {asked:.2f} px asked for; means, with 95 % confidence intervals.\n", head]
     for method in methods:
         cells = [_cell(*interval(values(method, column))) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")

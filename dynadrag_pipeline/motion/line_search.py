@@ -31,18 +31,20 @@ class LineSearchMotion(BaseMotionSource):
     the loss fell, the handle stays for another iteration; where it did not fall, the handle goes back by the longest
     step, and from there to the place on the line, up to twice that step away, that is most like the template.
 
-    The numbers are those of FreeDrag's code for diffusion models: an expected loss of 1 and steps of at most 5 cells
-    of the supervision grid. It compares patches of radius 4, and takes up to 5 Adam steps at each place, 300 in all
-    (`supervision_radius=4`, `supervision_steps=5`, `max_iterations=60`); here these are the edit's own, so that
-    sources of motion can be compared with all else alike. The template is what motion supervision pulls, whatever
-    `source_patches` says. Steps back belong to the search: no guard removes them. It knows no selection of handles: a
-    handle that is set aside looks like one whose content does not follow (`dynamic_selection=None`).
+    The numbers are those of FreeDrag's code for diffusion models: an expected loss of 1, and steps of at most 5
+    cells of the supervision grid of a picture of 512 px, in proportion for others. It compares patches of
+    radius 4, and takes up to 5 Adam steps at each place, 300 in all (`supervision_radius=4`,
+    `supervision_steps=5`, `max_iterations=60`); here these are the edit's own, so that sources of motion can be
+    compared with all else alike. The template is what motion supervision pulls, whatever `source_patches` says.
+    Steps back belong to the search: no guard removes them. It knows no selection of handles: a handle that is
+    set aside looks like one whose content does not follow (`dynamic_selection=None`).
 
     Args:
         expected_loss (`float`, *optional*, defaults to 1.0):
             l, how different the features at the next place may be from the template. Features of other models than
             Stable Diffusion have another scale: take what theirs differ by over a step that you find right.
-        longest_step (`float`, *optional*, defaults to 5.0): d_max, in cells of the supervision grid.
+        longest_step (`float`, *optional*, defaults to 5.0):
+            d_max, in cells of the supervision grid, for a short side of 512 px.
 
     Raises:
         ValueError: if one of them is out of range.
@@ -61,6 +63,7 @@ class LineSearchMotion(BaseMotionSource):
 
     def start(self, view: EditView) -> None:
         """Templates are what was there when the edit began; all places so far are reached."""
+        self._longest = self.longest_step * min(view.size) / 512
         self._templates = view.original_patches
         self._loss_before = torch.zeros(len(view.handles), device=view.handles.device)
         self._loss_after = self._loss_before
@@ -96,11 +99,11 @@ class LineSearchMotion(BaseMotionSource):
         """`(2,)` in cells: where a handle goes from where it is."""
         handle, target = handles[index], targets[index]
         if self._loss_after[index] < CLOSE * self.expected_loss:
-            return self._searched(index, handle, target, features, self.longest_step, self.expected_loss)
+            return self._searched(index, handle, target, features, self._longest, self.expected_loss)
         if self._loss_after[index] < self._loss_before[index]:
             return handle
-        back = handle - _towards(handle, target, self.longest_step)
-        return self._searched(index, back, target, features, 2 * self.longest_step, 0.0)
+        back = handle - _towards(handle, target, self._longest)
+        return self._searched(index, back, target, features, 2 * self._longest, 0.0)
 
     def _searched(
         self,

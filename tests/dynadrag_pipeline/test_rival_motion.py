@@ -19,6 +19,7 @@ from dynadrag_pipeline.motion_supervision import sample_patches
 SIZE = (64, 96)
 GRID = (32, 48)
 RADIUS = 1
+FIVE_CELLS = 5 * 512 / 64  # the longest step of a search, which is told for 512 pixels
 
 
 def pixels(cells: list[tuple[float, float]]) -> torch.Tensor:
@@ -143,12 +144,12 @@ class TestSearch:
 
     @pytest.mark.parametrize(("expected", "length"), [(1.0, 2.0), (0.5, 1.0), (2.0, 4.0), (99.0, 5.0), (0.01, 0.5)])
     def test_the_next_place_is_the_one_of_the_expected_loss(self, expected, length):
-        motion, view = LineSearchMotion(expected), view_of([(20, 16)], [(40, 16)], self.ramp())
+        motion, view = LineSearchMotion(expected, FIVE_CELLS), view_of([(20, 16)], [(40, 16)], self.ramp())
         motion.start(view)
         assert self.sent(motion, view) == pytest.approx([20 + length, 16], abs=1e-4)
 
     def test_no_place_lies_beyond_the_target(self):
-        motion, view = LineSearchMotion(99.0), view_of([(20, 16)], [(22, 17)], self.ramp())
+        motion, view = LineSearchMotion(99.0, FIVE_CELLS), view_of([(20, 16)], [(22, 17)], self.ramp())
         motion.start(view)
         assert self.sent(motion, view) == pytest.approx([22, 17], abs=1e-4)
 
@@ -161,13 +162,13 @@ class TestSearch:
         return replace(seen, handles=motion.locate(seen, proposed))
 
     def test_where_content_has_followed_the_search_goes_on(self):
-        motion, view = LineSearchMotion(), view_of([(20, 16)], [(40, 16)], self.ramp())
+        motion, view = LineSearchMotion(longest_step=FIVE_CELLS), view_of([(20, 16)], [(40, 16)], self.ramp())
         motion.start(view)
         assert self.sent(motion, self.after(motion, view, lag=0)) == pytest.approx([24, 16], abs=1e-4)
 
     def test_where_content_comes_nearer_it_is_waited_for(self):
         """Sent two cells, at a loss of 1, and come half a cell: the loss fell to 0.75, which is not under 0.5 yet."""
-        motion, view = LineSearchMotion(), view_of([(20, 16)], [(40, 16)], self.ramp())
+        motion, view = LineSearchMotion(longest_step=FIVE_CELLS), view_of([(20, 16)], [(40, 16)], self.ramp())
         motion.start(view)
         assert self.sent(motion, self.after(motion, view, lag=1.5)) == pytest.approx([22, 16], abs=1e-4)
 
@@ -176,7 +177,7 @@ class TestSearch:
 
         A template that saw a loss of 1 has taken on a share of what is at 22, that share of two cells further.
         """
-        motion, view = LineSearchMotion(), view_of([(20, 16)], [(40, 16)], self.ramp())
+        motion, view = LineSearchMotion(longest_step=FIVE_CELLS), view_of([(20, 16)], [(40, 16)], self.ramp())
         motion.start(view)
         view = self.after(motion, view, lag=2)
         share = float(template_share(torch.tensor(1.0), 1.0))
@@ -186,7 +187,7 @@ class TestSearch:
         assert back.wrong_way.tolist() == [True]
 
     def test_what_is_pulled_is_the_template_which_takes_on_what_it_sees(self):
-        motion, view = LineSearchMotion(), view_of([(20, 16)], [(40, 16)], self.ramp())
+        motion, view = LineSearchMotion(longest_step=FIVE_CELLS), view_of([(20, 16)], [(40, 16)], self.ramp())
         motion.start(view)
         before = motion.propose(view).templates
         assert torch.equal(before, view.original_patches)
@@ -202,7 +203,7 @@ class TestSearch:
         torch.testing.assert_close(template_share(3 * losses, 3.0), torch.tensor([0.5, 0.1, 0.9]))
 
     def test_an_edit_begins_anew(self):
-        motion, view = LineSearchMotion(), view_of([(20, 16)], [(40, 16)], self.ramp())
+        motion, view = LineSearchMotion(longest_step=FIVE_CELLS), view_of([(20, 16)], [(40, 16)], self.ramp())
         motion.start(view)
         self.after(motion, view, lag=2)
         motion.start(view)
@@ -210,7 +211,7 @@ class TestSearch:
 
     def test_a_like_place_far_off_the_line_misleads_nobody(self):
         """What tracking takes for the content in Fig. 1(c): a search asks the line alone."""
-        motion, view = LineSearchMotion(), view_of([(20, 16)], [(40, 16)], self.ramp())
+        motion, view = LineSearchMotion(longest_step=FIVE_CELLS), view_of([(20, 16)], [(40, 16)], self.ramp())
         after = self.ramp() - 1
         after[..., 18, 18] = self.ramp()[..., 16, 20]
         motion.start(view)
