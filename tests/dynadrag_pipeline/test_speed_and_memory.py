@@ -169,11 +169,11 @@ def test_straight_steps_take_the_passes_of_supervision_and_one_picture(pipe, pic
     passes = []
     pipe.unet.register_forward_hook(lambda *_: passes.append(None))
     few = edit(pipe, picture, quick)
-    steps, iterations, supervision, lora = 4, 3, 2, 2
-    assert len(passes) == lora + 2 * steps + iterations * supervision + steps + 1
+    steps, iterations, supervision, lora, locating = 4, 3, 2, 2, 2
+    assert len(passes) == lora + 2 * steps + iterations * supervision + steps + 1 + locating
     passes.clear()
     seen = edit(pipe, picture, quick, return_intermediates=True)
-    assert len(passes) == 2 * steps + iterations * (supervision + steps) + 1
+    assert len(passes) == 2 * steps + iterations * (supervision + steps) + 1 + locating
     assert torch.equal(few, seen)
 
 
