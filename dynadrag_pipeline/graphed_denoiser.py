@@ -255,7 +255,8 @@ class GraphedDenoiser:
     def __call__(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         wants_gradients = torch.is_grad_enabled() and latents.requires_grad
         bank, mode = self._bank, self._mode
-        if wants_gradients or not self._may_replay():
+        # A captured pass knows nothing of places that the bank leaves out: these change with each bend of the latent.
+        if wants_gradients or not self._may_replay() or (bank is not None and bank.is_silent):
             with self._eagerly() as eager:
                 return eager(latents, timestep)
         inputs = bank.at(int(timestep)) if bank is not None and mode == "replaying" else {}

@@ -124,6 +124,11 @@ class KVBank:
         """Context in which the UNet's self-attention takes keys and values from the bank."""
         return self._installed(unet, "replay")
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether some places are left to the edit's own attention just now."""
+        return self._silent is not None
+
     @contextmanager
     def silent_at(self, places: torch.Tensor | None) -> Iterator[None]:
         """Context in which attention at places `(1, 1, h, w)` of the latent, from 0 to 1, is the edit's own."""

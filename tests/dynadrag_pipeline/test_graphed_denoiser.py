@@ -75,6 +75,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "an Adam for each iteration": {"optimizer_scope": "iteration"},
     "less inversion": {"inversion_strength": 0.5},
     "no identity LoRA": {"identity_lora_steps": 0},
+    "carried at once": {"carry": "once", "settle_iterations": 1, "stop_distance": 0.0},
+    "carried in each iteration": {"carry": "iteration"},
     "intermediates": {"return_intermediates": True},
     "in bfloat16": {"dtype": torch.bfloat16},
     "in float16": {"dtype": torch.float16},
