@@ -368,6 +368,22 @@ def test_what_is_recorded_outlives_the_next_timestep(graphed, placement):
 
 
 @torch.no_grad()
+def test_places_that_the_bank_leaves_out_are_left_out(graphed, unet):
+    eager, bank = UNetDenoiser(unet, Condition(PROMPT)), KVBank(0)
+    latents, others, timestep = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8), torch.tensor(7)
+    with eager.recording(bank):
+        eager(others, timestep)
+    with graphed.replaying(bank):
+        everywhere = graphed(latents, timestep)
+        with bank.silent_at(torch.ones(1, 1, 8, 8)):
+            nowhere = graphed(latents, timestep)
+        assert torch.equal(graphed(latents, timestep), everywhere)
+    plain = eager(latents, timestep)
+    torch.testing.assert_close(nowhere, plain, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(everywhere, plain, atol=1e-3)
+
+
+@torch.no_grad()
 def test_a_failed_capture_in_the_middle_of_a_replaying_context_goes_on_with_the_bank(unet):
     eager, bank = UNetDenoiser(unet, Condition(PROMPT)), KVBank(0)
     with eager.recording(bank):
