@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ..common.checks import check_number, check_whole_number, got
 from .motion_record import HORIZON_STRIDE, MotionRecord
+from .portrait_records import LEAST_CHANGE
 from .shards import MotionShards
 from .tilted_window import TiltedWindow
 
@@ -25,7 +26,6 @@ MAX_HANDLES = 7
 FEW_HANDLES = 2
 MOST_PINS = 3
 MOST_OF_A_PIN = 0.03  # of the longest displacement: what moves by less may be pinned
-LEAST_CHANGE = 0.15  # of the longest displacement: what moves less is not in a mask
 MOST_FRAMES = 10_000  # from a start frame to an end frame
 MAX_ZOOM = 1.6
 SHORTEST_DISPLACEMENT = 1.0  # pixels of the record: below, a direction means nothing
