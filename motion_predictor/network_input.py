@@ -49,14 +49,15 @@ def network_input(
         handles (`torch.Tensor` of shape `(batch, points, 2)`): in pixels of `image`, inside it.
         targets (`torch.Tensor` of shape `(batch, points, 2)`): in pixels of `image`.
         valid (`torch.Tensor` of shape `(batch, points)`, *optional*): bool, False for padding.
-        mask (`torch.Tensor` of shape `(batch, 1, height, width)`, *optional*): 1 where the picture may change; None:
-            everywhere. A network that takes no mask is not shown it.
+        mask (`torch.Tensor` of shape `(batch, 1, height, width)`, *optional*): 1 where the picture may change; None
+            and an empty one: everywhere. A network that takes no mask is not shown it.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: the channels `(batch, channels, height, width)` and the heatmap
         `(batch, 1, height, width)`.
     """
     height, width = image.shape[-2:]
+    mask = _what_may_change(mask) if config["takes_mask"] and mask is not None else None
     delta_map, heatmap = rasterize_points(
         handles,
         targets,
@@ -67,7 +68,7 @@ def network_input(
         delta_convention=config["delta_convention"],
         delta_scale=config["delta_scale"],
         valid=valid,
-        mask=mask if config["takes_mask"] else None,
+        mask=mask,
     )
     delta_map, heatmap = delta_map.to(image.device), heatmap.to(image.device)
     unit = heatmap.new_ones(len(image), 1, 1, 1)
@@ -82,6 +83,11 @@ def network_input(
     if config["flow_unit"] == "displacement":
         channels.append((unit / (UNIT_OF_LOGARITHM * min(height, width))).log().expand_as(heatmap))
     return torch.cat(channels, dim=1), heatmap
+
+
+def _what_may_change(mask: torch.Tensor) -> torch.Tensor:
+    """Masks `(batch, 1, height, width)`; an empty one means that everything may change."""
+    return torch.where((mask > 0.5).any(dim=(1, 2, 3), keepdim=True), mask, torch.ones_like(mask))
 
 
 def unit_of_flow(config: Mapping[str, Any], sample: torch.Tensor) -> torch.Tensor:

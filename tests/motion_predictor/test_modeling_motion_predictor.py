@@ -482,3 +482,24 @@ def test_a_step_may_be_a_share_of_the_whole_way():
     assert model.horizons == ("step", "total")
     with pytest.raises(ValueError, match="`step_share` must be 0 without the horizon 'total'"):
         dense_model(step_share=0.1, horizons=("step",))
+
+
+def test_a_network_that_takes_no_mask_is_not_shown_it_by_the_rigid_motion_either():
+    model = dense_model(takes_mask=False, in_channels=9)
+    with torch.no_grad():
+        model.decoder.readout.bias.view(2, 4)[:, 2] = 1.0  # the rigid motion in place of the spline
+    image, handles, targets = drag()
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 16:48, 16:48] = 1
+    torch.testing.assert_close(
+        model.predict_flow(image, handles, targets, mask=mask), model.predict_flow(image, handles, targets)
+    )
+
+
+def test_an_empty_mask_is_none_to_the_network():
+    model = dense_model()
+    with torch.no_grad():
+        model.decoder.readout.bias.view(2, 4)[:, 2] = 1.0
+    image, handles, targets = drag()
+    empty = model.predict_flow(image, handles, targets, mask=torch.zeros(1, 1, 64, 64))
+    torch.testing.assert_close(empty, model.predict_flow(image, handles, targets))
