@@ -91,6 +91,7 @@ class Edit:
         result ([`DragResult`]): what a session can go on from.
         output ([`DynaDragPipelineOutput`]): the same as a call of the pipeline returns it.
         seconds (`float`): that it took.
+        was_open (`bool`): whether the picture was still open, with its identity LoRA and its inversion.
     """
 
     order: Order
@@ -98,6 +99,7 @@ class Edit:
     result: DragResult
     output: DynaDragPipelineOutput
     seconds: float
+    was_open: bool = False
 
     @property
     def words(self) -> list[str]:
@@ -110,9 +112,9 @@ class Edit:
             "diverged": "the numbers left their range: this is the last good picture",
         }
         count = len(self.result.iterations)
-        head = (
-            f"{count} iteration{'' if count == 1 else 's'} in {self.seconds:.0f} s: {reasons[self.result.stop_reason]}"
-        )
+        kept = ", with what was kept of the picture" if self.was_open else ""
+        took = f"{count} iteration{'' if count == 1 else 's'} in {self.seconds:.0f} s{kept}"
+        head = f"{took}: {reasons[self.result.stop_reason]}"
         content = self.output.content
         return [head, *(_pair_words(content, pair) for pair in range(len(self.order.handles)))] if content else [head]
 

@@ -30,7 +30,14 @@ def theme() -> gr.themes.Base:
     """Small, quiet, with the fonts that the machine has."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     look: dict[str, Any] = {"primary_hue": "blue", "neutral_hue": "slate", "spacing_size": "sm", "text_size": "sm"}
-    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"], radius_size="sm", **look)
+    plain = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"], radius_size="sm", **look)
+    quiet: dict[str, Any] = {  # dark enough to read
+        "body_text_color_subdued": "*neutral_500",
+        "body_text_color_subdued_dark": "*neutral_400",
+        "input_placeholder_color": "*neutral_500",
+        "input_placeholder_color_dark": "*neutral_400",
+    }
+    return plain.set(**quiet)
 
 
 def build_page(handlers: Handlers, api: Api, model_name: str) -> gr.Blocks:
@@ -69,21 +76,22 @@ def build_page(handlers: Handlers, api: Api, model_name: str) -> gr.Blocks:
 
 def _points_group() -> dict[str, Any]:
     group: dict[str, Any] = {}
-    gr.HTML("<h2>1 · Points</h2>")
+    with gr.Row():
+        gr.HTML("<h2>1 · Points</h2>")
+        group["preview"] = gr.Checkbox(True, label="preview while clicking", container=False, elem_id="preview")
     with gr.Row():
         group["upload"] = gr.UploadButton("Open picture", file_types=PICTURE_FILES, size="sm", elem_id="upload")
         for name, sample in SAMPLES.items():
             group[name] = gr.Button(sample.title, size="sm", elem_id=f"sample-{name}")
     gr.HTML(TABLE, apply_default_css=False)
     with gr.Row():
-        group["undo"] = gr.Button("Undo (Z)", size="sm", elem_id="undo-point")
+        group["undo"] = gr.Button("Undo", size="sm", elem_id="undo-point")
         group["undo-pair"] = gr.Button("Undo pair", size="sm", elem_id="undo-pair")
         group["clear"] = gr.Button("Clear", size="sm", elem_id="clear-points")
         group["import"] = gr.UploadButton(
             "Import", file_types=[".json", ".png"], file_count="multiple", size="sm", elem_id="import"
         )
         group["export"] = gr.Button("Export", size="sm", elem_id="export")
-    group["preview"] = gr.Checkbox(True, label="preview while clicking", container=False, elem_id="preview")
     return group
 
 
@@ -122,7 +130,7 @@ def _result_group(parts: Any) -> None:
         parts.undo = gr.Button("Undo edit", size="sm", interactive=False, elem_id="undo-edit")
         parts.redo = gr.Button("Redo edit", size="sm", interactive=False, elem_id="redo-edit")
     parts.gallery = gr.Gallery(
-        show_label=False, columns=5, height=92, allow_preview=False, interactive=False, elem_id="gallery", buttons=[]
+        show_label=False, columns=5, height=84, allow_preview=False, interactive=False, elem_id="gallery", buttons=[]
     )
     parts.files = gr.HTML(links([]), elem_id="files")
     parts.command = gr.Textbox(

@@ -5,6 +5,7 @@
 //   scene   {picture, url, width, height, points, mask, result}    shown anew whenever it changes
 //   preview {revision, url, paths}                                 shown while it fits the points
 //   live    {url, paths, text, share} or null                      shown while an edit runs
+//   parcel  [{url, name}, ...]                                     files for the browser's downloads
 const HANDLE = "#D55E00", TARGET = "#0072B2", PIN = "#009E73", PATH = "#F0E442"; // Okabe and Ito's
 const REACH = 11; // how near to a point a press takes hold of it, in pixels of the screen
 const root = element.querySelector(".stage");
@@ -14,9 +15,8 @@ const find = (what) => root.querySelector(what);
 const state = {
   picture: null, image: null, width: 0, height: 0, zoom: 1, left: 0, top: 0, fitted: true,
   pairs: [], pending: null, mask: null, revision: 0, past: [], tool: "drag", grip: null, chosen: null, hover: null,
-  result: null, preview: null, live: null, divide: 0.5, showPreview: true, box: null, stroke: null,
+  result: null, preview: null, live: null, divide: 0.5, box: null, stroke: null,
 };
-const opened = new Map();
 
 function load(url) {
   if (!url) return Promise.resolve(null);
@@ -242,7 +242,7 @@ function drawNow() {
   ink.clearRect(0, 0, wide, high);
   if (!state.image) return;
   if (state.fitted) fit();
-  const shown = shownView(), isPreview = shown === "points" && fitsPoints(state.preview) && state.showPreview;
+  const shown = shownView(), isPreview = shown === "points" && fitsPoints(state.preview);
   const picture = (image) => ink.drawImage(image, state.left, state.top, state.width * state.zoom, state.height * state.zoom);
   ink.imageSmoothingEnabled = state.zoom < 6;
   ink.imageSmoothingQuality = "high";
@@ -622,10 +622,20 @@ async function onLive(live) {
   find(".track div").style.width = live ? `${Math.round(100 * (live.share || 0))}%` : "0";
   draw();
 }
+function onParcel(files) { // to the browser's downloads
+  for (const { url, name } of files || []) {
+    const link = document.createElement("a");
+    link.href = url;
+    link.download = name;
+    document.body.append(link);
+    link.click();
+    link.remove();
+  }
+}
 watch("scene", () => onScene(props.scene));
 watch("preview", () => onPreview(props.preview));
 watch("live", () => onLive(props.live));
-watch("show_preview", () => { state.showPreview = props.show_preview; draw(); });
+watch("parcel", () => onParcel(props.parcel));
 
 window.dragStage = { state, onScreen, acts, told }; // for tests, and for the buttons of the group beside
 new ResizeObserver(draw).observe(view);

@@ -31,7 +31,7 @@ def make_stage() -> gr.HTML:
         Path(__file__).with_name(f"stage.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
     )
     parts: dict[str, Any] = {"html_template": html, "css_template": css, "js_on_load": script}
-    said: dict[str, Any] = {"scene": None, "preview": None, "live": None, "show_preview": True, "parcel": None}
+    said: dict[str, Any] = {"scene": None, "preview": None, "live": None, "parcel": None}
     return gr.HTML(value=None, elem_id="stage", apply_default_css=False, **parts, **said)
 
 

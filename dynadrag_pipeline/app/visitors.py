@@ -117,8 +117,9 @@ class Visitors:
 
     def _forget_idle(self) -> None:
         now = time.monotonic()
-        for key in [key for key, each in self._visitors.items() if now - each.seen > self.idle_seconds]:
-            self._forget(key)
+        for key, each in list(self._visitors.items()):
+            if each.watcher is None and now - each.seen > self.idle_seconds:
+                self._forget(key)
 
     def _forget(self, key: str) -> None:
         visitor = self._visitors.pop(key, None)

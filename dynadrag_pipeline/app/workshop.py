@@ -113,7 +113,9 @@ class Workshop:
     def _made(self, order: Order, in_force: SettingsInForce, watcher: Watcher, tell: Tell) -> Edit:
         """The edit, on the worker's thread."""
         started = time.perf_counter()
-        session = self._opened(order, in_force, watcher, tell)
+        key = _session_key(order, in_force)
+        was_open = key in self._open
+        session = self._opened(key, order, in_force, watcher, tell)
         session.in_force = in_force
         before = list(session.history)
         try:
@@ -139,7 +141,7 @@ class Workshop:
             provenance_of(str(self.pipe.name_or_path or ""), order.seed),
             content,
         )
-        return Edit(order, after, result, output, time.perf_counter() - started)
+        return Edit(order, after, result, output, time.perf_counter() - started, was_open)
 
     def _steps(self, session: DragSession, order: Order) -> Iterator[DragStep]:
         return session.drag(
@@ -186,9 +188,8 @@ class Workshop:
             return None
         return self.pipe.image_processor.postprocess(image, "pil", do_denormalize=[False])[0]
 
-    def _opened(self, order: Order, in_force: SettingsInForce, watcher: Watcher, tell: Tell) -> DragSession:
+    def _opened(self, key: str, order: Order, in_force: SettingsInForce, watcher: Watcher, tell: Tell) -> DragSession:
         """The session of a picture: still open, or opened now."""
-        key = _session_key(order, in_force)
         session = self._open.pop(key, None)
         if session is None:
             while len(self._open) >= MOST_OPEN:
