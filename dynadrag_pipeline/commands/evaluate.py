@@ -93,6 +93,10 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
 def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
     settings: dict[str, Any] = given_options(args, DragSettings)
     args.device = available_device(args.device)
+    import torch
+
+    from motion_predictor.data.dataset_folder import build_processes
+
     with errors_as_one_line():
         from ..evaluation.pairs import load_pairs
 
@@ -100,9 +104,10 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
         names = [method.name for method in methods]
         baseline = names[-1] if args.baseline is None else check_choice("--baseline", args.baseline, names)
         pairs = load_pairs(args.pairs, args.limit)
+    processes = build_processes()
+    if args.device == "cuda" and processes.num_processes > 1:
+        args.device = f"cuda:{processes.local_process_index % torch.cuda.device_count()}"
     pipe = load_pipeline(args)
-    from accelerate import PartialState
-
     from motion_predictor.common.atomic_file import atomic_file
 
     from ..evaluation.metrics import DEFAULT_CLIP, Metrics, picture_metrics
@@ -116,7 +121,7 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
         run.prepare(methods)
         written.append(args.out)
         records = run(pairs, methods)
-    if not PartialState().is_main_process:
+    if not processes.is_main_process:
         return
     table = format_tables(records, metrics, baseline)
     table += "".join(f"\n{line}" for line in _described(methods, run))
@@ -155,5 +160,7 @@ def _described(methods: list[Method], run: EvaluationRun) -> list[str]:
         told = {name: value for name, value in said.items() if name != "options" and value not in ({}, None)}
         if method.name in METHOD_NAMES and not method.options:
             continue
+        if method.motion not in (None, "predicted"):
+            del told["motion_predictor"]
         lines.append(f"{method.name}: {json.dumps(told)}.\n")
     return lines

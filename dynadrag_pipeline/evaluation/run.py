@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
 from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.common.picture_files import open_picture
+from motion_predictor.data.dataset_folder import build_processes
 
 from ..content import ContentLocations
 from ..drag_result import DragResult
@@ -25,6 +26,9 @@ from ..pipeline_dynadrag import DynaDragPipeline
 from ..session import ONCE_PER_PICTURE, DragSession
 from ..session_file import models_content
 from ..settings import SettingsInForce
+from . import methods as methods_room
+from . import metrics as metrics_room
+from .code_version import code_version
 from .method_names import TRUE_MOTION, folder_name
 from .methods import Method, load_predictor, source_of_motion
 from .metrics import Metrics
@@ -33,6 +37,9 @@ from .records import Record, RecordFile, read_records
 
 OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name != "restore_source")
 """Settings of what a picture costs once; its own pixels are taken back only when the picture is made."""
+
+FIGURES_FROM = (methods_room, metrics_room, sys.modules[__name__])
+"""The rooms of the evaluation that make pictures and figures, beside the engine."""
 
 LEAST_WORK: dict[str, Any] = {"identity_lora_steps": 0, "num_inference_steps": 1, "inversion_strength": 1.0}
 """Settings of a session in which content is looked for and nothing is edited."""
@@ -98,9 +105,10 @@ class EvaluationRun:
         return self.pipe.settings_in_force(changes, settings=self.settings, preset=preset)
 
     def mark(self, method: Method, pair: EvaluationPair) -> str:
-        """Hash of all that an edit depends on."""
+        """Hash of all that an edit and its figures depend on: pictures, points, settings, weights and code."""
         values = vars(self.in_force(method).settings)
         parts: list[Any] = [method.name, pair.name, method.said(), values, self._models, sorted(self.metrics.wanted)]
+        parts += [code_version(*FIGURES_FROM), self.pipe._execution_device.type]
         parts.append(self._predictor_contents.get(method.motion_predictor))
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
         arrays = [pair.source, pair.target, pair.mask, pair.handles, pair.targets]
@@ -138,7 +146,7 @@ class EvaluationRun:
             `list` of [`Record`]: of all pairs and methods, in their order, in every process.
         """
         self.prepare(methods)
-        state = PartialState()
+        state = build_processes()
         file = RecordFile(self.folder / f"records.{state.process_index:03d}.jsonl")
         mine = list(pairs)[state.process_index :: state.num_processes]
         for pair in tqdm(mine, desc="Evaluating", unit="pair", disable=not state.is_main_process):

@@ -12,7 +12,7 @@ import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from dynadrag_pipeline.cli import main
-from dynadrag_pipeline.evaluation import metrics, report
+from dynadrag_pipeline.evaluation import code_version, method_names, metrics, report
 from dynadrag_pipeline.evaluation.method_names import METHOD_NAMES
 from dynadrag_pipeline.evaluation.methods import METHODS, Method, TrueFlow, bent_through_points, source_of_motion
 from dynadrag_pipeline.evaluation.metrics import (
@@ -23,33 +23,15 @@ from dynadrag_pipeline.evaluation.metrics import (
     picture_metrics,
     structural_similarity,
 )
-from dynadrag_pipeline.evaluation.pairs import EvaluationPair
 from dynadrag_pipeline.evaluation.records import Record, RecordFile, read_records
 from dynadrag_pipeline.evaluation.report import best_median_worst, edits_sheet, format_tables, interval
 from dynadrag_pipeline.evaluation.rows import load_rows
 from dynadrag_pipeline.evaluation.run import EvaluationRun
 from dynadrag_pipeline.session import DragSession
+from support.evaluation_pairs import SIDE, make_pair, smooth_picture
 from support.tiny_models import make_motion_predictor
 
-SIDE = 64
 OPTIONS = {"num_inference_steps": 2, "max_iterations": 2, "supervision_steps": 1, "identity_lora_steps": 1}
-
-
-def smooth(seed: int) -> np.ndarray:
-    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    fine = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
-    return (255 * fine[0].permute(1, 2, 0)).byte().numpy()
-
-
-def pair(number: int, way: float = 8.0) -> EvaluationPair:
-    source = smooth(number)
-    target = np.roll(source, int(way), axis=1)
-    handles = np.array([[20.0, 30.0], [30.0, 44.0]], dtype=np.float32)
-    flow = np.zeros((SIDE, SIDE, 2), dtype=np.float32)
-    flow[..., 0] = way
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    mask[10:55] = True
-    return EvaluationPair(f"{number:03d}", source, target, mask, handles, handles + np.float32([way, 0]), flow)
 
 
 class TestMetrics:
@@ -57,12 +39,12 @@ class TestMetrics:
         black, white = (np.full((SIDE, SIDE, 3), value, dtype=np.uint8) for value in (0, 255))
         assert mean_squared_error(black, white) == 1
         had = Metrics({name: picture_metrics()[name] for name in ("mse_unit", "mse_bytes")})
-        one = pair(1)
+        one = make_pair(1)
         one.target[:] = 255
         assert had(black, one) == {"mse_unit": 1000, "mse_bytes": pytest.approx(65.025)}
 
     def test_outside_the_mask_counts_alone(self):
-        source, mask = smooth(1), pair(1).mask
+        source, mask = smooth_picture(1), make_pair(1).mask
         edited = source.copy()
         edited[20:30] = 0
         assert noise_ratio_outside(edited, source, mask) == 100
@@ -77,7 +59,7 @@ class TestMetrics:
         c1 = 2.55**2
         expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
         assert structural_similarity(first, second) == pytest.approx(expected, abs=1e-6)
-        assert structural_similarity(smooth(1), smooth(1)) == pytest.approx(1)
+        assert structural_similarity(smooth_picture(1), smooth_picture(1)) == pytest.approx(1)
 
     def test_clip_is_read_in_its_own_format_and_compares_embeddings(self, tmp_path):
         torch.manual_seed(0)
@@ -86,16 +68,16 @@ class TestMetrics:
         CLIPVisionModelWithProjection(config).save_pretrained(tmp_path)
         CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
         similarity = ClipSimilarity(str(tmp_path))
-        assert similarity(smooth(1), smooth(1)) == pytest.approx(1)
-        other = similarity(smooth(1), 255 - smooth(2))
+        assert similarity(smooth_picture(1), smooth_picture(1)) == pytest.approx(1)
+        other = similarity(smooth_picture(1), 255 - smooth_picture(2))
         assert -1 <= other < 0.9999
-        assert other == pytest.approx(similarity(255 - smooth(2), smooth(1)))
+        assert other == pytest.approx(similarity(255 - smooth_picture(2), smooth_picture(1)))
 
     def test_what_can_not_be_had_says_why_and_the_others_are_computed(self, tmp_path):
         had = Metrics(picture_metrics(clip=str(tmp_path / "nowhere")))
         assert set(had.missing) == {"clip"}
-        assert "clip" not in had(smooth(1), pair(1))
-        table = format_tables([Record("a", "m", "", {"asked": 1.0, **had(smooth(1), pair(1))}, {})], had)
+        assert "clip" not in had(smooth_picture(1), make_pair(1))
+        table = format_tables([Record("a", "m", "", {"asked": 1.0, **had(smooth_picture(1), make_pair(1))}, {})], had)
         assert "CLIP: not measured: " in table
         assert "| SSIM |" in table
 
@@ -119,7 +101,7 @@ class TestRecords:
 
 
 class TestRun:
-    PAIRS = (pair(1), pair(2))
+    PAIRS = (make_pair(1), make_pair(2))
     CHOSEN = tuple(METHODS[name] for name in ("no edit", "track", "straight"))
 
     def metrics(self) -> Metrics:
@@ -175,7 +157,7 @@ class TestRun:
         assert tracked.figures["passes"] == 2 + 2 + 1, "a step in each iteration, one denoising, the last loss"
 
     def test_the_true_motion_leads_a_tenth_of_the_way_and_goes_on_where_it_is_not_known(self):
-        one = pair(1)
+        one = make_pair(1)
         one.flow[:5, :5] = np.nan
         picture, point = torch.zeros(1, 3, 2 * SIDE, 2 * SIDE), torch.zeros(1, 2)
         said = TrueFlow(one.flow).predict(picture, point, point)
@@ -237,6 +219,17 @@ class TestRun:
         again.prepare(rows)
         assert again.mark(rows[0], self.PAIRS[0]) != mark
 
+    def test_other_code_makes_other_figures_and_other_comments_do_not(self, pipe, tmp_path, monkeypatch):
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        mark = run.mark(METHODS["straight"], self.PAIRS[0])
+        read, changes = code_version.self_contained, []
+        monkeypatch.setattr(code_version, "self_contained", lambda name: "".join([read(name), *changes]))
+        for change, is_same in (("# a comment\n", True), ("ROUNDS = 3\n", False)):
+            changes[:] = [change]
+            code_version.code_version.cache_clear()
+            assert (run.mark(METHODS["straight"], self.PAIRS[0]) == mark) == is_same
+        code_version.code_version.cache_clear()
+
     def test_a_method_that_can_not_be_run_is_named_before_any_work(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
         with pytest.raises(ValueError, match="Method 'predicted': `motion` must be another than 'predicted'"):
@@ -252,7 +245,7 @@ class TestRun:
 class TestPicturesAndFlows:
     def test_a_picture_is_bent_through_its_points_and_only_where_it_may(self):
         """All points go eight pixels to the right: so does the middle of the mask."""
-        one = pair(3)
+        one = make_pair(3)
         bent = bent_through_points(one)
         assert (bent[~one.mask] == one.source[~one.mask]).all()
         near_points = np.s_[28:34, 26:36]
@@ -261,8 +254,8 @@ class TestPicturesAndFlows:
 
     def test_a_picture_that_is_bent_has_its_content_looked_for(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
-        bent, nothing = run([pair(3)], [METHODS["bend"], METHODS["no edit"]])
-        assert (run.picture("bend", "003") == bent_through_points(pair(3))).all()
+        bent, nothing = run([make_pair(3)], [METHODS["bend"], METHODS["no edit"]])
+        assert (run.picture("bend", "003") == bent_through_points(make_pair(3))).all()
         assert nothing.figures["distance"] == bent.figures["asked"] == 8
         seen = bent.told["content"]
         assert seen["asked"] == [8, 8]
@@ -270,7 +263,7 @@ class TestPicturesAndFlows:
 
     def test_one_step_bends_once_and_takes_no_adam_steps(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
-        [record] = run([pair(1)], [METHODS["one-step"]])
+        [record] = run([make_pair(1)], [METHODS["one-step"]])
         assert record.figures["iterations"] == 1
         assert record.told["stop_reason"] == "reached"
         assert record.figures["passes"] == 2 + 2, "a look before and one after, and a denoising"
@@ -278,12 +271,12 @@ class TestPicturesAndFlows:
     def test_the_true_motion_can_be_carried(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS | {"restore_source": False})
         options = {"carry": "once", "settle_iterations": 0}
-        away = pair(1)
+        away = make_pair(1)
         away.flow[40:, :, 1] = 4
-        for name, each in (("one", pair(1)), ("other", away)):
+        for name, each in (("one", make_pair(1)), ("other", away)):
             run([each], [Method(name, "true motion", options=options)])
         true, other = (run.picture(name, "001") for name in ("one", "other"))
-        assert (true != pair(1).source).any()
+        assert (true != make_pair(1).source).any()
         assert (true != other).any(), "what is between the points is the true flow's to say"
 
 
@@ -313,9 +306,9 @@ class TestRows:
             "without selection", preset="paper", options={"dynamic_selection": None}
         )
         assert by_name["easier"].motion_options == {"expected_loss": 0.3}
-        assert source_of_motion(by_name["easier"], pair(1), None).expected_loss == 0.3
+        assert source_of_motion(by_name["easier"], make_pair(1), None).expected_loss == 0.3
         assert (by_name["another"].motion, by_name["another"].motion_predictor) == ("predicted", "embedded")
-        assert source_of_motion(by_name["the true one"], pair(1), None).name == "true motion"
+        assert source_of_motion(by_name["the true one"], make_pair(1), None).name == "true motion"
         assert by_name["nothing else"] == Method("nothing else")
 
     def test_json_is_read_too(self, tmp_path):
@@ -379,14 +372,16 @@ class TestReport:
         assert best_median_worst(records[:1], "straight") == ["a"]
 
     def test_a_sheet_has_a_line_for_each_pair(self):
-        sheet = edits_sheet([pair(1), pair(2)], ["m"], lambda method, name: pair(int(name)).source, side=64)
+        sheet = edits_sheet(
+            [make_pair(1), make_pair(2)], ["m"], lambda method, name: make_pair(int(name)).source, side=64
+        )
         assert sheet.size == (192, 128)
 
 
 @pytest.mark.embedded
 def test_the_command_compares_two_methods(tmp_path, capsys):
     for number in (1, 2):
-        pair(number).save(tmp_path / "pairs")
+        make_pair(number).save(tmp_path / "pairs")
     quick = ["--max-iterations", "1", "--supervision-steps", "1", "--steps", "2", "--identity-lora-steps", "0"]
     command = ["evaluate", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--clip", str(tmp_path), "--quiet"]
     assert main([*command, "--methods", "track", "straight", "--settle-iterations", "0", *quick]) == 0
@@ -400,7 +395,7 @@ def test_the_command_compares_two_methods(tmp_path, capsys):
 
 @pytest.mark.embedded
 def test_the_command_takes_rows_and_says_what_they_are(tmp_path, capsys):
-    pair(1).save(tmp_path / "pairs")
+    make_pair(1).save(tmp_path / "pairs")
     rows = {"carried": {"motion": "straight", "carry": "once"}, "general": {"motion_predictor": "embedded"}}
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     quick = ["--max-iterations", "1", "--supervision-steps", "1", "--steps", "2", "--identity-lora-steps", "0"]
@@ -409,7 +404,7 @@ def test_the_command_takes_rows_and_says_what_they_are(tmp_path, capsys):
     assert main([*command, *quick, "--baseline", "no edit"]) == 0
     table = capsys.readouterr().out
     assert "Difference to no edit" in table
-    assert 'carried: {"motion": "straight", "motion_predictor": "own", "carry": "once"}.' in table
+    assert 'carried: {"motion": "straight", "carry": "once"}.' in table
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:4] == [
         "no edit",
         "carried",
@@ -419,6 +414,6 @@ def test_the_command_takes_rows_and_says_what_they_are(tmp_path, capsys):
     assert "`--baseline` must be one of 'no edit', 'carried', 'general', got 'nothing'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [metrics, report])
+@pytest.mark.parametrize("module", [code_version, method_names, metrics, report])
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(module).failed == 0
