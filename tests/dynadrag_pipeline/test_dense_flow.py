@@ -209,6 +209,15 @@ class TestSmoothFlow:
         assert outside.max() < 0.6
         torch.testing.assert_close(read(flow, handle), target - handle, atol=0.1, rtol=0)
 
+    def test_a_point_that_is_pressed_against_the_mask_s_border_folds_nothing(self):
+        mask = torch.zeros(1, 1, SIDE, SIDE)
+        mask[..., 12:52, 12:52] = 1
+        handle, target = torch.tensor([[32.0, 32.0]]), torch.tensor([[48.0, 32.0]])
+        flow = unfolded(straight(handle, target, mask=mask))
+        assert not folds(flow).any()
+        torch.testing.assert_close(read(flow, handle), target - handle, atol=1.0, rtol=0)
+        assert flow.norm(dim=1)[0][mask[0, 0] == 0].max() < 1.0
+
     def test_handles_that_pass_each_other_do_not_fold_what_is_between(self):
         handles = torch.tensor([[22.0, 28.0], [42.0, 36.0]])
         targets = torch.tensor([[42.0, 28.0], [22.0, 36.0]])
