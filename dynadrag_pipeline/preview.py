@@ -27,7 +27,7 @@ SHOWN_SIDE = 256  # short side of what a source of motion is shown that looks at
 POINTS_SIDE = (
     64  # of what points alone are carried on: a handle is within 2 px of its target at 512, and in no case slow
 )
-PATH_STEPS = 6  # of the path of each handle
+PATH_STEPS = 4  # of the path of each handle
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def preview_drag(
     Example:
         >>> nose = DragInstruction.from_user([(30, 40)], [(42, 40)], mask=None, size=(96, 96))
         >>> preview = preview_drag(torch.rand(1, 3, 96, 96), nose)
-        >>> preview.image.size, preview.paths[0, ::3].round(decimals=1).tolist()
+        >>> preview.image.size, preview.paths[0, ::2].round(decimals=1).tolist()
         ((96, 96), [[30.0, 40.0], [36.0, 40.0], [42.0, 40.0]])
     """
     source = source or StraightMotion()
