@@ -37,6 +37,7 @@ from .workshop import Workshop
 logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
+ROUGH = "still rough, details come last"
 FILE_TITLES = {"-edited.png": "picture", "-sheet.png": "sheet", ".gif": "GIF", ".mp4": "film"}
 
 
@@ -131,7 +132,8 @@ class Handlers:
         """Points from a JSON file in DragBench's layout, a mask from a picture, or both."""
         visitor = self._visitor_with_picture(request)
         assert visitor.base is not None
-        size, changes, prompt = visitor.base.shown.size, {}, None
+        size, prompt = visitor.base.shown.size, None
+        changes: dict[str, Any] = {}
         for path in paths or []:
             if path.lower().endswith(".json"):
                 changes["points"], prompt = read_instruction(path, size)
@@ -377,6 +379,7 @@ def _live(event: Progress, order: Order, head: str) -> dict[str, Any]:
         "paths": event.paths,
         "targets": order.targets,
         "text": head + event.text,
+        "badge": head + (event.text if event.image is None else f"{event.text.partition(' of ')[0]}: {ROUGH}"),
         "share": event.share,
     }
 

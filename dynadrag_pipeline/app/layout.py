@@ -20,7 +20,7 @@ PAGE_CSS = Path(__file__).with_name("page.css")
 TABLE = """<div id="points-table"><table><thead><tr><th scope="col"></th><th scope="col">from x</th>
 <th scope="col">y</th><th scope="col">to x</th><th scope="col">y</th><th></th></tr></thead><tbody></tbody></table>
 <p class="none">Click what to move, then where to.</p></div>"""
-PRESET_TITLES = {"": "model's own", **{name: name for name in PRESETS}}
+PRESET_TITLES = {"": "model's", **{name: name for name in PRESETS}}
 PICTURE_FILES = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"]
 SILENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": True}
 STAGE_ACT = "() => {{ window.dragStage.acts['{}'](); }}"

@@ -4,7 +4,7 @@
 // says comes by other props, so that no answer overwrites a click that was made meanwhile:
 //   scene   {picture, url, width, height, points, mask, result}    shown anew whenever it changes
 //   preview {revision, url, paths}                                 shown while it fits the points
-//   live    {url, paths, text, share} or null                      shown while an edit runs
+//   live    {url, paths, targets, text, badge, share} or null       shown while an edit runs
 //   parcel  [{url, name}, ...]                                     files for the browser's downloads
 const HANDLE = "#D55E00", TARGET = "#0072B2", PIN = "#009E73", PATH = "#F0E442"; // Okabe and Ito's
 const REACH = 11; // how near to a point a press takes hold of it, in pixels of the screen
@@ -274,7 +274,7 @@ function drawNow() {
 }
 function fitsPoints(preview) { return preview && preview.image && preview.revision === state.revision; }
 function badge(shown, isPreview) {
-  const text = shown === "live" ? state.live.text : isPreview ? "preview: not the edit" : "";
+  const text = shown === "live" ? state.live.badge : isPreview ? "preview: not the edit" : "";
   find(".badge").textContent = text;
   find(".badge").classList.toggle("shown", Boolean(text));
 }
@@ -366,8 +366,12 @@ function drawPoints() {
 }
 function drawLive() {
   for (const path of state.live.paths || []) line(path.map(onScreen), PATH, 2);
-  (state.live.targets || []).forEach((target) => disc(onScreen(target), 4, TARGET));
-  (state.live.paths || []).forEach((path) => disc(onScreen(path[path.length - 1]), 5, HANDLE));
+  const targets = state.live.targets || [], isPin = (path, index) => String(path[0]) === String(targets[index]);
+  (state.live.paths || []).forEach((path, index) => {
+    if (isPin(path, index)) return disc(onScreen(targets[index]), 5, PIN, true);
+    disc(onScreen(targets[index]), 4, TARGET);
+    disc(onScreen(path[path.length - 1]), 5, HANDLE);
+  });
 }
 
 // --- the table of points, in the group beside the picture ---
@@ -415,6 +419,7 @@ function showTable() {
     row.append(cell);
     return row;
   }));
+  table.closest("#points-table").scrollTop = state.pairs.length * 40; // the last one is what was just placed
   const empty = document.querySelector("#points-table .none");
   if (empty) empty.hidden = state.pairs.length > 0;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import queue
 import threading
@@ -138,7 +139,7 @@ class Workshop:
             result.stop_reason,
             result.motion_source,
             in_force,
-            provenance_of(str(self.pipe.name_or_path or ""), order.seed),
+            provenance_of(str(self.pipe.name_or_path or ""), session.seed),
             content,
         )
         return Edit(order, after, result, output, time.perf_counter() - started, was_open)
@@ -170,7 +171,7 @@ class Workshop:
             left = _iterations_left(distances, most)
             seconds = left * (time.perf_counter() - started) / count
             text = (
-                f"iteration {count} of at most {most} · loss {step.record.loss_before:.4f} · "
+                f"iteration {count} of at most {most} · loss {step.record.loss_before:.4g} · "
                 f"{distances[-1]:.1f} px to go · about {_duration(seconds)} left"
             )
             share = SHARE_OF_OPENING + (1 - SHARE_OF_OPENING) * count / (count + left + 1)
@@ -210,7 +211,8 @@ class Workshop:
     def _telling(self, watcher: Watcher, tell: Tell) -> Iterator[None]:
         """Context in which the pipeline's progress bars are told, and end what is not wanted any more."""
         pipe = cast(Any, self.pipe)
-        pipe.progress_bar = lambda iterable=None, total=None: _Bar(total, watcher, tell)
+        numbers = itertools.count()
+        pipe.progress_bar = lambda iterable=None, total=None: _Bar(next(numbers), total, watcher, tell)
         try:
             yield
         finally:
@@ -218,10 +220,10 @@ class Workshop:
 
 
 class _Bar:
-    """A progress bar as diffusers' pipelines use it."""
+    """A progress bar as diffusers' pipelines use it. Each fills half of what those before it left."""
 
-    def __init__(self, total: int | None, watcher: Watcher, tell: Tell) -> None:
-        self.total, self.count, self.title = total or 1, 0, "opening the picture"
+    def __init__(self, number: int, total: int | None, watcher: Watcher, tell: Tell) -> None:
+        self.number, self.total, self.count, self.title = number, total or 1, 0, "opening the picture"
         self.watcher, self.tell, self.told = watcher, tell, 0.0
 
     def __enter__(self) -> _Bar:
@@ -246,7 +248,8 @@ class _Bar:
         if now - self.told > TELL_EVERY:
             self.told = now
             done = min(self.count / self.total, 1)
-            self.tell(Progress(f"{self.title}, {done:.0%}", SHARE_OF_OPENING * done))
+            left = 0.5**self.number
+            self.tell(Progress(f"{self.title}, {done:.0%}", SHARE_OF_OPENING * (1 - left + left * done / 2)))
 
 
 def _session_key(order: Order, in_force: SettingsInForce) -> str:
