@@ -38,7 +38,17 @@ logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 ROUGH = "still rough, details come last"
-FILE_TITLES = {"-edited.png": "picture", "-sheet.png": "sheet", ".gif": "GIF", ".mp4": "film"}
+FILE_TITLES = {
+    "-edited.png": "picture",
+    "-sheet.png": "sheet",
+    ".gif": "GIF",
+    ".mp4": "film",
+    "result.json": "record",
+    "points.json": "points",
+    "mask.png": "mask",
+    "command.txt": "command",
+    ".png": "original",
+}
 
 
 @contextmanager
@@ -197,7 +207,7 @@ class Handlers:
                             }
                         else:
                             self._keep(visitor, event)
-                yield {**self._shown(visitor), parts.status: status("done")}
+                yield {**self._shown(visitor), parts.status: status("done: compare before and after, or go on")}
                 if watcher.is_cancelled:
                     break
                 watcher = visitor.watcher = Watcher()

@@ -68,8 +68,8 @@ def build_page(handlers: Handlers, api: Api, model_name: str) -> gr.Blocks:
             gr.HTML("<h2>All options</h2><p>What is left empty stays as the preset says, or else the model.</p>")
             parts.options = add_drawer(in_force)
         run["drawer"].click(lambda: gr.update(open=True), outputs=drawer, **SILENT)
+        api.add()  # first, so that the names are its own
         _connect(handlers, points, run)
-        api.add()
         page.unload(handlers.leave)
     return page
 
@@ -130,7 +130,7 @@ def _result_group(parts: Any) -> None:
         parts.undo = gr.Button("Undo edit", size="sm", interactive=False, elem_id="undo-edit")
         parts.redo = gr.Button("Redo edit", size="sm", interactive=False, elem_id="redo-edit")
     parts.gallery = gr.Gallery(
-        show_label=False, columns=5, height=84, allow_preview=False, interactive=False, elem_id="gallery", buttons=[]
+        show_label=False, columns=5, height=66, allow_preview=False, interactive=False, elem_id="gallery", buttons=[]
     )
     parts.files = gr.HTML(links([]), elem_id="files")
     parts.command = gr.Textbox(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from motion_predictor.points import scale_points
 
+from ..drag_instruction import DragInstruction
 from .edits import Point
 from .limits import check_pairs
 from .stage import LARGEST_SHOWN
@@ -41,10 +42,14 @@ def preview_of(
         picture (`PIL.Image.Image`): of any size.
         handles, targets (`list`): (x, y) in its pixels.
         mask (`PIL.Image.Image`, *optional*): of its size.
+
+    Raises:
+        ValueError: in the words of the API, if points or mask do not fit.
     """
     check_pairs(handles)
     small = picture.copy()
     small.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+    DragInstruction.from_user(handles, targets, mask, (picture.height, picture.width))
     size, shown = (picture.height, picture.width), (small.height, small.width)
 
     def to_shown(points: list[Point]) -> list[Point]:

@@ -69,9 +69,18 @@ class Drawn:
         pairs = value.get("points") or []
         if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise ValueError(f"`points` must be pairs of a handle and a target, got {got(pairs)}.")
-        flat = as_pairs("points", [point for pair in pairs for point in pair]).tolist() if pairs else []
+        flat = (
+            [_whole(point) for point in as_pairs("points", [point for pair in pairs for point in pair])]
+            if pairs
+            else []
+        )
         mask = mask_of(value.get("mask"), size)
         return cls(str(value.get("picture")), flat[0::2], flat[1::2], mask, int(value.get("revision") or 0))
+
+
+def _whole(point: np.ndarray) -> Point:
+    """A point with whole numbers where they are whole."""
+    return [int(number) if number.is_integer() else number for number in point.tolist()]
 
 
 def mask_of(url: Any, size: tuple[int, int]) -> Image.Image | None:
