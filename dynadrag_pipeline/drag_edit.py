@@ -17,7 +17,7 @@ from .drag_engine import DragEngine, Reference
 from .drag_instruction import DragInstruction
 from .drag_state import DragPoints, DragState, DragStep
 from .latent_bend import NoisyLatent
-from .latent_optimizer import LatentOptimizer, latent_reach
+from .latent_optimizer import LatentOptimizer, LeastLoss, latent_reach
 from .motion.source import EditView, Motion, MotionSource, dense_flow_of
 from .motion.straight import SettlingMotion, WholeWayMotion
 from .motion_supervision import mask_loss, motion_supervision_loss, sample_patches
@@ -248,7 +248,8 @@ class DragEdit:
     def supervise_motion(self) -> None:
         """Take the Adam steps of Eq. 3 on z_t^k, towards the handles' patches at h^{k+1} (Eq. 2).
 
-        None, where the latent was carried all the way: what is left is for the iterations of settling.
+        None, where the latent was carried all the way: what is left is for the iterations of settling. There, steps
+        only finish what carry did: the latent of the least loss is kept, which may be the one that they began with.
 
         Raises:
             FloatingPointError: if a loss or the latent is not finite.
@@ -258,6 +259,7 @@ class DragEdit:
         supervised = Supervised(self._source_patches(), self._in_cells(self.next_handles[self.valid]))
         losses = []
         before = self.latents.detach().clone()
+        best = LeastLoss() if self.carry is not None and self.rule.is_settling else None
         if self.goes_all_the_way:
             losses.append(self._loss(*self.look(), supervised).detach())
         for _ in range(0 if self.goes_all_the_way else settings.supervision_steps):
@@ -266,6 +268,8 @@ class DragEdit:
                 supervised = Supervised(self._source_patches(), supervised.destinations)
             with torch.enable_grad():
                 loss = self._loss(output, features, supervised)
+            if best is not None:
+                best.offer(loss, self.latents)
             self.optimizer.step(loss)
             losses.append(loss.detach())
             self.look_again()
@@ -273,6 +277,11 @@ class DragEdit:
         if not all(map(math.isfinite, values)):
             raise FloatingPointError(f"Motion supervision met losses of {values}.")
         self.loss, self._supervised = values[0], supervised
+        if best is not None:
+            best.offer(self._loss(*self.look(), supervised), self.latents)
+            if not torch.equal(best.latents, self.latents):
+                self.optimizer.put(best.latents)
+                self.look_again()
         self._added = (self.latents.detach() - before).square().mean().sqrt().item()
 
     def locate_handles(self) -> None:

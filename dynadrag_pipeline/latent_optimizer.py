@@ -78,6 +78,27 @@ class LatentOptimizer:
             group["eps"] = max(group["eps"], self.settings.supervision_damping * largest)
 
 
+class LeastLoss:
+    """Of the latents that an iteration meets, the one of the least loss; the first of equals.
+
+    Attributes:
+        loss (`torch.Tensor`): a scalar.
+        latents (`torch.Tensor` of shape `(1, channels, h, w)`): where it was met.
+    """
+
+    loss: torch.Tensor
+    latents: torch.Tensor | None = None
+
+    def offer(self, loss: torch.Tensor, latents: torch.Tensor) -> None:
+        """Remember a latent if its loss is less than all before. Without a word to the host, which a GPU waits for."""
+        loss, latents = loss.detach(), latents.detach()
+        if self.latents is None:
+            self.loss, self.latents = loss, latents.clone()
+            return
+        is_less = loss < self.loss
+        self.loss, self.latents = torch.where(is_less, loss, self.loss), torch.where(is_less, latents, self.latents)
+
+
 def latent_reach(
     paths: Sequence[torch.Tensor], size: tuple[int, int], latents: torch.Tensor, reach: float | None
 ) -> torch.Tensor | None:

@@ -28,7 +28,7 @@ def linear_flow(
     """The flow of the motion that fits the handles that move, where the picture may change.
 
     Args:
-        fit (`LinearFit`): [`fit_rigid`] or [`fit_affine`].
+        fit (`LinearFit`): [`fit_rigid`], [`fit_similarity`] or [`fit_affine`].
         handles (`torch.Tensor` of shape `(batch, points, 2)`): in pixels.
         targets (`torch.Tensor` of shape `(batch, points, 2)`): in pixels; those of a static point are its handle.
         height (`int`): of the flow, in pixels.
@@ -59,6 +59,25 @@ def linear_flow(
         flows.append((pixels @ matrix.T + shift - pixels).permute(2, 0, 1))
     flow = torch.stack(flows)
     return flow if mask is None else flow * (mask > 0.5).to(flow)
+
+
+def fit_similarity(handles: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The turn, growth and shift that bring handles nearest to their targets, by least squares.
+
+    Args:
+        handles (`torch.Tensor` of shape `(points, 2)`): one or more.
+        targets (`torch.Tensor` of shape `(points, 2)`): of the handles.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: matrix `[2, 2]` and shift `[2]`: `targets ~ handles @ matrix.T + shift`.
+
+    Example:
+        >>> handles, targets = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 6.0]])
+        >>> matrix, shift = fit_similarity(handles, targets)
+        >>> (torch.tensor([4.0, 0.0]) @ matrix.T + shift).tolist()
+        [1.0, 12.0]
+    """
+    return _with_shift(_similarity(handles, targets), handles, targets)
 
 
 def fit_rigid(handles: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +119,7 @@ def fit_affine(handles: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tens
     centred = handles - handles.mean(dim=0)
     along, across = torch.linalg.svdvals(centred)[:2] if len(handles) > 2 else (1.0, 0.0)
     if across < LEAST_SPREAD * along or along == 0:
-        return _with_shift(_similarity(handles, targets), handles, targets)
+        return fit_similarity(handles, targets)
     matrix = torch.linalg.lstsq(centred, targets - targets.mean(dim=0)).solution.T
     return _with_shift(matrix, handles, targets)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline, settings
+from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.content_search import content_offsets
 from dynadrag_pipeline.drag_edit import DragEdit
 from dynadrag_pipeline.kv_replacement import KVBank
+from dynadrag_pipeline.latent_optimizer import LeastLoss
 from dynadrag_pipeline.modular_blocks import DynaDragBlocks
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion_supervision import sample_patches
@@ -58,6 +62,30 @@ class TestWhatItCosts:
         assert len(passes) == LORA + 2 * STEPS + 3 * (1 + SUPERVISION) + STEPS + 1
 
 
+class TestSettling:
+    """Supervision only finishes what carry did."""
+
+    def test_steps_that_spoil_what_was_carried_are_taken_back(self, pipe, picture, quick, monkeypatch):
+        monkeypatch.setattr(DragEdit, "_content_is_there", lambda edit: False)
+        carried = edit(pipe, picture, quick, carry="once", settle_iterations=0)
+        spoilt = edit(pipe, picture, quick, carry="once", settle_iterations=2, supervision_lr=300.0)
+        assert torch.equal(spoilt.images, carried.images)
+        assert [record.added for record in spoilt.iterations] == [0, 0, 0]
+        assert not torch.equal(edit(pipe, picture, quick, supervision_lr=300.0).images, carried.images)
+
+    @pytest.mark.parametrize("rate", [0.01, 0.3, 3.0])
+    def test_no_iteration_ends_with_a_higher_loss_than_it_began_with(self, pipe, picture, quick, monkeypatch, rate):
+        monkeypatch.setattr(DragEdit, "_content_is_there", lambda edit: False)
+        result = edit(pipe, picture, quick, carry="once", settle_iterations=3, supervision_lr=rate)
+        assert all(record.loss_after <= record.loss_before for record in result.iterations)
+
+    def test_of_the_latents_that_were_met_the_first_of_the_least_loss_is_kept(self):
+        least = LeastLoss()
+        for number, loss in enumerate([3.0, 1.0, 2.0, 1.0, torch.nan]):
+            least.offer(torch.tensor(loss), torch.full((1, 1, 2, 2), float(number)))
+        assert (least.loss, least.latents.unique()) == (1, 1)
+
+
 class TestTheRecord:
     def test_says_what_carry_did_and_what_supervision_added(self, pipe, picture, quick):
         carried, supervised = edit(pipe, picture, quick, carry="once", settle_iterations=1).iterations
@@ -71,6 +99,33 @@ class TestTheRecord:
         result = edit(pipe, picture, quick, carry="iteration", max_iterations=3)
         total = sum(record.carried for record in result.iterations)
         torch.testing.assert_close(total, torch.tensor([[12.0, 0], [0, 0]]), atol=0.3, rtol=0)
+
+    def test_the_command_line_carries_and_writes_it_down(self, pipe, picture, tmp_path, capsys):
+        """`--carry once` and `--preset carry`, by the command itself: what it printed, wrote, and can read again."""
+        pipe.save_pretrained(tmp_path / "model")
+        Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+        command = ["edit", str(tmp_path / "picture.png"), "--model", str(tmp_path / "model")]
+        command += ["--handle", "40,30", "--target", "52,30", "--handle", "70,60", "--target", "70,60"]
+        quick = ["--steps", "4", "--supervision-steps", "2", "--identity-lora-steps", "2", "--stop-distance", "0"]
+        once = [*quick, "--carry", "once", "--settle-iterations", "1"]
+        records = {}
+        for name, options in {
+            "once": once,
+            "preset": [*quick, "--preset", "carry"],
+            "again": ["--settings", str(tmp_path / "once" / "result.json")],
+        }.items():
+            assert main([*command, "--out", str(tmp_path / name), *options]) == 0, capsys.readouterr().err
+            records[name] = json.loads((tmp_path / name / "result.json").read_text())
+        carried, settled = records["once"]["iterations"]
+        assert carried["carried"] == [pytest.approx([12, 0], abs=0.3), pytest.approx([0, 0], abs=0.3)]
+        assert (carried["added"], carried["invented"], carried["unfolded"]) == (0, 0, 0)
+        assert "carried" not in settled
+        assert settled["added"] > 0
+        assert records["once"]["settings"]["carry"] == {"value": "once", "from": "given"}
+        assert records["preset"]["settings"]["carry"] == {"value": "once", "from": "preset"}
+        assert records["preset"]["settings"]["inversion_strength"]["value"] == 0.7
+        assert 2 <= len(records["preset"]["iterations"]) <= 4
+        assert records["again"]["iterations"] == records["once"]["iterations"]
 
     def test_says_nothing_of_carry_without_it(self, pipe, picture, quick):
         assert {record.carried for record in edit(pipe, picture, quick).iterations} == {None}
@@ -93,6 +148,24 @@ class TestTheWaysToAnEdit:
         assert session.undo().flow is None
         list(session.drag(*SECOND))
         torch.testing.assert_close(both.flow.forward, first.flow.then(session.state.flow).forward)
+
+    def test_what_settling_added_goes_on_with_the_next_drag_and_comes_off_with_undo(self, pipe, picture, quick):
+        session = pipe.open_session(picture, **(quick | {"carry": "once", "settle_iterations": 1, "stop_distance": 0}))
+        list(session.drag(*POINTS))
+        first, picture_of_it = session.state, session.image(session.history[-1])
+        assert session.history[-1].iterations[-1].added > 0
+        for _ in range(2):  # the second time from what `undo` left
+            (carried,) = session.drag(*SECOND, continue_from=session.state, settle_iterations=0)
+            assert carried.record.carried.abs().amax() > 4
+            again = session.state.noise
+            assert session.undo() is first
+        list(session.drag(*SECOND, continue_from=first, settle_iterations=0))
+        assert torch.equal(session.state.noise, again)
+        session.undo()
+        assert torch.equal(session.image(session.history[-1]), picture_of_it)
+        still = session.drag([(20, 50)], [(20, 50)], continue_from=first, settle_iterations=0, max_iterations=1)
+        assert not list(still), "a pin alone has arrived"
+        assert torch.equal(session.state.noise, first.noise)
 
     def test_a_saved_session_knows_what_was_carried(self, pipe, picture, quick, tmp_path):
         session = pipe.open_session(picture, **(quick | {"carry": "once", "restore_source": True}))

@@ -61,6 +61,24 @@ def straight(handles: torch.Tensor, targets: torch.Tensor, **options: object) ->
     return smooth_flow(lambda share: handles.lerp(targets, share), (SIDE, SIDE), **options)
 
 
+TRIANGLE = torch.tensor([[22.0, 22.0], [42.0, 22.0], [32.0, 44.0]])
+
+
+def off(true: torch.Tensor, handles: torch.Tensor, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far the smooth flow is from a true one whose ways handles go, at each pixel; and their longest way."""
+    ways = read(true, handles)
+    return (straight(handles, handles + ways, **options) - true).norm(dim=1)[0], ways.norm(dim=1).max()
+
+
+def hull(points: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
+    """Bool, by pixel: what is no further than a margin from the convex hull of points."""
+    at = torch.arange(float(SIDE))
+    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), dim=-1)
+    angles = torch.arange(360) * math.pi / 180
+    directions = torch.stack([angles.cos(), angles.sin()])
+    return (grid @ directions - (points @ directions).amax(dim=0)).amax(dim=-1) <= margin + 1e-3
+
+
 def test_examples_in_the_docstrings():
     assert doctest.testmod(dense_flow).failed == 0
 
@@ -191,6 +209,15 @@ class TestSmoothFlow:
         assert outside.max() < 0.6
         torch.testing.assert_close(read(flow, handle), target - handle, atol=0.1, rtol=0)
 
+    def test_a_point_that_is_pressed_against_the_mask_s_border_folds_nothing(self):
+        mask = torch.zeros(1, 1, SIDE, SIDE)
+        mask[..., 12:52, 12:52] = 1
+        handle, target = torch.tensor([[32.0, 32.0]]), torch.tensor([[48.0, 32.0]])
+        flow = unfolded(straight(handle, target, mask=mask))
+        assert not folds(flow).any()
+        torch.testing.assert_close(read(flow, handle), target - handle, atol=1.0, rtol=0)
+        assert flow.norm(dim=1)[0][mask[0, 0] == 0].max() < 1.0
+
     def test_handles_that_pass_each_other_do_not_fold_what_is_between(self):
         handles = torch.tensor([[22.0, 28.0], [42.0, 36.0]])
         targets = torch.tensor([[42.0, 28.0], [22.0, 36.0]])
@@ -203,12 +230,59 @@ class TestSmoothFlow:
         assert folds(flow).any()
         assert not folds(unfolded(flow)).any()
 
-    def test_what_lies_between_points_that_turn_together_turns_with_them(self):
-        turned = rotation(20)
-        handles = torch.tensor([[22.0, 22.0], [42.0, 22.0], [32.0, 44.0]])
-        flow = straight(handles, handles + read(turned, handles))
-        between = torch.tensor([[32.0, 22.0], [27.0, 33.0], [37.0, 33.0]])
-        torch.testing.assert_close(read(flow, between), read(turned, between), atol=0.2, rtol=0)
+    @pytest.mark.parametrize("degrees", [-40, 10, 20])
+    def test_what_lies_between_points_that_turn_together_turns_with_them_to_a_hundredth(self, degrees):
+        error, way = off(rotation(degrees), TRIANGLE)
+        assert error[hull(TRIANGLE)].max() < 0.01 * way
+
+    def test_so_does_what_lies_round_them_and_under_a_mask(self):
+        error, way = off(rotation(20), TRIANGLE)
+        assert error[hull(TRIANGLE, margin=4)].max() < 0.05 * way
+        x, y = places()
+        oval = ((x / 28) ** 2 + (y / 30) ** 2 < 1).float()[None, None]
+        error, way = off(rotation(20), TRIANGLE, mask=oval)
+        assert error[hull(TRIANGLE)].mean() < 0.01 * way
+
+    def test_between_four_points_a_stretch_is_one(self):
+        square = torch.tensor([[22.0, 20.0], [42.0, 22.0], [44.0, 44.0], [20.0, 42.0]])
+        error, way = off(linear([[1.4, 0.2], [0.0, 0.8]]), square)
+        assert error[hull(square)].max() < 0.02 * way
+
+    def test_three_points_on_a_line_that_turn_together_turn_what_is_between(self):
+        line = torch.tensor([[16.0, 32.0], [30.0, 32.0], [46.0, 32.0]])
+        error, way = off(rotation(25), line)
+        assert error[hull(line)].max() < 0.01 * way
+
+    def test_points_that_do_not_agree_make_nothing_stiff(self):
+        """An open mouth: the lower lip goes, the eyes stay, and so does what lies between these."""
+        handles = torch.tensor([[24.0, 20.0], [40.0, 20.0], [32.0, 44.0]])
+        targets = handles + torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 8.0]])
+        flow = straight(handles, targets)
+        torch.testing.assert_close(read(flow, handles), targets - handles, atol=0.15, rtol=0)
+        assert read(flow, torch.tensor([[32.0, 20.0]])).norm() < 1.0
+
+    def test_points_that_turn_so_far_that_they_cross_make_nothing_stiff(self):
+        flow = straight(TRIANGLE, TRIANGLE + read(rotation(150), TRIANGLE))
+        assert not folds(unfolded(flow)).any()
+        assert unfolded(flow).abs().max() > 4
+
+    def test_points_that_go_together_against_the_border_fold_nothing(self):
+        handles = torch.tensor([[44.0, 22.0], [54.0, 32.0], [44.0, 42.0]])
+        flow = straight(handles, handles + torch.tensor([8.0, 0.0]))
+        assert not folds(unfolded(flow)).any()
+        torch.testing.assert_close(read(flow, handles), torch.tensor([[8.0, 0.0]]).expand(3, 2), atol=0.5, rtol=0)
+
+    @pytest.mark.parametrize("seed", range(12))
+    def test_whatever_points_do_the_relaxed_flow_has_no_folds(self, seed):
+        """One to five of them, anywhere, with or without a mask: some cross, some lie at the border."""
+        generator = torch.Generator().manual_seed(seed)
+        handles = 1 + 62 * torch.rand(1 + seed % 5, 2, generator=generator)
+        targets = (handles + 12 * torch.randn(handles.shape, generator=generator)).clamp(0, SIDE - 1)
+        x, y = places()
+        mask = ((x**2 + y**2).sqrt() < 26).float()[None, None] if seed % 2 else None
+        flow = unfolded(straight(handles, targets, mask=mask))
+        assert torch.isfinite(flow).all()
+        assert not folds(flow).any()
 
     def test_a_large_motion_has_no_folds(self):
         handle, target = torch.tensor([[24.0, 32.0]]), torch.tensor([[40.0, 32.0]])

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from motion_predictor.linear_motion import fit_affine, fit_rigid, linear_flow
+from motion_predictor.linear_motion import fit_affine, fit_rigid, fit_similarity, linear_flow
 
 
 def turned(points: torch.Tensor, angle: float, about: tuple[float, float]) -> torch.Tensor:
@@ -26,6 +26,14 @@ def test_an_affine_motion_is_found_from_three_handles():
     matrix, shift = fit_affine(handles, handles @ torch.tensor([[1.2, 0.1], [-0.3, 0.9]]).T + torch.tensor([3.0, 4.0]))
     torch.testing.assert_close(matrix, torch.tensor([[1.2, 0.1], [-0.3, 0.9]]), atol=1e-4, rtol=0)
     torch.testing.assert_close(shift, torch.tensor([3.0, 4.0]), atol=1e-3, rtol=0)
+
+
+def test_a_turn_that_grows_is_a_similarity_and_leaves_the_rigid_one_its_turn():
+    handles = torch.tensor([[10.0, 20.0], [40.0, 25.0], [30.0, 50.0], [12.0, 41.0]])
+    targets = 1.3 * turned(handles, 0.3, (0.0, 0.0)) + torch.tensor([2.0, -1.0])
+    matrix, shift = fit_similarity(handles, targets)
+    torch.testing.assert_close(handles @ matrix.T + shift, targets, atol=1e-4, rtol=0)
+    torch.testing.assert_close(matrix / 1.3, fit_rigid(handles, targets)[0], atol=1e-5, rtol=0)
 
 
 def test_static_points_and_padding_do_not_hold_the_motion_back():
