@@ -23,7 +23,7 @@ from .motion.straight import StraightMotion
 from .picture import edit_size, resize_picture
 from .settings import DragSettings
 
-SHOWN_SIDE = 256  # short side of what a source of motion is shown that looks at pictures, as networks are trained
+SHOWN_SIDE = 256  # short side of what a source of motion is shown that looks at pictures, if it does not need less
 POINTS_SIDE = (
     64  # of what points alone are carried on: a handle is within 2 px of its target at 512, and in no case slow
 )
@@ -77,7 +77,7 @@ def preview_drag(
         ((96, 96), [[30.0, 40.0], [36.0, 40.0], [42.0, 40.0]])
     """
     source = source or StraightMotion()
-    view = _first_view(picture.cpu(), instruction, source.needs_picture, settings or DragSettings())
+    view = _first_view(picture.cpu(), instruction, _working_side(source), settings or DragSettings())
     flow = _whole_motion(source, view)
     paths = scale_points(_rolled_out(source, view, flow), view.size, instruction.size)
     paths[:, 0], paths[:, -1] = instruction.handles, instruction.targets
@@ -99,12 +99,16 @@ def _no_features() -> torch.Tensor:
     raise _NoFeatures
 
 
-def _first_view(
-    picture: torch.Tensor, instruction: DragInstruction, is_seen: bool, settings: DragSettings
-) -> EditView:
+def _working_side(source: MotionSource) -> int:
+    """The short side on which a source is asked."""
+    if not source.needs_picture:
+        return POINTS_SIDE
+    return min(SHOWN_SIDE, getattr(source, "picture_side", None) or SHOWN_SIDE)
+
+
+def _first_view(picture: torch.Tensor, instruction: DragInstruction, side: int, settings: DragSettings) -> EditView:
     """What a source may look at before the first iteration, at a size of its own."""
-    short_side = min(SHOWN_SIDE if is_seen else POINTS_SIDE, *instruction.size)
-    size = edit_size(instruction.size, short_side, multiple=1)
+    size = edit_size(instruction.size, min(side, *instruction.size), multiple=1)
     scaled = instruction.scaled_to(size)
     return EditView(
         handles=scaled.handles,
