@@ -17,8 +17,10 @@ TRAINING = [
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
 ]
-# SSIM; `dynadrag build-pairs` needs what training does.
-EVALUATION = ["scikit-image>=0.22", *TRAINING]
+# SSIM, LPIPS, FID and KID; `dynadrag build-pairs` needs what training does.
+EVALUATION = ["scikit-image>=0.22", "torchmetrics>=1.4", *TRAINING]
+# What torchmetrics takes the networks under LPIPS, FID and KID from.
+PERCEPTUAL = ["torch-fidelity>=0.3", "torchvision>=0.20"]
 DEV = [
     "hypothesis>=6.100",
     "mypy>=1.11",
@@ -79,6 +81,7 @@ setup(
         "demo": DEMO,
         "training": TRAINING,
         "evaluation": EVALUATION,
+        "perceptual": [*EVALUATION, *PERCEPTUAL],
         "dev": [*DEMO, *TRAINING, *EVALUATION, *DEV],
     },
     entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.__main__:run"]},
