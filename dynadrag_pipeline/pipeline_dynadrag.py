@@ -44,6 +44,7 @@ from .motion.path import Paths
 from .motion.source import MotionSource
 from .picture import Picture, to_picture_tensor
 from .pipeline_output import OUTPUT_TYPES, DynaDragPipelineOutput
+from .preview import DragPreview, preview_drag
 from .provenance import provenance_of
 from .session import DragSession, embed_prompt
 from .session_file import load_session, save_session
@@ -329,6 +330,49 @@ class DynaDragPipeline(
         picture, prompt, seed = to_picture_tensor(call.image), check_prompt(call.prompt), draw_seed(call.generator)
         session = self._session(call, in_force, picture, prompt, call.prompt_embeds, seed, decode_preview)
         return self._open(session)
+
+    def preview(
+        self,
+        image: Picture,
+        handles: Points,
+        targets: Points,
+        mask: Mask | None = None,
+        motion: MotionSource | str | Paths | None = None,
+    ) -> DragPreview:
+        r"""Show at once where a drag would lead: the picture itself, bent along the motion. It is not the edit.
+
+        Everything goes as the source of motion says: by the whole map of a motion predictor that was taught the whole
+        way, else smoothly through handles and pins. Neither UNet nor autoencoder is used, and the motion predictor
+        works wherever it is, so this may be called while an edit runs.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): as for a call, one picture.
+            handles, targets (array-like of shape `(points, 2)`):
+                as for a call: a handle on its own target is a pin.
+            mask (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
+                as for a call; nothing outside it changes, to the bit.
+            motion ([`MotionSource`], `str`, or a path for each pair, *optional*):
+                as for a call. Those that look at the UNet's features, `"track"` and `"search"`, are shown as straight.
+
+        Returns:
+            [`DragPreview`]: the bent picture, the path of each handle, the flow, and what came into view.
+
+        Raises:
+            ValueError: before any work, if an argument does not fit; the message says which.
+
+        Example:
+
+        ```py
+        >>> preview = pipe.preview(portrait, handles=[(127, 160)], targets=[(151, 160)])  # doctest: +SKIP
+        >>> preview.image.save("preview.png")  # doctest: +SKIP
+        >>> preview.paths[0]  # from (127, 160) to (151, 160), in pixels of the portrait  # doctest: +SKIP
+        ```
+        """
+        source = choose_motion(motion, getattr(self, "motion_predictor", None))
+        picture = to_picture_tensor(image)
+        instruction = DragInstruction.from_user(handles, targets, mask, (picture.shape[-2], picture.shape[-1]))
+        source.check(instruction)
+        return preview_drag(picture, instruction, source, self.settings_in_force().settings)
 
     def save_session(self, session: DragSession, folder: str | Path) -> None:
         """Save an open session with its history; see [`save_session`]."""

@@ -445,7 +445,8 @@ def check_recommended(values: Any) -> dict[str, Any]:
         return {}
     if not isinstance(values, Mapping):
         raise ValueError(f"`{RECOMMENDED}` must be a mapping from options to their values, got {got(values)}.")
-    return checked(DragSettings, {name: value for name, value in values.items() if name in options_of(DragSettings)})
+    known = options_of(DragSettings)
+    return checked(DragSettings, {name: value for name, value in values.items() if name in known})
 
 
 Parameters = ParamSpec("Parameters")

@@ -42,10 +42,11 @@ DOCUMENTS = (
     "docs/modular.md",
     "docs/notebook/motion_prediction.md",
     "examples/portraits_128/README.md",
+    "integrations/comfyui/README.md",
 )
 OUR_PACKAGES = {"conversion", "dynadrag_pipeline", "motion_predictor"}
 OUR_PATH = re.compile(r"(?<![\w/.-])(?:\.ci|docs|examples|tests|dynadrag_pipeline|motion_predictor)/[\w./-]*\w")
-BESIDE_THE_PACKAGES = ("benchmarks", "docs", "examples", "tests")
+BESIDE_THE_PACKAGES = ("benchmarks", "docs", "examples", "integrations", "tests")
 AT_THE_TOP = ("setup.py", "pyproject.toml", "Makefile", "constraints.txt", "LICENSE", "CITATION.cff", ".ci/run")
 LINK = re.compile(r"\]\(([^)]+)\)|src=\"([^\"]+)\"")
 

@@ -24,6 +24,11 @@ examples:
     dynadrag build-pairs --videos original_sequences/youtube/c23/videos --names test.json --size 512 --out pairs/ff
     dynadrag build-pairs --videos TED-talks/test --size 512 --out pairs/ted
 
+  Large motions of faces that are small, large and off the middle, one to three handles:
+
+    dynadrag build-pairs --faces faces.zip --landmarks faces.npz --smallest-face 0.2 --largest-turn 40 \\
+        --least-displacement 0.12 --most-handles 3 --out pairs/large
+
 what is written to --out:
   portraits/, videos/   a folder for each pair: source.png, target.png, mask.png, instruction.json, flow.npz
   portraits.png, ...    the first twelve of them
@@ -47,6 +52,12 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
         "--faces", metavar="PICTURES", type=Path, help="folder or zip archive of which 60 faces are held out"
     )
     parser.add_argument("--landmarks", metavar="FILE", type=Path, help="npz file, as for `build-portraits`")
+    parser.add_argument(
+        "--held-out",
+        metavar="FILE",
+        type=Path,
+        help="names of pictures that are held out, one in a line (default: the 60 of the smallest SHA-256 of names)",
+    )
     parser.add_argument("--portrait-pairs", metavar="N", type=count_of, default=200, help="(default: 200)")
     parser.add_argument(
         "--least-displacement",
@@ -54,6 +65,20 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
         type=share_of,
         default=0.05,
         help="of the portraits: share of the side that some of each moves by at least (default: %(default)s)",
+    )
+    parser.add_argument("--most-handles", metavar="N", type=count_of, default=7, help="of a portrait (default: 7)")
+    parser.add_argument(
+        "--smallest-face",
+        metavar="SHARE",
+        type=share_of,
+        help="frame each portrait anew, with a face anywhere, tilted, and of any height from this to 0.75 of the side "
+        "(default: as the pictures are)",
+    )
+    parser.add_argument(
+        "--largest-turn",
+        metavar="DEGREES",
+        type=float,
+        help="that a head is turned at most, and hides parts of itself (default: as far as nothing is hidden)",
     )
     parser.add_argument(
         "--videos", metavar="VIDEOS", type=Path, nargs="+", help="files and folders; each takes its turn"
@@ -106,8 +131,20 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
             raise CommandError(f"this needs {error.name}: pip install 'dynadrag[evaluation]'.") from error
 
         if args.faces:
-            source, out = PortraitSource(args.faces, args.landmarks, hold_out=True), args.out / "portraits"
-            pairs = portrait_pairs(source, out, args.seed, args.size, args.least_displacement)
+            out = args.out / "portraits"
+            source = PortraitSource(
+                args.faces, args.landmarks, hold_out=args.held_out is None, held_out_list=args.held_out
+            )
+            pairs = portrait_pairs(
+                source,
+                out,
+                args.seed,
+                args.size,
+                least_displacement=args.least_displacement,
+                most_handles=args.most_handles,
+                smallest_face=args.smallest_face,
+                largest_turn=args.largest_turn,
+            )
             build(pairs, out, args.portrait_pairs)
             written.append(out)
         if args.videos:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from motion_predictor.common.command_errors import CommandError, errors_as_one_line
+from motion_predictor.common.checks import check_choice
+from motion_predictor.common.command_errors import errors_as_one_line
 from motion_predictor.common.options import add_options, given_options
 
 from ..settings import PRESETS, DragSettings
 from .build_pairs import count_of
 from .edit_model import available_device, load_pipeline
+
+if TYPE_CHECKING:
+    from ..evaluation.methods import Method
+    from ..evaluation.run import EvaluationRun
 
 EXAMPLES = """\
 examples:
@@ -23,9 +29,14 @@ examples:
 
     accelerate launch --num_processes 4 -m dynadrag_pipeline evaluate pairs/portraits --out runs/frameworks
 
+  Rows of your own, such as `{"carried once": {"motion": "straight", "carry": "once", "settle_iterations": 0},
+  "half as far": {"inversion_strength": 0.5}}`, beside a method that has a name:
+
+    dynadrag evaluate pairs/portraits --methods straight --rows rows.yaml --baseline straight --out runs/rows
+
 what is written to --out:
-  evaluation.md        means, and differences to the last method pair by pair, with intervals
-  evaluation.png       the best, the median and the worst pair of the last method
+  evaluation.md        means, and differences to the baseline pair by pair, with intervals
+  evaluation.png       the best, the median and the worst pair of the baseline
   records.*.jsonl      a line for each pair and method, with its path, its content and its figures
   pictures/METHOD/     the edits
 """
@@ -52,8 +63,18 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
         metavar="METHOD",
         nargs="+",
         choices=METHOD_NAMES,
-        default=list(METHOD_NAMES),
-        help=f"of {', '.join(METHOD_NAMES)}; others are compared with the last one (default: all)",
+        help=f"of {', '.join(METHOD_NAMES)} (default: all, or none beside --rows)",
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="FILE",
+        type=Path,
+        help="rows of your own, after those of --methods: a YAML or JSON file that maps the name of each to options "
+        "of its edits, with `motion` (one of those of `edit`, or `true motion`), `motion_predictor` (`own`, "
+        "`embedded`, or the folder or Hub id of one) and `preset` among them",
+    )
+    parser.add_argument(
+        "--baseline", metavar="ROW", help="the method or row that others are compared with (default: the last one)"
     )
     parser.add_argument("--limit", metavar="N", type=count_of, help="the first so many pairs (default: all)")
     parser.add_argument("--model", metavar="DIR_OR_ID", help="as for `edit` (default: the model of the package)")
@@ -72,35 +93,74 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
 def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
     settings: dict[str, Any] = given_options(args, DragSettings)
     args.device = available_device(args.device)
+    import torch
+
+    from motion_predictor.data.dataset_folder import build_processes
+
     with errors_as_one_line():
         from ..evaluation.pairs import load_pairs
 
+        methods = _methods(args)
+        names = [method.name for method in methods]
+        baseline = names[-1] if args.baseline is None else check_choice("--baseline", args.baseline, names)
         pairs = load_pairs(args.pairs, args.limit)
+    processes = build_processes()
+    if args.device == "cuda" and processes.num_processes > 1:
+        args.device = f"cuda:{processes.local_process_index % torch.cuda.device_count()}"
     pipe = load_pipeline(args)
-    from accelerate import PartialState
-
     from motion_predictor.common.atomic_file import atomic_file
 
-    from ..evaluation.methods import METHODS
     from ..evaluation.metrics import DEFAULT_CLIP, Metrics, picture_metrics
     from ..evaluation.report import best_median_worst, edits_sheet, format_tables
     from ..evaluation.run import EvaluationRun
 
-    if pipe.motion_predictor is None and "predicted" in args.methods:
-        raise CommandError("--methods: `predicted` needs a model with a motion predictor.")
     pipe.set_progress_bar_config(disable=True)
     metrics = Metrics(picture_metrics(args.clip or DEFAULT_CLIP, args.device))
     with errors_as_one_line():
         run = EvaluationRun(pipe, args.out, metrics, settings, args.preset)
+        run.prepare(methods)
         written.append(args.out)
-        records = run(pairs, [METHODS[name] for name in args.methods])
-    if not PartialState().is_main_process:
+        records = run(pairs, methods)
+    if not processes.is_main_process:
         return
-    table = format_tables(records, metrics)
+    table = format_tables(records, metrics, baseline)
+    table += "".join(f"\n{line}" for line in _described(methods, run))
     by_name = {pair.name: pair for pair in pairs}
-    shown = [by_name[name] for name in best_median_worst(records, args.methods[-1])]
+    shown = [by_name[name] for name in best_median_worst(records, baseline)]
     with atomic_file(args.out / "evaluation.md") as file:
         file.write(table.encode())
     with atomic_file(args.out / "evaluation.png") as file:
-        edits_sheet(shown, args.methods, run.picture).save(file, "PNG")
+        edits_sheet(shown, names, run.picture).save(file, "PNG")
     print(table)
+
+
+def _methods(args: argparse.Namespace) -> list[Method]:
+    """The methods that have a name, and the rows of a file."""
+    from ..evaluation.method_names import METHOD_NAMES
+    from ..evaluation.methods import METHODS
+
+    rows: list[Method] = []
+    if args.rows is not None:
+        from ..evaluation.rows import load_rows
+
+        rows = load_rows(args.rows)
+    names = args.methods or ([] if rows else METHOD_NAMES)
+    return [*(METHODS[name] for name in names), *rows]
+
+
+def _described(methods: list[Method], run: EvaluationRun) -> list[str]:
+    """A line for what holds for all edits, and for each method that says more than how it is called."""
+    from ..evaluation.method_names import METHOD_NAMES
+
+    lines = []
+    if run.preset or run.settings:
+        lines.append(f"All edits: {json.dumps({'preset': run.preset, **run.settings})}.\n")
+    for method in methods:
+        said: dict[str, Any] = {**method.said(), **method.options}
+        told = {name: value for name, value in said.items() if name != "options" and value not in ({}, None)}
+        if method.name in METHOD_NAMES and not method.options:
+            continue
+        if method.motion not in (None, "predicted"):
+            del told["motion_predictor"]
+        lines.append(f"{method.name}: {json.dumps(told)}.\n")
+    return lines

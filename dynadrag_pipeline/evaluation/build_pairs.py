@@ -8,9 +8,12 @@ n does not depend on how many are made: the first ones are a fair sample already
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +26,16 @@ from motion_predictor.data.optical_flow import make_optical_flow
 from motion_predictor.data.portrait_motion import pixel_centres
 from motion_predictor.data.portrait_records import (
     MAX_HANDLES,
+    NothingGoesSoFar,
+    PortraitPair,
     draw_apart,
     portrait_pair,
     stays_inside,
     where_it_changes,
 )
+from motion_predictor.data.portrait_settings import PortraitSettings
 from motion_predictor.data.portraits import PortraitSource
+from motion_predictor.data.still_framing import framed_stills
 from motion_predictor.data.tracks import FlowStep, chain_tracks, has_texture, is_cut
 from motion_predictor.data.video import VideoFile, read_frames
 
@@ -37,7 +44,7 @@ from .pairs import EvaluationPair, load_pairs
 
 LEAST_DISPLACEMENT = 0.05  # of the side: some handle goes so far
 LONGEST_SPAN, SHORTEST_SPAN = 55, 15  # frames from source to target (Sec. 8)
-TRIES = 20  # start frames of one video for one pair
+TRIES = 20  # start frames of one video, or framings of a portrait, for one pair
 
 
 def random_source(seed: int, *labels: str | int) -> np.random.Generator:
@@ -47,7 +54,14 @@ def random_source(seed: int, *labels: str | int) -> np.random.Generator:
 
 
 def portrait_pairs(
-    source: PortraitSource, out: Path, seed: int, side: int, least_displacement: float = LEAST_DISPLACEMENT
+    source: PortraitSource,
+    out: Path,
+    seed: int,
+    side: int,
+    least_displacement: float = LEAST_DISPLACEMENT,
+    most_handles: int = MAX_HANDLES,
+    smallest_face: float | None = None,
+    largest_turn: float | None = None,
 ) -> Iterator[EvaluationPair]:
     """Held-out faces in turn, each time with another motion and other handles, without an end.
 
@@ -57,10 +71,17 @@ def portrait_pairs(
         seed (`int`): of all chance.
         side (`int`): of the square pictures.
         least_displacement (`float`, *optional*, defaults to 0.05): of the side: some point moves so far, or farther.
+        most_handles (`int`, *optional*, defaults to 7): of a pair.
+        smallest_face (`float`, *optional*): of the side: frame each pair anew, with a face anywhere, tilted,
+            and of any height from this to 0.75. None: as the pictures are.
+        largest_turn (`float`, *optional*): degrees that a head is turned at most, and hides parts of itself. None: as
+            far as it can turn and hide nothing.
     """
-    landmarks = source.load_landmarks()
+    settings = PortraitSettings(size=side, smallest_face=smallest_face, largest_turn=largest_turn)
+    turn = None if largest_turn is None else math.radians(largest_turn)
+    marks = {name: each for name, each in source.load_marks().items() if each.landmarks is not None}
     with source.open() as pictures:
-        names = [name for name in pictures.names() if name in source.held_out() and name in landmarks]
+        names = [name for name in pictures.names() if name in source.held_out() and name in marks]
         if not names:
             raise ValueError(f"`--landmarks` ({source.landmarks}) must name held-out faces, got none of them.")
         order = random_source(seed, "order").permutation(len(names))
@@ -70,9 +91,29 @@ def portrait_pairs(
             if (out / folder).exists():
                 yield EvaluationPair.load(out / folder)
                 continue
-            picture, fields = pictures.read(name, side), HeadFields.from_landmarks(landmarks[name])
-            pair = portrait_pair(picture, fields, random_source(seed, number, name), least_displacement)
+            random = random_source(seed, number, name)
+            stills = framed_stills(pictures, name, marks[name], settings, random)
+            pair = first_that_goes_so_far(stills, random, least_displacement, most_handles, turn)
             yield EvaluationPair(folder, pair.source, pair.target, pair.mask, pair.handles, pair.targets, pair.flow)
+
+
+def first_that_goes_so_far(
+    stills: Iterator[tuple[np.ndarray, HeadFields]], random: np.random.Generator, *wanted: Any
+) -> PortraitPair:
+    """A pair of the first of a few framings in which a motion goes so far: a small face does not go a long way.
+
+    Args:
+        stills (`Iterator`): a portrait as it may be framed.
+        random (`np.random.Generator`): the only source of chance.
+        wanted: the rest of what [`portrait_pair`] takes.
+
+    Raises:
+        NothingGoesSoFar: if no motion in any of them does.
+    """
+    for picture, fields in islice(stills, TRIES - 1):
+        with suppress(NothingGoesSoFar):
+            return portrait_pair(picture, fields, random, *wanted)
+    return portrait_pair(*next(stills), random, *wanted)
 
 
 def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) -> Iterator[EvaluationPair]:

@@ -2,7 +2,24 @@
 
 from ..motion.names import MOTION_NAMES
 
-NO_EDIT, TRUE_MOTION = "no edit", "true motion"
+NO_EDIT, BEND, TRUE_MOTION, ONE_STEP = "no edit", "bend", "true motion", "one-step"
 
-METHOD_NAMES = (NO_EDIT, TRUE_MOTION, *(name for name in MOTION_NAMES if name != "predicted"), "predicted")
+METHOD_NAMES = (
+    NO_EDIT,
+    BEND,
+    TRUE_MOTION,
+    ONE_STEP,
+    *(name for name in MOTION_NAMES if name != "predicted"),
+    "predicted",
+)
 """In the order of tables: what is compared with, rivals, and last the paper's."""
+
+
+def folder_name(method: str) -> str:
+    """How the folder of a method's pictures is called.
+
+    Example:
+        >>> folder_name("strength 0.5")
+        'strength_0_5'
+    """
+    return "".join(letter if letter.isalnum() else "_" for letter in method)

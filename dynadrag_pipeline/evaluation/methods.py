@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from motion_predictor import MotionPredictorModel
+
+from ..dense_flow import DenseFlow, filled, resize_shift, unfolded
+from ..latent_bend import bent_picture
+from ..motion.line_search import LineSearchMotion
 from ..motion.names import MOTION_NAMES
-from ..motion.predicted import PredictedMotion
+from ..motion.predicted import Predicted, PredictedMotion
+from ..motion.smooth import smooth_flow
 from ..motion.source import MotionSource
-from .method_names import NO_EDIT, TRUE_MOTION
+from ..motion.tracked import TrackedMotion
+from .method_names import BEND, NO_EDIT, ONE_STEP, TRUE_MOTION
 from .pairs import EvaluationPair
 
 MOTION_SHARE = 10  # a step of the true motion is a tenth of the displacement, as in the predictor's labels
+
+OWN, EMBEDDED = "own", "embedded"
+"""Motion predictors by name: the model's, and the one that comes with the package."""
+
+SOURCES_WITH_NUMBERS: dict[str, type[TrackedMotion] | type[LineSearchMotion]] = {
+    TrackedMotion.name: TrackedMotion,
+    LineSearchMotion.name: LineSearchMotion,
+}
+"""By name: sources of motion that have numbers of their own."""
 
 
 @dataclass(frozen=True)
@@ -23,41 +41,133 @@ class Method:
 
     Attributes:
         name (`str`): in tables.
-        motion (`Callable`, *optional*): the source of motion for a pair, or its name; `None` leaves the source alone.
+        motion (`str`, *optional*): of `MOTION_NAMES`, or `"true motion"`; by default as a call would choose.
+        motion_options (`Mapping`): numbers of the source of motion, of those in `SOURCES_WITH_NUMBERS`.
+        motion_predictor (`str`): whose motion is predicted: `"own"`, `"embedded"`, or the folder or Hub id of one.
+        options (`Mapping`): of the edit, over those of the run.
+        preset (`str`, *optional*): options by name, in the place of the run's.
+        picture (`Callable`, *optional*): makes a picture of the pair without any model, in the place of an edit.
     """
 
     name: str
-    motion: Callable[[EvaluationPair], MotionSource | str] | None
+    motion: str | None = None
+    motion_options: Mapping[str, Any] = field(default_factory=dict)
+    motion_predictor: str = OWN
+    options: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    picture: Callable[[EvaluationPair], np.ndarray] | None = None
+
+    def said(self) -> dict[str, Any]:
+        """All that it says, as JSON has it: what its results depend on beside the run's own settings."""
+        names = ("motion", "motion_options", "motion_predictor", "options", "preset")
+        return {name: getattr(self, name) for name in names}
 
 
 class TrueFlow:
-    """Answers with a tenth of the true motion, whatever the picture has become.
+    """Answers like a network that knows the true motion: all of it, and a tenth as the next step.
 
     Args:
-        flow (`np.ndarray` of shape `(height, width, 2)`): from source to target.
+        flow (`np.ndarray` of shape `(height, width, 2)`):
+            from source to target; where it is not known, it goes on from where it is.
     """
 
+    horizons = ("step", "total")
+    takes_mask = True
+
     def __init__(self, flow: np.ndarray) -> None:
-        self.flow = torch.from_numpy(np.nan_to_num(flow)).permute(2, 0, 1)[None] / MOTION_SHARE
+        known = torch.from_numpy(np.isfinite(flow).all(axis=-1)).float()[None, None]
+        self.flow = filled(torch.from_numpy(np.nan_to_num(flow)).permute(2, 0, 1)[None].float(), known)
 
-    def predict_flow(self, image: torch.Tensor, handles: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """`(1, 2, height, width)` at the size of a picture, in its pixels."""
-        size = (image.shape[-2], image.shape[-1])
-        factors = self.flow.new_tensor([size[1] / self.flow.shape[-1], size[0] / self.flow.shape[-2]])
-        resized = torch.nn.functional.interpolate(self.flow, size=size, mode="bilinear", align_corners=False)
-        return (factors[:, None, None] * resized).to(image)
+    def predict(
+        self, image: torch.Tensor, handles: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> Predicted:
+        """At the size of a picture, in its pixels, whatever it has become."""
+        total = resize_shift(self.flow, (image.shape[-2], image.shape[-1])).to(image)
+        return Predicted(total / MOTION_SHARE, None, total)
 
 
-def _named(name: str) -> Method:
-    return Method(name, lambda pair: name)
+class TrueMotion(PredictedMotion):
+    """Motion by the true flow, which needs no picture: the best that a prediction could say."""
+
+    name = TRUE_MOTION
+    needs_picture = False
+
+    def __init__(self, flow: np.ndarray) -> None:
+        super().__init__(TrueFlow(flow))
+
+
+def bent_through_points(pair: EvaluationPair) -> np.ndarray:
+    """The source `(height, width, 3)` uint8, bent by the smooth dense flow through the pair's points: no model.
+
+    Outside the mask nothing changes, and where nothing comes to, what is near is stretched.
+    """
+    size = (pair.source.shape[0], pair.source.shape[1])
+    handles, targets = torch.from_numpy(pair.handles), torch.from_numpy(pair.targets)
+    mask = torch.from_numpy(pair.mask)[None, None]
+    flow = smooth_flow(lambda share: handles.lerp(targets, share), size, mask.float())
+    source = torch.from_numpy(pair.source).permute(2, 0, 1)[None].float()
+    bent = bent_picture(source, resize_shift(DenseFlow.of(unfolded(flow)).backward, size))
+    bytes_of = torch.where(mask, bent, source).round().clamp(0, 255).byte()
+    return np.ascontiguousarray(bytes_of[0].permute(1, 2, 0).numpy())
+
+
+def source_of_motion(method: Method, pair: EvaluationPair, predictor: Any) -> MotionSource | str | None:
+    """What a method passes as `motion=` for a pair.
+
+    Args:
+        method ([`Method`]): that edits.
+        pair ([`EvaluationPair`]): that is edited.
+        predictor ([`MotionPredictorModel`], *optional*): see [`load_predictor`].
+    """
+    if method.motion == TRUE_MOTION:
+        return TrueMotion(pair.flow)
+    if method.motion in SOURCES_WITH_NUMBERS:
+        return SOURCES_WITH_NUMBERS[method.motion](**method.motion_options)
+    if method.motion in (None, "predicted") and predictor is not None:
+        return PredictedMotion(predictor)
+    return method.motion
+
+
+def load_predictor(name: str, own: Any, device: Any, dtype: torch.dtype) -> Any:
+    """The motion predictor of a method.
+
+    Args:
+        name (`str`): see [`Method`].
+        own ([`MotionPredictorModel`], *optional*): the model's.
+        device (`torch.device` or `str`): where it is to compute.
+        dtype (`torch.dtype`): in what.
+
+    Raises:
+        ValueError: if it can't be loaded.
+    """
+    from .. import EMBEDDED_MOTION_PREDICTOR
+
+    if name == OWN:
+        return own
+    folder = EMBEDDED_MOTION_PREDICTOR if name == EMBEDDED else os.path.expanduser(name)
+    try:
+        return MotionPredictorModel.from_pretrained(folder, dtype=dtype).to(device)
+    except Exception as error:  # damaged files make the libraries raise anything
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"`motion_predictor` must be 'own', 'embedded', or the folder or Hub id of one, got {name!r}: {reason}"
+        ) from error
 
 
 METHODS = {
     each.name: each
     for each in (
-        Method(NO_EDIT, None),
-        *map(_named, MOTION_NAMES),
-        Method(TRUE_MOTION, lambda pair: PredictedMotion(TrueFlow(pair.flow))),
+        Method(NO_EDIT, picture=lambda pair: pair.source),
+        Method(BEND, picture=bent_through_points),
+        Method(TRUE_MOTION, TRUE_MOTION),
+        Method(ONE_STEP, "straight", options={"carry": "once", "settle_iterations": 0}),
+        *(Method(name, name) for name in MOTION_NAMES),
     )
 }
-"""By name: no edit, every source of motion that has a name, and one that knows the true motion."""
+"""By name: no edit, the photograph bent without a model, every source of motion that has a name, one that knows the
+true motion, and one step.
+
+One step is the idea of FastDrag (Zhao et al., 2024, arXiv 2405.15769): the latent is bent once, by all of the way, and
+denoised with the original's keys and values; there is no supervision. Here the flow is smooth through the points and
+noise is kept noise, as for `carry`; FastDrag weighs the handles' ways by their distances. A session's settings are
+the run's, as for every other method: FastDrag itself inverts by 0.7 of its steps, with the few steps of an LCM."""

@@ -44,12 +44,13 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     return float(known.mean()), float(low), float(high)
 
 
-def format_tables(records: Sequence[Record], metrics: Metrics) -> str:
-    """Means of each method, and differences to the last one, pair by pair, in Markdown.
+def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | None = None) -> str:
+    """Means of each method, and differences to one of them, pair by pair, in Markdown.
 
     Args:
         records (`Sequence` of [`Record`]): every method for every pair.
         metrics ([`Metrics`]): that the pictures were measured by.
+        baseline (`str`, *optional*): the method that others are compared with; the last one by default.
 
     Returns:
         `str`: with what the columns are.
@@ -70,9 +71,9 @@ def format_tables(records: Sequence[Record], metrics: Metrics) -> str:
     for method in methods:
         cells = [_cell(*interval(values(method, column))) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    baseline = methods[-1]
+    baseline = methods[-1] if baseline is None else baseline
     lines += [f"\nDifference to {baseline}, pair by pair:\n", head]
-    for method in methods[:-1]:
+    for method in [each for each in methods if each != baseline]:
         cells = [_cell(*interval(values(method, column) - values(baseline, column))) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines.append("\nContent is looked for by features of the UNet; its distance is the mean over what was found.")

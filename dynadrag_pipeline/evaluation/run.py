@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
+import torch
 from PIL import Image
 from tqdm import tqdm
 
 from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.common.picture_files import open_picture
+from motion_predictor.data.dataset_folder import build_processes
 
+from ..content import ContentLocations
+from ..drag_result import DragResult
+from ..fit_key import weights_content
 from ..pipeline_dynadrag import DynaDragPipeline
-from ..session import DragSession
+from ..session import ONCE_PER_PICTURE, DragSession
 from ..session_file import models_content
-from .methods import Method
+from ..settings import SettingsInForce
+from . import methods as methods_room
+from . import metrics as metrics_room
+from .code_version import code_version
+from .method_names import TRUE_MOTION, folder_name
+from .methods import Method, load_predictor, source_of_motion
 from .metrics import Metrics
 from .pairs import EvaluationPair
 from .records import Record, RecordFile, read_records
+
+OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name != "restore_source")
+"""Settings of what a picture costs once; its own pixels are taken back only when the picture is made."""
+
+FIGURES_FROM = (methods_room, metrics_room, sys.modules[__name__])
+"""The rooms of the evaluation that make pictures and figures, beside the engine."""
+
+LEAST_WORK: dict[str, Any] = {"identity_lora_steps": 0, "num_inference_steps": 1, "inversion_strength": 1.0}
+"""Settings of a session in which content is looked for and nothing is edited."""
 
 
 class EvaluationRun:
     """Edits of pairs by methods, in a folder: pictures, and a line of JSON for each.
 
-    A picture's identity LoRA, inversion and reference are made once for all methods. What is done already is not done
-    again; a run that was killed ends with the figures of one that was not.
+    A picture's identity LoRA is fitted once for all methods, and its inversion and reference are made once for all
+    whose settings agree on them. What is done already is not done again; a run that was killed ends with the figures
+    of one that was not.
 
     Args:
         pipe ([`DynaDragPipeline`]): edits.
@@ -51,23 +71,69 @@ class EvaluationRun:
         self.pipe = pipe
         self.folder = folder
         self.metrics = metrics
-        self.settings = {**(settings or {}), "locate_content": True}
+        self.settings = settings or {}
         self.preset = preset
-        values = vars(pipe.settings_in_force(self.settings, preset=preset).settings)
-        self._depends_on = json.dumps([values, models_content(pipe), sorted(metrics.wanted)], sort_keys=True)
+        self._models = models_content(pipe)
+        self._predictors: dict[str, Any] = {}
+        self._predictor_contents: dict[str, str] = {}
         self._passes = 0
         pipe.unet.register_forward_hook(self._count)
 
     def _count(self, *_: Any) -> None:
         self._passes += 1
 
+    def prepare(self, methods: Sequence[Method]) -> None:
+        """Load the motion predictors that methods ask for, and check their settings: before any work.
+
+        Args:
+            methods (`Sequence` of [`Method`]): that are to be run.
+
+        Raises:
+            ValueError: if one can't be run, naming it.
+        """
+        for method in methods:
+            try:
+                self.in_force(method)
+                self._load_predictor(method)
+            except ValueError as error:
+                raise ValueError(f"Method {method.name!r}: {error}") from error
+
+    def in_force(self, method: Method) -> SettingsInForce:
+        """The settings of a method's edits: its own options go before those of the run."""
+        preset = method.preset or self.preset
+        changes = {**method.options, "locate_content": True}
+        return self.pipe.settings_in_force(changes, settings=self.settings, preset=preset)
+
     def mark(self, method: Method, pair: EvaluationPair) -> str:
-        """Hash of all that an edit depends on."""
-        parts = [self._depends_on, method.name, pair.name]
-        digest = hashlib.sha256(json.dumps(parts).encode())
-        for array in (pair.source, pair.target, pair.mask, pair.handles, pair.targets):
+        """Hash of all that an edit and its figures depend on: pictures, points, settings, weights and code."""
+        values = vars(self.in_force(method).settings)
+        parts: list[Any] = [method.name, pair.name, method.said(), values, self._models, sorted(self.metrics.wanted)]
+        parts += [code_version(*FIGURES_FROM), self.pipe._execution_device.type]
+        parts.append(self._predictor_contents.get(method.motion_predictor))
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        arrays = [pair.source, pair.target, pair.mask, pair.handles, pair.targets]
+        if method.motion == TRUE_MOTION:
+            arrays.append(pair.flow)
+        for array in arrays:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+    def _load_predictor(self, method: Method) -> None:
+        name = method.motion_predictor
+        if method.picture is not None or method.motion not in (None, "predicted"):
+            return
+        if name not in self._predictors:
+            unet = self.pipe.unet
+            predictor = load_predictor(name, self.pipe.motion_predictor, self.pipe._execution_device, unet.dtype)
+            self._predictors[name] = predictor
+            if predictor is not None:
+                content = repr([sorted(predictor.config.items()), weights_content(predictor)])
+                self._predictor_contents[name] = hashlib.sha256(content.encode()).hexdigest()
+        if method.motion == "predicted" and self._predictors[name] is None:
+            raise ValueError(
+                "`motion` must be another than 'predicted', or `motion_predictor` 'embedded' or a folder: the model "
+                "has no motion predictor."
+            )
 
     def __call__(self, pairs: Sequence[EvaluationPair], methods: Sequence[Method]) -> list[Record]:
         """Make the edits that are not there yet, shared by all processes of `accelerate`.
@@ -79,12 +145,13 @@ class EvaluationRun:
         Returns:
             `list` of [`Record`]: of all pairs and methods, in their order, in every process.
         """
-        state = PartialState()
+        self.prepare(methods)
+        state = build_processes()
         file = RecordFile(self.folder / f"records.{state.process_index:03d}.jsonl")
         mine = list(pairs)[state.process_index :: state.num_processes]
         for pair in tqdm(mine, desc="Evaluating", unit="pair", disable=not state.is_main_process):
             done = read_records(self.folder)
-            missing = [each for each in methods if (pair.name, each.name, self.mark(each, pair)) not in done]
+            missing = [each for each in methods if not self._is_done(done, each, pair)]
             for record in self._edits(pair, missing):
                 file.append(record)
         state.wait_for_everyone()
@@ -93,48 +160,91 @@ class EvaluationRun:
 
     def picture_path(self, method: str, pair: str) -> Path:
         """Where the edit of a pair is kept."""
-        slug = "".join(letter if letter.isalnum() else "_" for letter in method)
-        return self.folder / "pictures" / slug / f"{pair}.png"
+        return self.folder / "pictures" / folder_name(method) / f"{pair}.png"
 
     def picture(self, method: str, pair: str) -> np.ndarray:
         """`(height, width, 3)` uint8: an edit that was made."""
         return np.array(open_picture(self.picture_path(method, pair)).convert("RGB"))
 
+    def _is_done(self, done: Mapping[tuple[str, str, str], Record], method: Method, pair: EvaluationPair) -> bool:
+        """Whether there are figures, and the picture that they are of: another run may have put its own there."""
+        record = done.get((pair.name, method.name, self.mark(method, pair)))
+        path = self.picture_path(method.name, pair.name)
+        return record is not None and path.is_file() and record.told.get("picture") == _digest(path)
+
     def _edits(self, pair: EvaluationPair, methods: Sequence[Method]) -> Iterator[Record]:
-        session: DragSession | None = None
+        """Those without a model first, then those that share a session, one session after the other."""
+        sharing: dict[str, list[Method]] = {}
         for method in methods:
-            if method.motion is None:
-                picture, figures = pair.source, _of_no_edit(pair)
-                told: dict[str, Any] = {}
-            else:
-                if session is None:
-                    source = Image.fromarray(pair.source)
-                    session = self.pipe.open_session(source, preset=self.preset, **self.settings)
-                picture, figures, told = self._edit(session, pair, method)
-            path = self.picture_path(method.name, pair.name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as out:
-                Image.fromarray(picture).save(out, "PNG")
-            yield Record(
-                pair.name, method.name, self.mark(method, pair), {**figures, **self.metrics(picture, pair)}, told
-            )
+            sharing.setdefault(self._session_key(method), []).append(method)
+        for together in sharing.values():
+            session: DragSession | None = None
+            for method in together:
+                if method.picture is not None:
+                    picture = method.picture(pair)
+                    figures, told = self._of_picture(pair, picture)
+                else:
+                    session = session or self._opened(pair, method)
+                    picture, figures, told = self._edit(session, pair, method)
+                yield self._kept(pair, method, picture, figures, told)
+
+    def _of_picture(self, pair: EvaluationPair, picture: np.ndarray) -> tuple[dict[str, float], dict[str, Any]]:
+        """Where content is in a picture that no drag made: in that of the source, where it was."""
+        figures = {"iterations": 0.0, "passes": 0.0}
+        if (picture == pair.source).all():
+            asked = float(np.linalg.norm(pair.targets - pair.handles, axis=1).mean())
+            return {"distance": asked, "asked": asked, "lost": 0.0, **figures}, {}
+        session = self.pipe.open_session(
+            Image.fromarray(pair.source), settings=self.settings, preset=self.preset, **LEAST_WORK
+        )
+        handles, targets = torch.from_numpy(pair.handles), torch.from_numpy(pair.targets)
+        nothing_made = DragResult(session.original, handles[None], targets, [], "reached", "")
+        shown = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+        content = session.content(nothing_made, shown)
+        return {**_of_content(content), **figures}, {"content": content.record()}
+
+    def _session_key(self, method: Method) -> str:
+        if method.picture is not None:
+            return ""
+        settings = self.in_force(method).settings
+        return repr([getattr(settings, name) for name in OF_THE_PICTURE])
+
+    def _opened(self, pair: EvaluationPair, method: Method) -> DragSession:
+        """A session for a pair's source; the pipeline keeps the identity LoRA for the next one of this picture."""
+        return self.pipe.open_session(Image.fromarray(pair.source), settings=self.in_force(method))
+
+    def _kept(
+        self,
+        pair: EvaluationPair,
+        method: Method,
+        picture: np.ndarray,
+        figures: dict[str, float],
+        told: dict[str, Any],
+    ) -> Record:
+        """The picture on the disk, and its record, which is not there yet."""
+        path = self.picture_path(method.name, pair.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as out:
+            Image.fromarray(picture).save(out, "PNG")
+        figures = {**figures, **self.metrics(picture, pair)}
+        return Record(pair.name, method.name, self.mark(method, pair), figures, {**told, "picture": _digest(path)})
 
     def _edit(
         self, session: DragSession, pair: EvaluationPair, method: Method
     ) -> tuple[np.ndarray, dict[str, float], dict[str, Any]]:
-        assert method.motion is not None
+        settings = self.in_force(method).settings
+        changes = {name: value for name, value in vars(settings).items() if name not in ONCE_PER_PICTURE}
+        motion = source_of_motion(method, pair, self._predictors.get(method.motion_predictor))
         began, self._passes = time.perf_counter(), 0
         mask = Image.fromarray(np.uint8(255) * pair.mask)
-        for _ in session.drag(pair.handles, pair.targets, mask, motion=method.motion(pair)):
+        for _ in session.drag(pair.handles, pair.targets, mask, motion=motion, **changes):
             pass
         result, passes, seconds = session.history[-1], self._passes, time.perf_counter() - began
-        image = session.image(result)
+        image = session.image(result, restore=settings.restore_source)
         content = session.content(result, image)
         session.undo()
         figures = {
-            "distance": float(content.distances[content.found].mean()) if content.found.any() else float("nan"),
-            "asked": float(content.asked.mean()),
-            "lost": float((~content.found).float().mean()),
+            **_of_content(content),
             "iterations": float(len(result.iterations)),
             "passes": float(passes),
         }
@@ -149,7 +259,14 @@ class EvaluationRun:
         return picture, figures, told
 
 
-def _of_no_edit(pair: EvaluationPair) -> dict[str, float]:
-    """Where nothing moved, the way that was asked for is left."""
-    asked = float(np.linalg.norm(pair.targets - pair.handles, axis=1).mean())
-    return {"distance": asked, "asked": asked, "lost": 0.0, "iterations": 0.0, "passes": 0.0}
+def _of_content(content: ContentLocations) -> dict[str, float]:
+    """Means over the points of a pair; the distance over those that were found."""
+    return {
+        "distance": float(content.distances[content.found].mean()) if content.found.any() else float("nan"),
+        "asked": float(content.asked.mean()),
+        "lost": float((~content.found).float().mean()),
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -29,8 +29,13 @@ def warmup_stable_decay(step: int, steps: int, warmup: int = 100, decay_share: f
 
 def write_state(file: Path, parts: dict[str, Any], step: int) -> None:
     """Write the states of `parts`, by name, and the number of steps taken: beside `file` first, then in its place."""
+    write_file(file, {name: part.state_dict() for name, part in parts.items()} | {"step": step})
+
+
+def write_file(file: Path, content: dict[str, Any]) -> None:
+    """Write what `torch.load` reads: beside `file`, then in its place: a kill leaves the last good one."""
     partial = file.with_suffix(".partial")
-    torch.save({name: part.state_dict() for name, part in parts.items()} | {"step": step}, partial)
+    torch.save(content, partial)
     os.replace(partial, file)
 
 
@@ -44,6 +49,27 @@ def averaged_weights_loss(model: torch.nn.Module, ema: EMAModel, loss: Callable[
     return value
 
 
+class BestWeights:
+    """The averaged weights whose held-out loss was lowest, in a file that an interrupted run finds again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.loss, self.step = float("inf"), 0
+        if file.exists():
+            kept = torch.load(file, weights_only=True)
+            self.loss, self.step = kept["loss"], kept["step"]
+
+    def offer(self, loss: float, step: int, ema: EMAModel) -> None:
+        """Keep the weights if they are the best so far."""
+        if loss < self.loss:
+            self.loss, self.step = loss, step
+            write_file(self.file, {"loss": loss, "step": step, "ema": ema.state_dict()})
+
+    def load_into(self, ema: EMAModel) -> None:
+        """Go back to the weights that were kept."""
+        ema.load_state_dict(torch.load(self.file, weights_only=True)["ema"])
+
+
 def fit(
     model: torch.nn.Module,
     loss_function: LossFunction,
@@ -55,14 +81,16 @@ def fit(
     log_every: int = 200,
     bfloat16: bool = False,
     held_out_loss: Callable[[], torch.Tensor] | None = None,
+    patience: int | None = None,
 ) -> EMAModel:
     """Minimise `loss_function` over `model` for `steps` AdamW steps and return the averaged weights.
 
     The loss draws everything random from the generator that it is given, which is on the model's device. That
     generator is seeded by `seed` and the number of the step, so a run that was interrupted and resumed sees the same
     samples as one that was not. State is kept in `out/state.pt` (written beside and renamed, so a kill leaves the last
-    good file), once a minute; the losses in `out/log.jsonl`, with `held_out_loss` of the averaged weights. Ctrl-C
-    saves and re-raises. `bfloat16` lets torch multiply in that precision: processors that know it take two thirds of
+    good file), once a minute; the losses in `out/log.jsonl`, with `held_out_loss` of the averaged weights, the best of
+    which are kept and returned. After `patience` lines of the log without a better one the run ends. Ctrl-C saves and
+    re-raises. `bfloat16` lets torch multiply in that precision: processors that know it take two thirds of
     the time, others many times as long.
     """
     device = next(model.parameters()).device
@@ -70,6 +98,7 @@ def fit(
     state_file = out / "state.pt"
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2, fused=True)
     ema = EMAModel(model.parameters(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    best = BestWeights(out / "best.pt")
     start = 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
@@ -85,7 +114,9 @@ def fit(
         record = {"step": step, "loss": round(loss.item(), 6), "seconds": round(seconds, 1)}
         if held_out_loss is not None:
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                record["held_out"] = round(averaged_weights_loss(model, ema, held_out_loss), 6)
+                held_out = averaged_weights_loss(model, ema, held_out_loss)
+            best.offer(held_out, step, ema)
+            record["held_out"] = round(held_out, 6)
         with (out / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -94,7 +125,7 @@ def fit(
     saved = began
     try:
         with tqdm(total=steps, initial=start, desc=f"Training {out.name}", mininterval=5) as progress:
-            while step < steps:
+            while step < steps and (patience is None or step - best.step <= patience * log_every or not best.step):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * warmup_stable_decay(step, steps)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -116,4 +147,7 @@ def fit(
                     saved = time.perf_counter()
     finally:
         save(step)
+    if best.step:
+        print(f"The held-out loss was lowest after {best.step} steps: {best.loss:.4f}")
+        best.load_into(ema)
     return ema

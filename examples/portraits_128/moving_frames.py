@@ -66,14 +66,14 @@ def frames_of_videos(videos: list[Path], per_video: int, seed: int) -> Frames:
             yield f"{video.name}_{number:05d}", frames[number][top : top + SIZE, left : left + SIZE]
 
 
-def write_archive(frames: Frames, out: Path) -> int:
+def write_archive(frames: Frames, out: Path, quality: int = 95) -> int:
     """Write frames as JPEG into a zip archive, and return their number."""
     written = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file, zipfile.ZipFile(file, "w") as archive:
         for name, frame in frames:
             encoded = io.BytesIO()
-            Image.fromarray(frame).save(encoded, "JPEG", quality=95)
+            Image.fromarray(frame).save(encoded, "JPEG", quality=quality)
             archive.writestr(f"{name}.jpg", encoded.getvalue())
             written += 1
     return written

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import grid_sample, max_pool2d
 
 from .head_factors import FPS
 from .head_fields import HeadFields
 from .motion_record import HORIZON_STRIDE, MotionRecord, end_frames_within
-from .portrait_motion import PortraitMotion, pixel_centres
+from .portrait_motion import FoldedPicture, PortraitMotion, pixel_centres
 
 MAX_HANDLES = 7
 MAX_TRIES = 100
+LARGEST_MISS = 0.02  # of the side, forth and back
 LEAST_CHANGE = 0.15  # of the longest displacement: what moves less is not in the mask of a pair
 
 
@@ -90,6 +91,10 @@ def _lost_outside(points: np.ndarray, tracks: np.ndarray, side: int) -> np.ndarr
     return np.where(lost[..., None], np.float32(np.nan), tracks)
 
 
+class NothingGoesSoFar(ValueError):
+    """No motion of a portrait has the displacement that is asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class PortraitPair:
     """An instruction, and the picture that it should lead to: the source with its content moved, and known exactly.
@@ -114,7 +119,12 @@ class PortraitPair:
 
 
 def portrait_pair(
-    picture: np.ndarray, fields: HeadFields, random: np.random.Generator, least_displacement: float = 0.05
+    picture: np.ndarray,
+    fields: HeadFields,
+    random: np.random.Generator,
+    least_displacement: float = 0.05,
+    most_handles: int = MAX_HANDLES,
+    largest_turn: float | None = None,
 ) -> PortraitPair:
     """Draw an edit of a still portrait with the picture that it should lead to.
 
@@ -127,23 +137,31 @@ def portrait_pair(
         random (`np.random.Generator`): the only source of chance.
         least_displacement (`float`, *optional*, defaults to 0.05): at least one point of the target has moved so far,
             as a fraction of the side.
+        most_handles (`int`, *optional*, defaults to 7): as many handles are drawn at most.
+        largest_turn (`float`, *optional*): radians that the head is turned at most, and hides parts of itself; it and
+            the face move alone. None: as far as it can turn and hide nothing.
 
     Raises:
-        ValueError: if no motion of many goes so far.
+        NothingGoesSoFar: if no motion of many does.
     """
     for _ in range(MAX_TRIES):
-        motion = PortraitMotion.draw(picture, fields, random, frames=50)
+        motion = PortraitMotion.draw(picture, fields, random, frames=50, largest_turn=largest_turn)
+        if largest_turn is not None and motion.fields is not fields:  # soft patches, which go farther than any head
+            continue
         number = int(random.integers(motion.frames))
-        flow, region = motion.flow_and_region(None, number)
-        length = np.linalg.norm(flow, axis=-1) * (region > 0.5) * stays_inside(flow)
+        try:
+            flow, region = motion.flow_and_region(None, number)
+            back, _ = motion.flow_and_region(number, None)
+        except FoldedPicture:  # rounding, in a frame that is close to it
+            continue
+        length = np.linalg.norm(flow, axis=-1) * (region > 0.5) * stays_inside(flow) * stays_visible(flow, back)
         if length.max() >= least_displacement * motion.side:
             break
     else:
-        raise ValueError(
+        raise NothingGoesSoFar(
             f"`least_displacement` must be smaller, got {least_displacement}: no motion of this face goes so far."
         )
-    handles = draw_apart(length, int(random.integers(1, MAX_HANDLES + 1)), motion.side / 12, random)
-    back, _ = motion.flow_and_region(number, None)
+    handles = draw_apart(length, int(random.integers(1, most_handles + 1)), motion.side / 12, random)
     return PortraitPair(
         source=motion.frame(None),
         target=motion.frame(number),
@@ -158,6 +176,20 @@ def stays_inside(flow: np.ndarray) -> np.ndarray:
     """Which pixels `[S, S]` are on the picture still when they have moved; none of unknown motion."""
     ends = pixel_centres(len(flow)) + flow
     return np.asarray(((ends >= 0) & (ends <= len(flow) - 1)).all(axis=-1))
+
+
+def stays_visible(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Which pixels `[S, S]` of the source are seen in the target: what is seen where they went came from there.
+
+    Args:
+        flow (`np.ndarray` of shape `(side, side, 2)`): from the source to the target, in pixels of the source.
+        back (`np.ndarray` of shape `(side, side, 2)`): from the target to the source, in pixels of the target.
+    """
+    ends = torch.from_numpy(pixel_centres(len(flow)) + flow)[None]
+    grid = (2 * ends + 1) / len(flow) - 1
+    returned = grid_sample(torch.from_numpy(back).permute(2, 0, 1)[None], grid, align_corners=False)[0]
+    miss = np.linalg.norm(flow + returned.permute(1, 2, 0).numpy(), axis=-1)
+    return np.asarray(miss < LARGEST_MISS * len(flow))
 
 
 def draw_apart(length: np.ndarray, number: int, distance: float, random: np.random.Generator) -> np.ndarray:

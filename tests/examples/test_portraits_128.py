@@ -130,6 +130,35 @@ class TestFit:
             self.run(tmp_path / "parts", 30, interrupt_at=17)
         np.testing.assert_array_equal(self.run(tmp_path / "parts", 30), whole)
 
+    def test_the_weights_of_the_lowest_held_out_loss_are_returned_and_the_run_ends_soon_after(self, tmp_path):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.zeros_(model.weight)
+
+        def train() -> float:
+            ema = fit(
+                model,
+                lambda generator: (model.weight - 2).square().sum(),  # passes by 1, which is held to be right
+                tmp_path,
+                steps=1000,
+                learning_rate=0.1,
+                ema_decay=0.0,
+                seed=0,
+                log_every=5,
+                held_out_loss=lambda: (model.weight - 1).square().sum(),
+                patience=4,
+            )
+            ema.copy_to(model.parameters())
+            return model.weight.item()
+
+        log = tmp_path / "log.jsonl"
+        best = train()
+        held_out = [json.loads(line)["held_out"] for line in log.read_text().splitlines()]
+        assert held_out.index(min(held_out)) == len(held_out) - 5
+        assert (best - 1) ** 2 == pytest.approx(min(held_out), abs=1e-6)
+        assert train() == best
+        assert len(log.read_text().splitlines()) == len(held_out)
+
 
 class TestLayoutDistribution:
     @staticmethod

@@ -12,9 +12,9 @@ import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from dynadrag_pipeline.cli import main
-from dynadrag_pipeline.evaluation import metrics, report
+from dynadrag_pipeline.evaluation import code_version, method_names, metrics, report
 from dynadrag_pipeline.evaluation.method_names import METHOD_NAMES
-from dynadrag_pipeline.evaluation.methods import METHODS, TrueFlow
+from dynadrag_pipeline.evaluation.methods import METHODS, Method, TrueFlow, bent_through_points, source_of_motion
 from dynadrag_pipeline.evaluation.metrics import (
     ClipSimilarity,
     Metrics,
@@ -23,30 +23,15 @@ from dynadrag_pipeline.evaluation.metrics import (
     picture_metrics,
     structural_similarity,
 )
-from dynadrag_pipeline.evaluation.pairs import EvaluationPair
 from dynadrag_pipeline.evaluation.records import Record, RecordFile, read_records
 from dynadrag_pipeline.evaluation.report import best_median_worst, edits_sheet, format_tables, interval
+from dynadrag_pipeline.evaluation.rows import load_rows
 from dynadrag_pipeline.evaluation.run import EvaluationRun
+from dynadrag_pipeline.session import DragSession
+from support.evaluation_pairs import SIDE, make_pair, smooth_picture
+from support.tiny_models import make_motion_predictor
 
-SIDE = 64
 OPTIONS = {"num_inference_steps": 2, "max_iterations": 2, "supervision_steps": 1, "identity_lora_steps": 1}
-
-
-def smooth(seed: int) -> np.ndarray:
-    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
-    fine = torch.nn.functional.interpolate(coarse, size=(SIDE, SIDE), mode="bicubic").clamp(0, 1)
-    return (255 * fine[0].permute(1, 2, 0)).byte().numpy()
-
-
-def pair(number: int, way: float = 8.0) -> EvaluationPair:
-    source = smooth(number)
-    target = np.roll(source, int(way), axis=1)
-    handles = np.array([[20.0, 30.0], [30.0, 44.0]], dtype=np.float32)
-    flow = np.zeros((SIDE, SIDE, 2), dtype=np.float32)
-    flow[..., 0] = way
-    mask = np.zeros((SIDE, SIDE), dtype=bool)
-    mask[10:55] = True
-    return EvaluationPair(f"{number:03d}", source, target, mask, handles, handles + np.float32([way, 0]), flow)
 
 
 class TestMetrics:
@@ -54,12 +39,12 @@ class TestMetrics:
         black, white = (np.full((SIDE, SIDE, 3), value, dtype=np.uint8) for value in (0, 255))
         assert mean_squared_error(black, white) == 1
         had = Metrics({name: picture_metrics()[name] for name in ("mse_unit", "mse_bytes")})
-        one = pair(1)
+        one = make_pair(1)
         one.target[:] = 255
         assert had(black, one) == {"mse_unit": 1000, "mse_bytes": pytest.approx(65.025)}
 
     def test_outside_the_mask_counts_alone(self):
-        source, mask = smooth(1), pair(1).mask
+        source, mask = smooth_picture(1), make_pair(1).mask
         edited = source.copy()
         edited[20:30] = 0
         assert noise_ratio_outside(edited, source, mask) == 100
@@ -74,7 +59,7 @@ class TestMetrics:
         c1 = 2.55**2
         expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
         assert structural_similarity(first, second) == pytest.approx(expected, abs=1e-6)
-        assert structural_similarity(smooth(1), smooth(1)) == pytest.approx(1)
+        assert structural_similarity(smooth_picture(1), smooth_picture(1)) == pytest.approx(1)
 
     def test_clip_is_read_in_its_own_format_and_compares_embeddings(self, tmp_path):
         torch.manual_seed(0)
@@ -83,16 +68,16 @@ class TestMetrics:
         CLIPVisionModelWithProjection(config).save_pretrained(tmp_path)
         CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
         similarity = ClipSimilarity(str(tmp_path))
-        assert similarity(smooth(1), smooth(1)) == pytest.approx(1)
-        other = similarity(smooth(1), 255 - smooth(2))
+        assert similarity(smooth_picture(1), smooth_picture(1)) == pytest.approx(1)
+        other = similarity(smooth_picture(1), 255 - smooth_picture(2))
         assert -1 <= other < 0.9999
-        assert other == pytest.approx(similarity(255 - smooth(2), smooth(1)))
+        assert other == pytest.approx(similarity(255 - smooth_picture(2), smooth_picture(1)))
 
     def test_what_can_not_be_had_says_why_and_the_others_are_computed(self, tmp_path):
         had = Metrics(picture_metrics(clip=str(tmp_path / "nowhere")))
         assert set(had.missing) == {"clip"}
-        assert "clip" not in had(smooth(1), pair(1))
-        table = format_tables([Record("a", "m", "", {"asked": 1.0, **had(smooth(1), pair(1))}, {})], had)
+        assert "clip" not in had(smooth_picture(1), make_pair(1))
+        table = format_tables([Record("a", "m", "", {"asked": 1.0, **had(smooth_picture(1), make_pair(1))}, {})], had)
         assert "CLIP: not measured: " in table
         assert "| SSIM |" in table
 
@@ -116,7 +101,7 @@ class TestRecords:
 
 
 class TestRun:
-    PAIRS = (pair(1), pair(2))
+    PAIRS = (make_pair(1), make_pair(2))
     CHOSEN = tuple(METHODS[name] for name in ("no edit", "track", "straight"))
 
     def metrics(self) -> Metrics:
@@ -171,16 +156,188 @@ class TestRun:
         assert tracked.told["stop_reason"] == output.stop_reason
         assert tracked.figures["passes"] == 2 + 2 + 1, "a step in each iteration, one denoising, the last loss"
 
-    def test_the_true_motion_leads_a_tenth_of_the_way_and_nowhere_where_it_is_not_known(self):
-        one = pair(1)
-        one.flow[0, 0] = np.nan
+    def test_the_true_motion_leads_a_tenth_of_the_way_and_goes_on_where_it_is_not_known(self):
+        one = make_pair(1)
+        one.flow[:5, :5] = np.nan
         picture, point = torch.zeros(1, 3, 2 * SIDE, 2 * SIDE), torch.zeros(1, 2)
-        flow = TrueFlow(one.flow).predict_flow(picture, point, point)
-        assert flow[0, :, 60, 40].tolist() == pytest.approx([1.6, 0])
-        assert flow[0, 0, 0, 0] == 0
+        said = TrueFlow(one.flow).predict(picture, point, point)
+        assert said.flow[0, :, 60, 40].tolist() == pytest.approx([1.6, 0])
+        assert said.total_flow[0, :, 60, 40].tolist() == pytest.approx([16, 0])
+        assert said.total_flow[0, :, 0, 0].tolist() == pytest.approx([16, 0])
+
+    def test_what_a_picture_costs_once_is_made_once_for_all_that_agree_on_it(self, pipe, tmp_path, monkeypatch):
+        """A LoRA for the picture, and an inversion for each of the two strengths, whatever the order of the rows."""
+        made: list[str] = []
+        for name in ("fit_identity_lora", "invert"):
+            original = getattr(DragSession, name)
+            monkeypatch.setattr(
+                DragSession,
+                name,
+                lambda session, name=name, original=original: (made.append(name), original(session))[1],
+            )
+        rows = [
+            Method("as ever", "straight"),
+            Method("half as far", "straight", options={"inversion_strength": 0.5}),
+            Method("carried", "straight", options={"carry": "once", "settle_iterations": 0}),
+            Method("its own pixels", "straight", options={"restore_source": True}),
+        ]
+        records = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)(self.PAIRS[:1], rows)
+        assert [record.method for record in records] == [row.name for row in rows]
+        assert made == ["fit_identity_lora", "invert", "invert"]
+
+    def test_a_row_is_a_call_with_its_options(self, pipe, tmp_path):
+        options = {"inversion_strength": 0.5, "restore_source": True, "supervision_lr": 0.1}
+        run, one = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS), self.PAIRS[0]
+        run([one], [METHODS["straight"], Method("row", "straight", options=options)])
+        mask = np.uint8(255) * one.mask
+        output = pipe(one.source, one.handles, one.targets, mask, output_type="np", **OPTIONS, **options)
+        assert np.abs(run.picture("row", one.name) / 255 - output.images[0]).max() < 0.51 / 255
+        assert (run.picture("row", one.name) != run.picture("straight", one.name)).any()
+
+    def test_a_row_of_the_same_name_with_other_options_is_made_again_and_so_is_the_first_one_after_it(
+        self, pipe, tmp_path
+    ):
+        def picture(rate: float) -> np.ndarray:
+            run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+            run(self.PAIRS[:1], [Method("row", "straight", options={"supervision_lr": rate})])
+            return run.picture("row", self.PAIRS[0].name)
+
+        slow, fast = picture(0.01), picture(0.5)
+        assert (slow != fast).any()
+        assert (picture(0.01) == slow).all()
+
+    def test_another_predictor_is_another_edit(self, pipe, tmp_path):
+        for seed in (0, 1):
+            make_motion_predictor(seed).save_pretrained(tmp_path / f"predictor{seed}")
+        run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
+        rows = [Method(f"row {seed}", "predicted", {}, str(tmp_path / f"predictor{seed}")) for seed in (0, 1)]
+        records = run(self.PAIRS[:1], rows)
+        assert records[0].told["trajectory"] != records[1].told["trajectory"]
+        mark = run.mark(rows[0], self.PAIRS[0])
+        make_motion_predictor(2).save_pretrained(tmp_path / "predictor0")
+        again = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
+        again.prepare(rows)
+        assert again.mark(rows[0], self.PAIRS[0]) != mark
+
+    def test_other_code_makes_other_figures_and_other_comments_do_not(self, pipe, tmp_path, monkeypatch):
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        mark = run.mark(METHODS["straight"], self.PAIRS[0])
+        read, changes = code_version.self_contained, []
+        monkeypatch.setattr(code_version, "self_contained", lambda name: "".join([read(name), *changes]))
+        for change, is_same in (("# a comment\n", True), ("ROUNDS = 3\n", False)):
+            changes[:] = [change]
+            code_version.code_version.cache_clear()
+            assert (run.mark(METHODS["straight"], self.PAIRS[0]) == mark) == is_same
+        code_version.code_version.cache_clear()
+
+    def test_a_method_that_can_not_be_run_is_named_before_any_work(self, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
+        with pytest.raises(ValueError, match="Method 'predicted': `motion` must be another than 'predicted'"):
+            run(self.PAIRS, [METHODS["straight"], METHODS["predicted"]])
+        with pytest.raises(ValueError, match=r"Method 'row': `motion_predictor` must be 'own'.* got '.*nowhere'"):
+            run(self.PAIRS, [Method("row", "predicted", motion_predictor=str(tmp_path / "nowhere"))])
+        assert not (tmp_path / "run").exists()
 
     def test_every_name_is_a_method(self):
         assert set(METHOD_NAMES) == set(METHODS)
+
+
+class TestPicturesAndFlows:
+    def test_a_picture_is_bent_through_its_points_and_only_where_it_may(self):
+        """All points go eight pixels to the right: so does the middle of the mask."""
+        one = make_pair(3)
+        bent = bent_through_points(one)
+        assert (bent[~one.mask] == one.source[~one.mask]).all()
+        near_points = np.s_[28:34, 26:36]
+        off = np.abs(bent[near_points].astype(float) - one.target[near_points]).mean()
+        assert off < 0.1 * np.abs(one.source[near_points].astype(float) - one.target[near_points]).mean()
+
+    def test_a_picture_that_is_bent_has_its_content_looked_for(self, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
+        bent, nothing = run([make_pair(3)], [METHODS["bend"], METHODS["no edit"]])
+        assert (run.picture("bend", "003") == bent_through_points(make_pair(3))).all()
+        assert nothing.figures["distance"] == bent.figures["asked"] == 8
+        seen = bent.told["content"]
+        assert seen["asked"] == [8, 8]
+        assert max(seen["similarities"]) < 0.9999, "another picture than the source was looked at"
+
+    def test_one_step_bends_once_and_takes_no_adam_steps(self, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
+        [record] = run([make_pair(1)], [METHODS["one-step"]])
+        assert record.figures["iterations"] == 1
+        assert record.told["stop_reason"] == "reached"
+        assert record.figures["passes"] == 2 + 2, "a look before and one after, and a denoising"
+
+    def test_the_true_motion_can_be_carried(self, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS | {"restore_source": False})
+        options = {"carry": "once", "settle_iterations": 0}
+        away = make_pair(1)
+        away.flow[40:, :, 1] = 4
+        for name, each in (("one", make_pair(1)), ("other", away)):
+            run([each], [Method(name, "true motion", options=options)])
+        true, other = (run.picture(name, "001") for name in ("one", "other"))
+        assert (true != make_pair(1).source).any()
+        assert (true != other).any(), "what is between the points is the true flow's to say"
+
+
+class TestRows:
+    def load(self, tmp_path: Path, text: str) -> list[Method]:
+        (tmp_path / "rows.yaml").write_text(text)
+        return load_rows(tmp_path / "rows.yaml")
+
+    def test_a_file_says_what_is_different_in_each_row(self, tmp_path):
+        rows = self.load(
+            tmp_path,
+            """
+            carried once, 0 iterations: {motion: straight, carry: once, settle_iterations: 0}
+            strength 0.5: {inversion_strength: 0.5, supervision_lr: 1e-2}
+            without selection: {preset: paper, dynamic_selection: none}
+            easier: {motion: {search: {expected_loss: 0.3}}}
+            another: {motion_predictor: embedded}
+            the true one: {motion: true motion, carry: once}
+            nothing else:
+            """,
+        )
+        by_name = {row.name: row for row in rows}
+        carried = by_name["carried once, 0 iterations"]
+        assert (carried.motion, carried.options) == ("straight", {"carry": "once", "settle_iterations": 0})
+        assert by_name["strength 0.5"].options == {"inversion_strength": 0.5, "supervision_lr": 0.01}
+        assert by_name["without selection"] == Method(
+            "without selection", preset="paper", options={"dynamic_selection": None}
+        )
+        assert by_name["easier"].motion_options == {"expected_loss": 0.3}
+        assert source_of_motion(by_name["easier"], make_pair(1), None).expected_loss == 0.3
+        assert (by_name["another"].motion, by_name["another"].motion_predictor) == ("predicted", "embedded")
+        assert source_of_motion(by_name["the true one"], make_pair(1), None).name == "true motion"
+        assert by_name["nothing else"] == Method("nothing else")
+
+    def test_json_is_read_too(self, tmp_path):
+        assert self.load(tmp_path, '{"a": {"carry": "once"}}')[0].options == {"carry": "once"}
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("a: {inversion_strength: 2}", "row 'a': `inversion_strength` must be .* at most 1, got 2"),
+            ("a: {inversion_strenght: 1}", "row 'a': `inversion_strenght` is no option: it must be one of motion, "),
+            ("a: {preset: papers}", "row 'a': `preset` must be one of 'paper'.*, got 'papers'"),
+            ("a: {motion: lucky}", "row 'a': `motion` must be one of 'predicted'.*'true motion', got 'lucky'"),
+            ("a: {motion: {track: {radius: 0}}}", "row 'a': `radius` must be a whole number of at least 1"),
+            ("a: {motion: {track: {raduis: 3}}}", "row 'a': `motion` must give `track` numbers .* of radius, step"),
+            ("a: {motion: {straight: {radius: 3}}}", "row 'a': `motion` must be one of 'track', 'search'"),
+            ("a: {motion: straight, motion_predictor: own}", "row 'a': `motion_predictor` goes with"),
+            ("a: {motion_predictor: 3}", "row 'a': `motion_predictor` must be 'own', 'embedded', .* got 3"),
+            ("a: [1]", r"row 'a': it must be a mapping from options to values, .* got \[1\]"),
+            ("straight: {carry: once}", "row 'straight': its name must differ from 'straight'"),
+            ("{a b: {}, a_b: {}}", "row 'a_b': its name must differ from 'a b' in its letters or digits"),
+            ("'a|b': {}", "row 'a|b': its name must be without"),
+            ("1: {}", "row 1: its name must be a line of text"),
+            ("{}", "must hold rows"),
+            ("a: ${oc.env:HOME}", "is not read"),
+        ],
+    )
+    def test_what_is_wrong_is_named_with_its_row_its_value_and_what_is_accepted(self, tmp_path, text, said):
+        with pytest.raises(ValueError, match=said):
+            self.load(tmp_path, text)
 
 
 class TestReport:
@@ -197,6 +354,8 @@ class TestReport:
         table = format_tables(self.records(), Metrics({}))
         assert "| straight | 2 [2, 2] |" in table
         assert "3 pairs, 8.00 px asked for" in table
+        other_way = format_tables(self.records(), Metrics({}), baseline="straight")
+        assert "| predicted | -2 [-2, -2] |" in other_way
 
     def test_the_interval_holds_the_mean_and_narrows_with_the_number_of_pairs(self):
         values = np.random.default_rng(0).normal(5, 1, 400)
@@ -213,14 +372,16 @@ class TestReport:
         assert best_median_worst(records[:1], "straight") == ["a"]
 
     def test_a_sheet_has_a_line_for_each_pair(self):
-        sheet = edits_sheet([pair(1), pair(2)], ["m"], lambda method, name: pair(int(name)).source, side=64)
+        sheet = edits_sheet(
+            [make_pair(1), make_pair(2)], ["m"], lambda method, name: make_pair(int(name)).source, side=64
+        )
         assert sheet.size == (192, 128)
 
 
 @pytest.mark.embedded
 def test_the_command_compares_two_methods(tmp_path, capsys):
     for number in (1, 2):
-        pair(number).save(tmp_path / "pairs")
+        make_pair(number).save(tmp_path / "pairs")
     quick = ["--max-iterations", "1", "--supervision-steps", "1", "--steps", "2", "--identity-lora-steps", "0"]
     command = ["evaluate", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--clip", str(tmp_path), "--quiet"]
     assert main([*command, "--methods", "track", "straight", "--settle-iterations", "0", *quick]) == 0
@@ -232,6 +393,27 @@ def test_the_command_compares_two_methods(tmp_path, capsys):
     assert [(line["pair"], line["method"]) for line in lines] == expected
 
 
-@pytest.mark.parametrize("module", [metrics, report])
+@pytest.mark.embedded
+def test_the_command_takes_rows_and_says_what_they_are(tmp_path, capsys):
+    make_pair(1).save(tmp_path / "pairs")
+    rows = {"carried": {"motion": "straight", "carry": "once"}, "general": {"motion_predictor": "embedded"}}
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    quick = ["--max-iterations", "1", "--supervision-steps", "1", "--steps", "2", "--identity-lora-steps", "0"]
+    command = ["evaluate", str(tmp_path / "pairs"), "--rows", str(tmp_path / "rows.json"), "--methods", "no edit"]
+    command += ["--out", str(tmp_path / "run"), "--clip", str(tmp_path), "--quiet", "--settle-iterations", "0"]
+    assert main([*command, *quick, "--baseline", "no edit"]) == 0
+    table = capsys.readouterr().out
+    assert "Difference to no edit" in table
+    assert 'carried: {"motion": "straight", "carry": "once"}.' in table
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:4] == [
+        "no edit",
+        "carried",
+        "general",
+    ]
+    assert main([*command, *quick, "--baseline", "nothing"]) == 2
+    assert "`--baseline` must be one of 'no edit', 'carried', 'general', got 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [code_version, method_names, metrics, report])
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(module).failed == 0

@@ -11,7 +11,7 @@ import torch
 from motion_predictor.data.head_factors import POSE, Factors
 from motion_predictor.data.head_fields import HeadFields
 from motion_predictor.data.portrait_motion import PortraitMotion, pixel_centres
-from motion_predictor.data.portrait_records import PortraitPair, portrait_pair, portrait_record
+from motion_predictor.data.portrait_records import PortraitPair, portrait_pair, portrait_record, stays_visible
 from support.synthetic_face import make_landmarks, make_picture
 
 SIZE = 64
@@ -124,3 +124,26 @@ def test_a_displacement_that_no_head_reaches_is_refused(fields: HeadFields, monk
     monkeypatch.setattr("motion_predictor.data.portrait_records.MAX_TRIES", 2)
     with pytest.raises(ValueError, match=r"`least_displacement` must be smaller, got 0\.9"):
         portrait_pair(make_picture(SIZE), fields, np.random.default_rng(0), least_displacement=0.9)
+
+
+def test_what_is_seen_where_it_went_stays_visible_and_what_another_thing_covers_does_not():
+    """The left third goes 20 pixels to the right, over what rests there."""
+    flow, back = np.zeros((2, SIZE, SIZE, 2), dtype=np.float32)
+    flow[:, :20, 0], back[:, 20:40, 0] = 20, -20
+    visible = stays_visible(flow, back)
+    assert visible[:, :19].all()
+    assert not visible[:, 21:39].any()
+    assert visible[:, 41:].all()
+
+
+def test_handles_of_a_head_that_turns_far_are_few_and_on_what_is_seen_before_and_after(fields: HeadFields):
+    for seed in range(3):
+        pair = portrait_pair(
+            make_picture(SIZE), fields, np.random.default_rng(seed), 0.08, most_handles=2, largest_turn=0.6
+        )
+        assert len(pair.handles) <= 2
+        assert np.linalg.norm(pair.flow, axis=-1).max() >= 0.08 * SIZE
+        columns, rows = pair.handles.astype(int).T
+        before = pair.source[rows, columns].astype(float)
+        after = pair.target[tuple(pair.targets.round().astype(int).clip(0, SIZE - 1).T[::-1])]
+        assert np.abs(after - before).mean() < 25
