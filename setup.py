@@ -17,8 +17,10 @@ TRAINING = [
     "tensorboard>=2.15",
     "webdataset>=0.2.86",
 ]
-# SSIM; `dynadrag build-pairs` needs what training does.
-EVALUATION = ["scikit-image>=0.22", *TRAINING]
+# SSIM, LPIPS, FID and KID; `dynadrag build-pairs` needs what training does.
+EVALUATION = ["scikit-image>=0.22", "torchmetrics>=1.4", *TRAINING]
+# What torchmetrics takes the networks under LPIPS, FID and KID from.
+PERCEPTUAL = ["torch-fidelity>=0.3", "torchvision>=0.20"]
 # The page of `dynadrag app`, its sample pictures, and films of edits.
 APP = ["av>=12", "gradio>=6.29,<7", *DEMO]
 # A browser is driven by playwright; it is not among what pip installs.
@@ -85,6 +87,7 @@ setup(
         "demo": DEMO,
         "training": TRAINING,
         "evaluation": EVALUATION,
+        "perceptual": [*EVALUATION, *PERCEPTUAL],
         "dev": [*APP, *TRAINING, *EVALUATION, *DEV],
     },
     entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.__main__:run"]},

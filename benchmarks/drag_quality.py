@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from content_distance import descriptors, feature_distances
-from perceptual import PerceptualNetwork, frechet_distance, vgg_features
 from PIL import Image
 from point_warp import warp_by_points
 from tqdm import tqdm
@@ -36,6 +35,7 @@ from dynadrag_pipeline import (
     MotionPredictorModel,
 )
 from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs, with_misplaced_handle
+from dynadrag_pipeline.evaluation.perceptual import PerceptualNetwork, frechet_distance, vgg_features
 from dynadrag_pipeline.kv_replacement import self_attention_layers
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion.source import MotionSource

@@ -86,6 +86,21 @@ def add_convert_command(commands: argparse._SubParsersAction[argparse.ArgumentPa
     _add_pipeline_command(kinds)
     _add_motion_predictor_command(kinds)
     _add_identity_lora_command(kinds)
+    _add_benchmark_command(kinds)
+
+
+def _add_benchmark_command(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = kinds.add_parser(
+        "benchmark",
+        help="DragBench's pickles, to JSON beside them",
+        description="Write what the pickles of DragBench say (`meta_data.pkl`: prompt, points and mask) to\n"
+        "`drag_instruction.json` and `mask.png` beside them. Plain data is read out of the pickles; nothing of them\n"
+        "is run, and one that holds anything else is refused.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=_convert_benchmark)
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of the benchmark")
 
 
 def _add_pipeline_command(kinds: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -292,3 +307,12 @@ def _errors_that_name_options(args: argparse.Namespace) -> Iterator[None]:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _convert_benchmark(args: argparse.Namespace, written: list[Path]) -> None:
+    from dynadrag_pipeline.evaluation.dragbench import write_instructions
+
+    with errors_as_one_line():
+        written.append(args.folder)
+        count = write_instructions(args.folder)
+    print(f"wrote {count} instruction{'s' * (count != 1)} in {args.folder}")

@@ -17,6 +17,7 @@ from .edit_model import available_device, load_pipeline
 
 if TYPE_CHECKING:
     from ..evaluation.methods import Method
+    from ..evaluation.pairs import EvaluationPair
     from ..evaluation.run import EvaluationRun
 
 EXAMPLES = """\
@@ -34,10 +35,16 @@ examples:
 
     dynadrag evaluate pairs/portraits --methods straight --rows rows.yaml --baseline straight --out runs/rows
 
+  DragBench, whose pickles are read without being run (by --judge own, figures are of this run alone):
+
+    dynadrag convert benchmark drag_bench_data
+    dynadrag evaluate drag_bench_data --judge own --drag-back --methods track straight --out runs/dragbench
+
 what is written to --out:
   evaluation.md        means, and differences to the baseline pair by pair, with intervals
   evaluation.png       the best, the median and the worst pair of the baseline
-  records.*.jsonl      a line for each pair and method, with its path, its content and its figures
+  records.*.jsonl      a line for each pair and method, with its path and its content
+  figures.*.jsonl      a line for each number that a picture was measured by
   pictures/METHOD/     the edits
 """
 
@@ -56,7 +63,12 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("pairs", metavar="PAIRS", type=Path, help="a set of pairs")
+    parser.add_argument(
+        "pairs",
+        metavar="PAIRS",
+        type=Path,
+        help="a set of pairs, or a benchmark without true outcomes, in the layout of DragBench or Drag100",
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the run")
     parser.add_argument(
         "--methods",
@@ -85,6 +97,18 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     parser.add_argument("--clip", metavar="DIR_OR_ID", help="the CLIP model that pictures are compared by")
+    parser.add_argument("--dino", metavar="DIR_OR_ID", help="compare them by this DINO or DINOv2 as well")
+    parser.add_argument(
+        "--judge",
+        metavar="DIR_OR_ID",
+        help="the Stable Diffusion by whose features mean distances (MD) are measured, in three protocols; `own` is "
+        "the UNet that edits (default: Stable Diffusion 2.1 for benchmarks, nobody where outcomes are known)",
+    )
+    parser.add_argument(
+        "--drag-back",
+        action="store_true",
+        help="edit each result back, from targets to handles, and compare with the source: twice the time",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars of models and edits")
     add_options(parser, DragSettings)
     parser.set_defaults(run=_evaluate, low_memory=False, load_identity_lora=None)
@@ -98,32 +122,43 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
     from motion_predictor.data.dataset_folder import build_processes
 
     with errors_as_one_line():
-        from ..evaluation.pairs import load_pairs
+        from ..evaluation.dragbench import load_benchmark
+        from ..evaluation.pairs import holds_pairs, load_pairs
+        from ..evaluation.perceptual import LearnedPerceptualDistance
 
         methods = _methods(args)
         names = [method.name for method in methods]
         baseline = names[-1] if args.baseline is None else check_choice("--baseline", args.baseline, names)
-        pairs = load_pairs(args.pairs, args.limit)
+        pairs = load_pairs(args.pairs, args.limit) if holds_pairs(args.pairs) else []
+        pairs = pairs or list(load_benchmark(args.pairs, args.limit))
+        back = LearnedPerceptualDistance("alexnet", args.device) if args.drag_back else None
     processes = build_processes()
     if args.device == "cuda" and processes.num_processes > 1:
         args.device = f"cuda:{processes.local_process_index % torch.cuda.device_count()}"
     pipe = load_pipeline(args)
     from motion_predictor.common.atomic_file import atomic_file
 
+    from ..evaluation.judge import DEFAULT_JUDGE, distance_metrics
     from ..evaluation.metrics import DEFAULT_CLIP, Metrics, picture_metrics
     from ..evaluation.report import best_median_worst, edits_sheet, format_tables
     from ..evaluation.run import EvaluationRun
 
     pipe.set_progress_bar_config(disable=True)
-    metrics = Metrics(picture_metrics(args.clip or DEFAULT_CLIP, args.device))
+    has_targets = all(pair.target is not None for pair in pairs)
+    wanted = picture_metrics(args.clip or DEFAULT_CLIP, args.device, args.dino)
+    wanted = {name: metric for name, metric in wanted.items() if has_targets or not metric.needs_target}
+    judge = args.judge or (None if has_targets else DEFAULT_JUDGE)
+    metrics = Metrics({**wanted, **({} if judge is None else distance_metrics(judge, pipe, args.device))})
     with errors_as_one_line():
-        run = EvaluationRun(pipe, args.out, metrics, settings, args.preset)
+        run = EvaluationRun(pipe, args.out, metrics, settings, args.preset, back)
         run.prepare(methods)
         written.append(args.out)
         records = run(pairs, methods)
     if not processes.is_main_process:
         return
     table = format_tables(records, metrics, baseline)
+    if has_targets:
+        table += _set_table(pairs, names, run, args.device)
     table += "".join(f"\n{line}" for line in _described(methods, run))
     by_name = {pair.name: pair for pair in pairs}
     shown = [by_name[name] for name in best_median_worst(records, baseline)]
@@ -132,6 +167,22 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
     with atomic_file(args.out / "evaluation.png") as file:
         edits_sheet(shown, names, run.picture).save(file, "PNG")
     print(table)
+
+
+def _set_table(pairs: list[EvaluationPair], names: list[str], run: EvaluationRun, device: str) -> str:
+    """FID and KID of the methods, or why they can't be had."""
+    from ..evaluation.report import format_set_table
+    from ..evaluation.set_metrics import InceptionDistances
+
+    targets = [pair.outcome for pair in pairs]
+    if len(targets) < 2:
+        return "FID, KID: not measured: a set is two pictures or more.\n"
+    try:
+        measure = InceptionDistances(device)
+    except Exception as error:  # whatever packages and downloads raise
+        return f"FID, KID: not measured: {' '.join(str(error).split())[:300]}\n"
+    distances = {name: measure([run.picture(name, pair.name) for pair in pairs], targets) for name in names}
+    return format_set_table(distances, len(targets), measure.protocol)
 
 
 def _methods(args: argparse.Namespace) -> list[Method]:
@@ -157,7 +208,8 @@ def _described(methods: list[Method], run: EvaluationRun) -> list[str]:
         lines.append(f"All edits: {json.dumps({'preset': run.preset, **run.settings})}.\n")
     for method in methods:
         said: dict[str, Any] = {**method.said(), **method.options}
-        told = {name: value for name, value in said.items() if name != "options" and value not in ({}, None)}
+        empty = {"options", *(name for name in said if said[name] in ({}, None) or said[name] is False)}
+        told = {name: value for name, value in said.items() if name not in empty or name in method.options}
         if method.name in METHOD_NAMES and not method.options:
             continue
         if method.motion not in (None, "predicted"):

@@ -198,7 +198,7 @@ def pairs_sheet(pairs: list[EvaluationPair], zoom: int = 2) -> Image.Image:
     side = zoom * pairs[0].source.shape[0]
     picture = Image.new("RGB", (6 * side, -(-len(pairs) // 2) * side), "white")
     for index, pair in enumerate(pairs):
-        cells = [Image.fromarray(array).resize((side, side)) for array in (pair.source, pair.mask, pair.target)]
+        cells = [Image.fromarray(array).resize((side, side)) for array in (pair.source, pair.mask, pair.outcome)]
         handles, targets = ((zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
         cells[0] = draw_points(cells[0], torch.from_numpy(handles), torch.from_numpy(targets))
         for place, cell in enumerate(cells):

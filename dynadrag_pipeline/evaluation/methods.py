@@ -46,6 +46,8 @@ class Method:
         motion_predictor (`str`): whose motion is predicted: `"own"`, `"embedded"`, or the folder or Hub id of one.
         options (`Mapping`): of the edit, over those of the run.
         preset (`str`, *optional*): options by name, in the place of the run's.
+        misplaced_handle (`bool`): whether the instruction has one handle more, which leads astray.
+        back (`bool`): whether it begins with what the method came to, and drags from targets to handles.
         picture (`Callable`, *optional*): makes a picture of the pair without any model, in the place of an edit.
     """
 
@@ -55,11 +57,13 @@ class Method:
     motion_predictor: str = OWN
     options: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = None
+    misplaced_handle: bool = False
+    back: bool = False
     picture: Callable[[EvaluationPair], np.ndarray] | None = None
 
     def said(self) -> dict[str, Any]:
         """All that it says, as JSON has it: what its results depend on beside the run's own settings."""
-        names = ("motion", "motion_options", "motion_predictor", "options", "preset")
+        names = ("motion", "motion_options", "motion_predictor", "options", "preset", "misplaced_handle")
         return {name: getattr(self, name) for name in names}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from .pairs import EvaluationPair
+from .perceptual import ImageFidelity, LearnedPerceptualDistance
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 
@@ -109,57 +111,132 @@ class ClipSimilarity:
         return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
 
 
+class DinoSimilarity:
+    """Cosine of the class tokens of a DINO of the edited and of the true picture, preprocessed as the model says.
+
+    Args:
+        name (`str`): folder or Hub id of a DINO or DINOv2 model, such as `"facebook/dinov2-base"`.
+        device (`str`, *optional*, defaults to `"cpu"`): where to compute.
+
+    Raises:
+        OSError: if there is no such model.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        from transformers import AutoImageProcessor, AutoModel
+
+        self.processor = AutoImageProcessor.from_pretrained(name)
+        self.model = AutoModel.from_pretrained(name).to(device).eval()
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, edited: np.ndarray, target: np.ndarray) -> float:
+        """The cosine for two pictures `(height, width, 3)` uint8."""
+        pictures = [Image.fromarray(picture) for picture in (edited, target)]
+        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"].to(self.device)
+        first, second = self.model(pixel_values=pixels).last_hidden_state[:, 0].double()
+        return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
+
+
+Measure = Callable[[np.ndarray, EvaluationPair], float]
+"""A number of an edited picture `(height, width, 3)` uint8 and its pair."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One column of a table.
 
     Attributes:
         title (`str`): of the column, with its unit.
-        protocol (`str`): what exactly it is.
-        load (`Callable`): answers with `(edited, pair) -> float`; an exception is why it can't be had.
+        protocol (`str`): what exactly it is; what was loaded may say more by an attribute of this name.
+        load (`Callable`): answers with a [`Measure`]; an exception is why it can't be had.
+        needs_target (`bool`): whether it compares with a true outcome.
+        is_per_point (`bool`): whether its mean goes over all points rather than over pictures.
     """
 
     title: str
     protocol: str
-    load: Callable[[], Callable[[np.ndarray, EvaluationPair], float]]
+    load: Callable[[], Any]
+    needs_target: bool = True
+    is_per_point: bool = False
 
 
-def picture_metrics(clip: str = DEFAULT_CLIP, device: str = "cpu") -> dict[str, Metric]:
-    """All metrics of pictures by name.
+@dataclass(frozen=True)
+class _Compared:
+    """A comparison of two pictures as a [`Measure`] of an edit and one picture of its pair."""
+
+    compare: Callable[[np.ndarray, np.ndarray], float]
+    with_picture: str
+
+    @property
+    def protocol(self) -> str | None:
+        return getattr(self.compare, "protocol", None)
+
+    def __call__(self, edited: np.ndarray, pair: EvaluationPair) -> float:
+        return self.compare(edited, getattr(pair, self.with_picture))
+
+
+def picture_metrics(clip: str = DEFAULT_CLIP, device: str = "cpu", dino: str | None = None) -> dict[str, Metric]:
+    """All metrics of single pictures by name.
 
     Args:
         clip (`str`, *optional*): folder or Hub id of the CLIP model.
         device (`str`, *optional*, defaults to `"cpu"`): where networks compute.
+        dino (`str`, *optional*): folder or Hub id of a DINO model; by default, there is no such metric.
     """
 
-    def clip_similarity() -> Callable[[np.ndarray, EvaluationPair], float]:
-        similarity = ClipSimilarity(clip, device)
-        return lambda edited, pair: similarity(edited, pair.target)
+    def to_target(make: Callable[[], Callable[[np.ndarray, np.ndarray], float]]) -> Callable[[], Measure]:
+        return lambda: _Compared(make(), "outcome")
 
-    def ssim() -> Callable[[np.ndarray, EvaluationPair], float]:
+    def ssim() -> Callable[[np.ndarray, np.ndarray], float]:
         import skimage.metrics  # noqa: F401 - whether it is there
 
-        return lambda edited, pair: structural_similarity(edited, pair.target)
+        return structural_similarity
 
-    return {
+    metrics = {
         "mse_unit": Metric(
             "MSE x 10^3, [0, 1]",
             "mean squared error to the true outcome, values from 0 to 1, times 1000",
-            lambda: lambda edited, pair: 1e3 * mean_squared_error(edited, pair.target),
+            lambda: lambda edited, pair: 1e3 * mean_squared_error(edited, pair.outcome),
         ),
         "mse_bytes": Metric(
             "MSE x 10^-3, 0..255",
             "the same, values from 0 to 255, over 1000",
-            lambda: lambda edited, pair: 255**2 / 1e3 * mean_squared_error(edited, pair.target),
+            lambda: lambda edited, pair: 255**2 / 1e3 * mean_squared_error(edited, pair.outcome),
         ),
-        "ssim": Metric("SSIM", "scikit-image, Gaussian window of sigma 1.5, RGB, to the true outcome", ssim),
-        "clip": Metric("CLIP", f"cosine of the image embeddings of `{clip}`, to the true outcome", clip_similarity),
+        "lpips_alex": Metric(
+            "LPIPS (alex)",
+            "to the true outcome",
+            to_target(partial(LearnedPerceptualDistance, "alexnet", device)),
+        ),
+        "lpips_vgg": Metric(
+            "LPIPS (vgg)",
+            "to the true outcome",
+            to_target(partial(LearnedPerceptualDistance, "vgg16", device)),
+        ),
+        "ssim": Metric(
+            "SSIM", "scikit-image, Gaussian window of sigma 1.5, RGB, to the true outcome", to_target(ssim)
+        ),
+        f"clip {clip}": Metric(
+            "CLIP",
+            f"cosine of the image embeddings of `{clip}`, to the true outcome",
+            to_target(partial(ClipSimilarity, clip, device)),
+        ),
+        "fidelity": Metric("IF", "", lambda: _Compared(ImageFidelity(device), "source"), needs_target=False),
         "psnr_outside": Metric(
             "outside the mask, dB",
             "PSNR to the source where nothing may change",
             lambda: lambda edited, pair: noise_ratio_outside(edited, pair.source, pair.mask),
+            needs_target=False,
         ),
     }
+    if dino is not None:
+        metrics[f"dino {dino}"] = Metric(
+            "DINO",
+            f"cosine of the class tokens of `{dino}`, to the true outcome",
+            to_target(partial(DinoSimilarity, dino, device)),
+        )
+    return metrics
 
 
 @dataclass
@@ -173,15 +250,29 @@ class Metrics:
 
     wanted: dict[str, Metric]
     missing: dict[str, str] = field(default_factory=dict)
-    _loaded: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _loaded: dict[str, Measure] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, metric in self.wanted.items():
             try:
                 self._loaded[name] = metric.load()
             except Exception as error:  # whatever packages and hubs raise
-                self.missing[name] = " ".join(str(error).split())[:200] or type(error).__name__
+                self.missing[name] = " ".join(str(error).split())[:300] or type(error).__name__
+
+    @property
+    def had(self) -> dict[str, Metric]:
+        """Those that can be had, by name."""
+        return {name: metric for name, metric in self.wanted.items() if name in self._loaded}
+
+    def protocol(self, name: str) -> str:
+        """What exactly a metric is that can be had."""
+        said = (self.wanted[name].protocol, getattr(self._loaded[name], "protocol", None))
+        return "; ".join(each for each in said if each)
+
+    def measure(self, name: str, edited: np.ndarray, pair: EvaluationPair) -> float:
+        """One of them for an edited picture `(height, width, 3)` uint8."""
+        return float(self._loaded[name](edited, pair))
 
     def __call__(self, edited: np.ndarray, pair: EvaluationPair) -> dict[str, float]:
         """All of them for an edited picture `(height, width, 3)` uint8, by name."""
-        return {name: measure(edited, pair) for name, measure in self._loaded.items()}
+        return {name: self.measure(name, edited, pair) for name in self._loaded}

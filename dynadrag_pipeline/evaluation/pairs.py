@@ -1,8 +1,9 @@
 """Pairs of pictures to judge edits by: a source, an instruction, and the picture that it should lead to (Sec. 4).
 
-A set is a folder, and so is a pair in it: `source.png`, `target.png`, `mask.png` (white may change),
-`instruction.json` (what `dynadrag edit --instruction` reads) and, where it is known, `flow.npz` with the true motion
-under `flow`. Whatever has true outcomes can be brought into this layout.
+A set is a folder, and so is a pair in it: `source.png` and `target.png` (or `.jpg`), `instruction.json` (what
+`dynadrag edit --instruction` reads) and, if there are such, `mask.png` (white may change; without it everything may)
+and `flow.npz` with the true motion under `flow`. Whatever has true outcomes can be brought into this layout, such as
+PRDBench's sources, targets, points and masks.
 """
 
 from __future__ import annotations
@@ -26,24 +27,39 @@ MARGIN = 12  # pixels from the border that nobody misplaces a handle in
 
 @dataclass(frozen=True, eq=False)
 class EvaluationPair:
-    """An instruction with the picture that it should lead to.
+    """An instruction with the picture that it should lead to, if that is known.
 
     Attributes:
         name (`str`): of its folder; the order of a set is that of the names.
-        source, target (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
+        source (`np.ndarray` of shape `(height, width, 3)`): uint8 RGB.
+        target (`np.ndarray` of shape `(height, width, 3)`, *optional*): uint8 RGB; benchmarks may have none.
         mask (`np.ndarray` of shape `(height, width)`): bool, True where the picture may change.
         handles, targets (`np.ndarray` of shape `(points, 2)`): float32, (x, y) in pixels.
         flow (`np.ndarray` of shape `(height, width, 2)`):
             float32, the true motion from source to target in pixels of the source; NaN where it is not known.
+        prompt (`str`): a description of the source.
     """
 
     name: str
     source: np.ndarray
-    target: np.ndarray
+    target: np.ndarray | None
     mask: np.ndarray
     handles: np.ndarray
     targets: np.ndarray
     flow: np.ndarray
+    prompt: str = ""
+
+    @property
+    def outcome(self) -> np.ndarray:
+        """The target; a ValueError where there is none."""
+        if self.target is None:
+            raise ValueError(f"Pair {self.name!r} has no true outcome to compare with.")
+        return self.target
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the true motion is known somewhere."""
+        return bool(np.isfinite(self.flow).any())
 
     def save(self, folder: Path) -> None:
         """Write the pair to a folder of its name, whole or not at all.
@@ -57,9 +73,9 @@ class EvaluationPair:
             place = Path(temporary) / self.name
             place.mkdir()
             Image.fromarray(self.source).save(place / "source.png")
-            Image.fromarray(self.target).save(place / "target.png")
+            Image.fromarray(self.outcome).save(place / "target.png")
             Image.fromarray(np.uint8(255) * self.mask).save(place / "mask.png")
-            instruction = {"prompt": "", "points": [[round(float(v), 3) for v in point] for point in points]}
+            instruction = {"prompt": self.prompt, "points": [[round(float(v), 3) for v in point] for point in points]}
             (place / "instruction.json").write_text(json.dumps(instruction) + "\n")
             np.savez_compressed(place / "flow.npz", flow=self.flow.astype(np.float16))
             shutil.rmtree(folder / self.name, ignore_errors=True)
@@ -76,7 +92,7 @@ class EvaluationPair:
             ValueError: if its pictures differ in size.
         """
         instruction = load_instruction(place / "instruction.json")
-        source = np.array(open_picture(place / "source.png").convert("RGB"))
+        source = _picture(place, "source")
         flow = np.full((*source.shape[:2], 2), np.nan, dtype=np.float32)
         if (place / "flow.npz").is_file():
             with np.load(place / "flow.npz", allow_pickle=False) as stored:
@@ -84,17 +100,33 @@ class EvaluationPair:
         pair = cls(
             name=place.name,
             source=source,
-            target=np.array(open_picture(place / "target.png").convert("RGB")),
-            mask=painted_region(open_picture(place / "mask.png")),
+            target=_picture(place, "target"),
+            mask=_mask(place / "mask.png", (source.shape[0], source.shape[1])),
             handles=np.array(instruction["handles"], dtype=np.float32),
             targets=np.array(instruction["targets"], dtype=np.float32),
             flow=flow,
+            prompt=instruction["prompt"],
         )
         for part in ("target", "mask", "flow"):
             size = getattr(pair, part).shape[:2]
             if size != source.shape[:2]:
                 raise ValueError(f"`{place}` must hold pictures of one size, got a {part} of {size}.")
         return pair
+
+
+def _picture(place: Path, name: str) -> np.ndarray:
+    paths = [place / f"{name}{suffix}" for suffix in (".png", ".jpg", ".jpeg")]
+    path = next((path for path in paths if path.is_file()), paths[0])
+    return np.array(open_picture(path).convert("RGB"))
+
+
+def _mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    return painted_region(open_picture(path)) if path.is_file() else np.ones(size, dtype=bool)
+
+
+def holds_pairs(folder: Path) -> bool:
+    """Whether a folder is a set of pairs, rather than a benchmark without true outcomes."""
+    return any(any(path.parent.glob("target.*")) for path in folder.glob("[!.]*/instruction.json"))
 
 
 def load_pairs(folder: Path, limit: int | None = None) -> list[EvaluationPair]:

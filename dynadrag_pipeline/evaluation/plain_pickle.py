@@ -266,7 +266,7 @@ def _numbers(kind: Any, shape: tuple[int, ...], content: Any) -> np.ndarray:
     order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "|"
     if order not in ("<", ">", "|", "="):
         raise ValueError(f"it holds an array of byte order {got(order)}.")
-    dtype = np.dtype(code).newbyteorder("<" if order in "|=" else order)
+    dtype = np.dtype(code).newbyteorder(">" if order == ">" else "<")
     content = _bytes(content)
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise ValueError("it holds an array whose content is not of its size.")

@@ -53,20 +53,21 @@ class RecordFile:
             os.fsync(file.fileno())
 
 
-def read_records(folder: Path) -> dict[tuple[str, str, str], Record]:
-    """All whole lines of the files of a run, by pair, method and mark; the first of each counts.
+def read_records(folder: Path, kind: str = "records") -> dict[tuple[str, str, str], Record]:
+    """All whole lines of the files of a run, by pair, method and mark; the last of each counts.
 
     Args:
         folder (`Path`): of the run.
+        kind (`str`, *optional*, defaults to `"records"`): what the names of the files begin with.
     """
     records: dict[tuple[str, str, str], Record] = {}
-    for record in _lines(folder):
-        records.setdefault((record.pair, record.method, record.mark), record)
+    for record in _lines(folder, kind):
+        records[record.pair, record.method, record.mark] = record
     return records
 
 
-def _lines(folder: Path) -> Iterator[Record]:
-    for path in sorted(folder.glob("records*.jsonl")):
+def _lines(folder: Path, kind: str) -> Iterator[Record]:
+    for path in sorted(folder.glob(f"{kind}.*.jsonl")):
         for line in path.read_bytes().splitlines():
             try:
                 yield Record(**json.loads(line))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from ..visualization import draw_points
 from .metrics import Metrics
 from .pairs import EvaluationPair
 from .records import Record
+from .set_metrics import ENOUGH
 
 RESAMPLES = 2000
 OF_THE_EDIT = {
@@ -20,14 +21,17 @@ OF_THE_EDIT = {
     "iterations": "iterations",
     "passes": "UNet passes of the drag",
 }
+OF_THE_WAY_BACK = {"drag_back": "forth and back, LPIPS"}
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+def interval(values: np.ndarray, seed: int = 0, weights: np.ndarray | None = None) -> tuple[float, float, float]:
     """Mean over pairs and the ends of its 95 % confidence interval, by bootstrap; unknown values are left out.
 
     Args:
         values (`np.ndarray` of shape `(pairs,)`): NaN where unknown.
         seed (`int`, *optional*, defaults to 0): of the resampling.
+        weights (`np.ndarray` of shape `(pairs,)`, *optional*):
+            what pairs count, such as their numbers of points; by default all count alike.
 
     Returns:
         `tuple[float, float, float]`: NaN if nothing is known.
@@ -35,13 +39,18 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     Example:
         >>> interval(np.array([2.0, 2.0, float("nan")]))
         (2.0, 2.0, 2.0)
+        >>> interval(np.array([1.0, 4.0]), weights=np.array([2, 1]))[0]
+        2.0
     """
-    known = values[np.isfinite(values)]
+    is_known = np.isfinite(values)
+    known = values[is_known]
     if not len(known):
         return (float("nan"),) * 3
+    counts = np.ones(len(known)) if weights is None else weights[is_known]
     drawn = np.random.default_rng(seed).integers(len(known), size=(RESAMPLES, len(known)))
-    low, high = np.percentile(known[drawn].mean(axis=1), [2.5, 97.5])
-    return float(known.mean()), float(low), float(high)
+    means = (known * counts)[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float((known * counts).sum() / counts.sum()), float(low), float(high)
 
 
 def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | None = None) -> str:
@@ -58,27 +67,57 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
     methods = list(dict.fromkeys(record.method for record in records))
     pairs = list(dict.fromkeys(record.pair for record in records))
     figures = {(record.method, record.pair): record.figures for record in records}
-    had = {name: metric for name, metric in metrics.wanted.items() if name not in metrics.missing}
-    columns = {**OF_THE_EDIT, **{name: metric.title for name, metric in had.items()}}
+    points = np.array([figures[methods[0], pair].get("points", 1.0) for pair in pairs])
 
     def values(method: str, column: str) -> np.ndarray:
         return np.array([figures[method, pair].get(column, np.nan) for pair in pairs])
+
+    def is_there(column: str) -> bool:
+        return any(np.isfinite(values(method, column)).any() for method in methods)
+
+    titles = {**OF_THE_EDIT, **{name: metric.title for name, metric in metrics.had.items()}, **OF_THE_WAY_BACK}
+    columns = {name: title for name, title in titles.items() if name in OF_THE_EDIT or is_there(name)}
+    per_point = {name for name, metric in metrics.wanted.items() if metric.is_per_point}
+
+    def cell(column: str, shown: np.ndarray) -> str:
+        return _cell(*interval(shown, weights=points if column in per_point else None))
 
     asked = interval(np.array([figures[methods[0], pair]["asked"] for pair in pairs]))[0]
     head = f"| | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}"
     count = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
     lines = [f"{count}, {asked:.2f} px asked for; means, with 95 % confidence intervals.\n", head]
     for method in methods:
-        cells = [_cell(*interval(values(method, column))) for column in columns]
+        cells = [cell(column, values(method, column)) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     baseline = methods[-1] if baseline is None else baseline
     lines += [f"\nDifference to {baseline}, pair by pair:\n", head]
     for method in [each for each in methods if each != baseline]:
-        cells = [_cell(*interval(values(method, column) - values(baseline, column))) for column in columns]
+        cells = [cell(column, values(method, column) - values(baseline, column)) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines.append("\nContent is looked for by features of the UNet; its distance is the mean over what was found.")
-    lines += [f"{metric.title}: {metric.protocol}." for metric in had.values()]
+    lines += [f"{metric.title}: {metrics.protocol(name)}." for name, metric in metrics.had.items() if is_there(name)]
+    if "drag_back" in columns:
+        lines.append("Forth and back: LPIPS (alex) to the source, after another edit from targets to handles.")
     lines += [f"{metrics.wanted[name].title}: not measured: {why}" for name, why in metrics.missing.items()]
+    return "\n".join(lines) + "\n"
+
+
+def format_set_table(distances: Mapping[str, Mapping[str, float]], count: int, protocol: str) -> str:
+    """FID and KID of each method, in Markdown, with the number of pictures.
+
+    Args:
+        distances (`Mapping`): by method, `fid` and `kid`.
+        count (`int`): of pictures in each set.
+        protocol (`str`): what exactly they are.
+    """
+    lines = [f"\n| N = {count} | FID | KID x 10^3 |\n|---|---:|---:|"]
+    lines += [f"| {method} | {each['fid']:.4g} | {each['kid']:.3g} |" for method, each in distances.items()]
+    lines.append(f"\nAll edits of a method against all true outcomes: {protocol}.")
+    if count < ENOUGH:
+        lines.append(
+            f"Warning: {count} pictures are fewer than {ENOUGH}: these say more of that number than of the method. "
+            "Compare within this table alone."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -105,7 +144,7 @@ def best_median_worst(records: Sequence[Record], method: str, column: str = "dis
 def edits_sheet(
     pairs: Sequence[EvaluationPair], methods: Sequence[str], picture: Callable[[str, str], np.ndarray], side: int = 256
 ) -> Image.Image:
-    """Source with its points, each method's edit, and the true outcome: one pair a line.
+    """Source with its points, each method's edit, and the true outcome if it is known: one pair a line.
 
     Args:
         pairs (`Sequence` of [`EvaluationPair`]): lines.
@@ -113,13 +152,16 @@ def edits_sheet(
         picture (`Callable`): `(method, pair) -> (height, width, 3)` uint8.
         side (`int`, *optional*, defaults to 256): of a cell, in pixels.
     """
-    sheet = Image.new("RGB", ((len(methods) + 2) * side, len(pairs) * side), "white")
+    columns = len(methods) + 1 + any(pair.target is not None for pair in pairs)
+    sheet = Image.new("RGB", (columns * side, len(pairs) * side), "white")
     for line, pair in enumerate(pairs):
         height, width = pair.mask.shape
         zoom = np.array([side / width, side / height])
         handles, targets = (torch.from_numpy(zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
         cells = [draw_points(Image.fromarray(pair.source).resize((side, side)), handles, targets)]
-        edits = [*(picture(method, pair.name) for method in methods), pair.target]
+        edits = [picture(method, pair.name) for method in methods]
+        if pair.target is not None:
+            edits.append(pair.target)
         cells += [Image.fromarray(edit).resize((side, side)) for edit in edits]
         for column, cell in enumerate(cells):
             sheet.paste(cell, (column * side, line * side))

@@ -13,7 +13,8 @@ another predictor: {motion: predicted, motion_predictor: runs/robust}
 the paper, without selection: {preset: paper, dynamic_selection: none}
 ```
 
-What a row does not say is as in the other rows of the run.
+What a row does not say is as in the other rows of the run. With `misplaced_handle: true` its instructions have one
+handle more, which leads astray: pairs whose true motion is known get one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from motion_predictor.common.checks import check_choice, got
+from motion_predictor.common.checks import check_choice, check_switch, got
 from motion_predictor.common.options import options_of
 from motion_predictor.training_config import read_yaml
 
@@ -35,7 +36,7 @@ from .method_names import METHOD_NAMES, TRUE_MOTION, folder_name
 from .methods import OWN, SOURCES_WITH_NUMBERS, Method
 
 LONGEST_NAME = 80  # letters of a row's name, which names a folder and is a cell of a table
-OF_A_ROW = ("motion", "motion_predictor", "preset")
+OF_A_ROW = ("motion", "motion_predictor", "preset", "misplaced_handle")
 """What a row may say beside the options of an edit."""
 
 
@@ -97,7 +98,8 @@ def _row(name: str, said: Any) -> Method:
     preset = said.get("preset")
     if preset is not None:
         check_choice("preset", preset, tuple(PRESETS))
-    return Method(name, motion, numbers, predictor, values, preset)
+    misplaced = check_switch("misplaced_handle", said.get("misplaced_handle", False))
+    return Method(name, motion, numbers, predictor, values, preset, misplaced)
 
 
 def _motion(said: Any) -> tuple[str | None, dict[str, Any]]:

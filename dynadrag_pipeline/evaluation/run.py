@@ -6,7 +6,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,32 @@ from ..pipeline_dynadrag import DynaDragPipeline
 from ..session import ONCE_PER_PICTURE, DragSession
 from ..session_file import models_content
 from ..settings import SettingsInForce
+from . import judge as judge_room
+from . import mean_distance as distance_room
 from . import methods as methods_room
 from . import metrics as metrics_room
+from . import perceptual as perceptual_room
 from .code_version import code_version
 from .method_names import TRUE_MOTION, folder_name
 from .methods import Method, load_predictor, source_of_motion
 from .metrics import Metrics
-from .pairs import EvaluationPair
+from .pairs import EvaluationPair, with_misplaced_handle
 from .records import Record, RecordFile, read_records
 
 OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name != "restore_source")
 """Settings of what a picture costs once; its own pixels are taken back only when the picture is made."""
 
-FIGURES_FROM = (methods_room, metrics_room, sys.modules[__name__])
-"""The rooms of the evaluation that make pictures and figures, beside the engine."""
+EDITS_FROM = (methods_room, sys.modules[__name__])
+"""The rooms of the evaluation that make pictures, beside the engine."""
+
+FIGURES_FROM = (metrics_room, perceptual_room, judge_room, distance_room)
+"""Those that make figures of pictures."""
+
+KINDS = ("records", "figures")
+"""Files of a run: of edits, and of what their pictures were measured by."""
+
+DRAG_BACK = "drag_back"
+"""The figure of an edit forth and back."""
 
 LEAST_WORK: dict[str, Any] = {"identity_lora_steps": 0, "num_inference_steps": 1, "inversion_strength": 1.0}
 """Settings of a session in which content is looked for and nothing is edited."""
@@ -50,7 +63,7 @@ class EvaluationRun:
 
     A picture's identity LoRA is fitted once for all methods, and its inversion and reference are made once for all
     whose settings agree on them. What is done already is not done again; a run that was killed ends with the figures
-    of one that was not.
+    of one that was not. What pictures are measured by is kept beside, so that a metric can be added later.
 
     Args:
         pipe ([`DynaDragPipeline`]): edits.
@@ -58,6 +71,8 @@ class EvaluationRun:
         metrics ([`Metrics`]): what pictures are measured by.
         settings (`dict`, *optional*): options of all edits, over those that the pipeline recommends.
         preset (`str`, *optional*): options by name, in the place of those.
+        drag_back (`Callable`, *optional*):
+            edit what came out back again, from targets to handles, and measure it: `(picture, source) -> float`.
     """
 
     def __init__(
@@ -67,12 +82,14 @@ class EvaluationRun:
         metrics: Metrics,
         settings: dict[str, Any] | None = None,
         preset: str | None = None,
+        drag_back: Callable[[np.ndarray, np.ndarray], float] | None = None,
     ) -> None:
         self.pipe = pipe
         self.folder = folder
         self.metrics = metrics
         self.settings = settings or {}
         self.preset = preset
+        self.drag_back = drag_back
         self._models = models_content(pipe)
         self._predictors: dict[str, Any] = {}
         self._predictor_contents: dict[str, str] = {}
@@ -105,18 +122,15 @@ class EvaluationRun:
         return self.pipe.settings_in_force(changes, settings=self.settings, preset=preset)
 
     def mark(self, method: Method, pair: EvaluationPair) -> str:
-        """Hash of all that an edit and its figures depend on: pictures, points, settings, weights and code."""
+        """Hash of all that an edit depends on: picture, points, settings, weights and code."""
         values = vars(self.in_force(method).settings)
-        parts: list[Any] = [method.name, pair.name, method.said(), values, self._models, sorted(self.metrics.wanted)]
-        parts += [code_version(*FIGURES_FROM), self.pipe._execution_device.type]
+        parts: list[Any] = [method.name, pair.name, pair.prompt, method.said(), values, self._models]
+        parts += [code_version(*EDITS_FROM), self.pipe._execution_device.type]
         parts.append(self._predictor_contents.get(method.motion_predictor))
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-        arrays = [pair.source, pair.target, pair.mask, pair.handles, pair.targets]
-        if method.motion == TRUE_MOTION:
+        arrays = [pair.source, pair.mask, pair.handles, pair.targets]
+        if method.motion == TRUE_MOTION or method.misplaced_handle:
             arrays.append(pair.flow)
-        for array in arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return _hash(parts, arrays)
 
     def _load_predictor(self, method: Method) -> None:
         name = method.motion_predictor
@@ -147,16 +161,74 @@ class EvaluationRun:
         """
         self.prepare(methods)
         state = build_processes()
-        file = RecordFile(self.folder / f"records.{state.process_index:03d}.jsonl")
+        file, figures = (RecordFile(self.folder / f"{kind}.{state.process_index:03d}.jsonl") for kind in KINDS)
         mine = list(pairs)[state.process_index :: state.num_processes]
         for pair in tqdm(mine, desc="Evaluating", unit="pair", disable=not state.is_main_process):
-            done = read_records(self.folder)
-            missing = [each for each in methods if not self._is_done(done, each, pair)]
-            for record in self._edits(pair, missing):
-                file.append(record)
+            done, measured = (read_records(self.folder, kind) for kind in KINDS)
+            for made in (methods, self._backwards(methods)):
+                missing = [each for each in made if not self._is_done(done, each, pair)]
+                for record in self._edits(pair, missing):
+                    file.append(record)
+                    done[record.pair, record.method, record.mark] = record
+            for method in methods:
+                for record in self._measures(pair, method, measured):
+                    figures.append(record)
         state.wait_for_everyone()
-        records = read_records(self.folder)
-        return [records[pair.name, each.name, self.mark(each, pair)] for pair in pairs for each in methods]
+        done, measured = (read_records(self.folder, kind) for kind in KINDS)
+        return [self._whole(pair, method, done, measured) for pair in pairs for method in methods]
+
+    def _backwards(self, methods: Sequence[Method]) -> list[Method]:
+        """The same methods, for what each came to: none knows the true motion back."""
+        if self.drag_back is None:
+            return []
+        return [replace(each, name=back_of(each.name), back=True) for each in methods if each.motion != TRUE_MOTION]
+
+    def _measures(
+        self, pair: EvaluationPair, method: Method, measured: Mapping[tuple[str, str, str], Record]
+    ) -> Iterator[Record]:
+        """What pictures are measured by that is not measured yet, a record for each metric."""
+        for name, mark in self._measure_marks(pair, method).items():
+            if (pair.name, method.name, mark) in measured:
+                continue
+            if name == DRAG_BACK:
+                assert self.drag_back is not None, "it is among the wanted"
+                value = self.drag_back(self.picture(back_of(method.name), pair.name), pair.source)
+            else:
+                value = self.metrics.measure(name, self.picture(method.name, pair.name), pair)
+            yield Record(pair.name, method.name, mark, {name: value}, {})
+
+    def _measure_marks(self, pair: EvaluationPair, method: Method) -> dict[str, str]:
+        """By name of a metric, the hash of all that its value depends on."""
+        marks = {}
+        paths = {name: self.picture_path(method.name, pair.name) for name in self._suitable(pair)}
+        if self.drag_back is not None and method.motion != TRUE_MOTION:
+            paths[DRAG_BACK] = self.picture_path(back_of(method.name), pair.name)
+        arrays = [pair.source, pair.mask, pair.handles, pair.targets, *([] if pair.target is None else [pair.target])]
+        contents = {path: _digest(path) for path in set(paths.values())}
+        for name, path in paths.items():
+            said = getattr(self.drag_back, "protocol", "") if name == DRAG_BACK else self.metrics.protocol(name)
+            content = self._models if name.startswith("md_") else ""
+            marks[name] = _hash([name, said, content, contents[path], code_version(*FIGURES_FROM)], arrays)
+        return marks
+
+    def _suitable(self, pair: EvaluationPair) -> list[str]:
+        """Metrics that a pair can be measured by."""
+        had = self.metrics.had
+        return [name for name, metric in had.items() if pair.target is not None or not metric.needs_target]
+
+    def _whole(
+        self,
+        pair: EvaluationPair,
+        method: Method,
+        done: Mapping[tuple[str, str, str], Record],
+        measured: Mapping[tuple[str, str, str], Record],
+    ) -> Record:
+        """The record of an edit with all that its picture was measured by."""
+        record = done[pair.name, method.name, self.mark(method, pair)]
+        figures = dict(record.figures)
+        for mark in self._measure_marks(pair, method).values():
+            figures |= measured[pair.name, method.name, mark].figures
+        return replace(record, figures=figures)
 
     def picture_path(self, method: str, pair: str) -> Path:
         """Where the edit of a pair is kept."""
@@ -168,40 +240,34 @@ class EvaluationRun:
 
     def _is_done(self, done: Mapping[tuple[str, str, str], Record], method: Method, pair: EvaluationPair) -> bool:
         """Whether there are figures, and the picture that they are of: another run may have put its own there."""
-        record = done.get((pair.name, method.name, self.mark(method, pair)))
+        instructed = self._instructed(method, pair)
+        record = done.get((pair.name, method.name, self.mark(method, instructed)))
         path = self.picture_path(method.name, pair.name)
         return record is not None and path.is_file() and record.told.get("picture") == _digest(path)
 
+    def _instructed(self, method: Method, pair: EvaluationPair) -> EvaluationPair:
+        """The pair as a method is to edit it: back from what came out, or as it is."""
+        if not method.back:
+            return pair
+        source = self.picture(method.name.removesuffix(back_of("")), pair.name)
+        return replace(pair, source=source, target=None, handles=pair.targets, targets=pair.handles)
+
     def _edits(self, pair: EvaluationPair, methods: Sequence[Method]) -> Iterator[Record]:
-        """Those without a model first, then those that share a session, one session after the other."""
+        """Those that share a session one after the other."""
         sharing: dict[str, list[Method]] = {}
         for method in methods:
             sharing.setdefault(self._session_key(method), []).append(method)
         for together in sharing.values():
             session: DragSession | None = None
             for method in together:
+                asked = self._instructed(method, pair)
                 if method.picture is not None:
-                    picture = method.picture(pair)
-                    figures, told = self._of_picture(pair, picture)
+                    picture = method.picture(asked)
+                    figures, told = self._of_picture(asked, picture)
                 else:
-                    session = session or self._opened(pair, method)
-                    picture, figures, told = self._edit(session, pair, method)
-                yield self._kept(pair, method, picture, figures, told)
-
-    def _of_picture(self, pair: EvaluationPair, picture: np.ndarray) -> tuple[dict[str, float], dict[str, Any]]:
-        """Where content is in a picture that no drag made: in that of the source, where it was."""
-        figures = {"iterations": 0.0, "passes": 0.0}
-        if (picture == pair.source).all():
-            asked = float(np.linalg.norm(pair.targets - pair.handles, axis=1).mean())
-            return {"distance": asked, "asked": asked, "lost": 0.0, **figures}, {}
-        session = self.pipe.open_session(
-            Image.fromarray(pair.source), settings=self.settings, preset=self.preset, **LEAST_WORK
-        )
-        handles, targets = torch.from_numpy(pair.handles), torch.from_numpy(pair.targets)
-        nothing_made = DragResult(session.original, handles[None], targets, [], "reached", "")
-        shown = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
-        content = session.content(nothing_made, shown)
-        return {**_of_content(content), **figures}, {"content": content.record()}
+                    session = self._opened(asked, method) if session is None or method.back else session
+                    picture, figures, told = self._edit(session, asked, method)
+                yield self._kept(asked, method, picture, figures, told)
 
     def _session_key(self, method: Method) -> str:
         if method.picture is not None:
@@ -211,7 +277,8 @@ class EvaluationRun:
 
     def _opened(self, pair: EvaluationPair, method: Method) -> DragSession:
         """A session for a pair's source; the pipeline keeps the identity LoRA for the next one of this picture."""
-        return self.pipe.open_session(Image.fromarray(pair.source), settings=self.in_force(method))
+        source = Image.fromarray(pair.source)
+        return self.pipe.open_session(source, prompt=pair.prompt, settings=self.in_force(method))
 
     def _kept(
         self,
@@ -226,8 +293,27 @@ class EvaluationRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as out:
             Image.fromarray(picture).save(out, "PNG")
-        figures = {**figures, **self.metrics(picture, pair)}
         return Record(pair.name, method.name, self.mark(method, pair), figures, {**told, "picture": _digest(path)})
+
+    def _of_picture(self, pair: EvaluationPair, picture: np.ndarray) -> tuple[dict[str, float], dict[str, Any]]:
+        """Where content is in a picture that no drag made: in that of the source, where it was."""
+        figures = {"iterations": 0.0, "passes": 0.0}
+        if (picture == pair.source).all():
+            asked = float(np.linalg.norm(pair.targets - pair.handles, axis=1).mean())
+            points = float(len(pair.handles))
+            return {"distance": asked, "asked": asked, "lost": 0.0, "points": points, **figures}, {}
+        session = self.pipe.open_session(
+            Image.fromarray(pair.source),
+            prompt=pair.prompt,
+            settings=self.settings,
+            preset=self.preset,
+            **LEAST_WORK,
+        )
+        handles, targets = torch.from_numpy(pair.handles), torch.from_numpy(pair.targets)
+        nothing_made = DragResult(session.original, handles[None], targets, [], "reached", "")
+        shown = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255
+        content = session.content(nothing_made, shown)
+        return {**_of_content(content, len(handles)), **figures}, {"content": content.record()}
 
     def _edit(
         self, session: DragSession, pair: EvaluationPair, method: Method
@@ -237,14 +323,15 @@ class EvaluationRun:
         motion = source_of_motion(method, pair, self._predictors.get(method.motion_predictor))
         began, self._passes = time.perf_counter(), 0
         mask = Image.fromarray(np.uint8(255) * pair.mask)
-        for _ in session.drag(pair.handles, pair.targets, mask, motion=motion, **changes):
+        given = with_misplaced_handle(pair) if method.misplaced_handle else pair
+        for _ in session.drag(given.handles, given.targets, mask, motion=motion, **changes):
             pass
         result, passes, seconds = session.history[-1], self._passes, time.perf_counter() - began
         image = session.image(result, restore=settings.restore_source)
         content = session.content(result, image)
         session.undo()
         figures = {
-            **_of_content(content),
+            **_of_content(content, len(pair.handles)),
             "iterations": float(len(result.iterations)),
             "passes": float(passes),
         }
@@ -259,13 +346,27 @@ class EvaluationRun:
         return picture, figures, told
 
 
-def _of_content(content: ContentLocations) -> dict[str, float]:
-    """Means over the points of a pair; the distance over those that were found."""
+def back_of(method: str) -> str:
+    """What the edits of a method's edits, back from where they led, are filed under."""
+    return f"{method} (back)"
+
+
+def _of_content(content: ContentLocations, points: int) -> dict[str, float]:
+    """Means over the points of a pair, those that were added apart; the distance over those that were found."""
+    found = content.found[:points]
     return {
-        "distance": float(content.distances[content.found].mean()) if content.found.any() else float("nan"),
-        "asked": float(content.asked.mean()),
-        "lost": float((~content.found).float().mean()),
+        "distance": float(content.distances[:points][found].mean()) if found.any() else float("nan"),
+        "asked": float(content.asked[:points].mean()),
+        "lost": float((~found).float().mean()),
+        "points": float(points),
     }
+
+
+def _hash(parts: list[Any], arrays: list[np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _digest(path: Path) -> str:

@@ -22,7 +22,7 @@ from train_autoencoder import ABSOLUTE_WEIGHT, SQUARED_WEIGHT, mean_psnr, random
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from perceptual import PerceptualNetwork
+from dynadrag_pipeline.evaluation.perceptual import PerceptualNetwork
 
 
 def main() -> None:

@@ -23,9 +23,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from perceptual import PerceptualNetwork, frechet_distance, vgg_features
-
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+from dynadrag_pipeline.evaluation.perceptual import PerceptualNetwork, frechet_distance, vgg_features
 
 BATCH = 8
 

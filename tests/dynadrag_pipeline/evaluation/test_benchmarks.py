@@ -10,11 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.evaluation import mean_distance as room
-from dynadrag_pipeline.evaluation.dragbench import load_benchmark
+from dynadrag_pipeline.evaluation.dragbench import load_benchmark, write_instructions
+from dynadrag_pipeline.evaluation.judge import Judge, distance_metrics
 from dynadrag_pipeline.evaluation.mean_distance import mean_distance
+from dynadrag_pipeline.evaluation.metrics import Metrics
+from dynadrag_pipeline.evaluation.pairs import holds_pairs, load_pairs
+from support.evaluation_pairs import make_pair
 
 SIZE = (40, 60)
 
@@ -43,20 +49,74 @@ class TestReading:
             assert picture.mask.all()
             assert picture.prompt == "a cat"
 
-    def test_a_mask_need_not_be_there(self, tmp_path):
+    def test_without_a_mask_everything_may_change(self, tmp_path):
         write(tmp_path / "one")
         (tmp_path / "one" / "mask.png").unlink()
-        assert next(load_benchmark(tmp_path)).mask is None
+        assert next(load_benchmark(tmp_path)).mask.all()
+
+    def test_drag100_is_read(self, tmp_path):
+        write(tmp_path / "cat_2", "points.json")
+        (tmp_path / "cat_2" / "original_image.png").unlink()
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / "cat_2" / "original.jpg")
+        picture = next(load_benchmark(tmp_path))
+        assert (picture.name, picture.target, picture.handles.tolist()) == ("cat_2", None, [[1, 2], [3, 4]])
+
+    def test_the_first_ones_alone_may_be_wanted_and_pairs_are_told_apart(self, tmp_path):
+        for name in ("a", "b"):
+            write(tmp_path / name)
+        assert [picture.name for picture in load_benchmark(tmp_path, 1)] == ["a"]
+        assert not holds_pairs(tmp_path)
+        make_pair(1).save(tmp_path / "pairs")
+        assert holds_pairs(tmp_path / "pairs")
+
+    def test_a_pair_of_ours_needs_no_mask_and_no_true_motion(self, tmp_path):
+        """The layout that other sets with true outcomes can be brought into."""
+        make_pair(1).save(tmp_path)
+        place = tmp_path / "001"
+        Image.open(place / "target.png").save(place / "target.jpg")
+        for name in ("mask.png", "flow.npz", "target.png"):
+            (place / name).unlink()
+        [pair] = load_pairs(tmp_path)
+        assert pair.mask.all()
+        assert not pair.is_moving
+        assert pair.outcome.shape == pair.source.shape
 
     def test_a_pickle_is_never_opened(self, tmp_path, monkeypatch):
         write(tmp_path / "one", "meta_data.pkl")
         monkeypatch.setattr(pickle, "load", lambda *_: pytest.fail("it was opened"))
         monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("it was opened"))
-        with pytest.raises(ValueError, match=r"meta_data.pkl` is a pickle, .* is not opened"):
+        with pytest.raises(
+            ValueError, match=r"meta_data.pkl` is a pickle, .* is not opened: `dynadrag convert benchmark"
+        ):
             list(load_benchmark(tmp_path))
 
+    def test_a_pickle_of_plain_data_is_written_out_without_being_run(self, tmp_path, monkeypatch, capsys):
+        mask = np.zeros(SIZE, dtype=np.uint8)
+        mask[:10] = 1
+        for name in ("animals/one", "two"):
+            write(tmp_path / name, "meta_data.pkl")
+            (tmp_path / name / "mask.png").unlink()
+            said = {"prompt": "a dog", "points": [(1, 2), [11, np.int64(2)]], "mask": mask}
+            (tmp_path / name / "meta_data.pkl").write_bytes(pickle.dumps(said))
+        for function in ("load", "loads"):
+            monkeypatch.setattr(pickle, function, lambda *_: pytest.fail("it was opened"))
+        assert main(["convert", "benchmark", str(tmp_path)]) == 0
+        assert "wrote 2 instructions" in capsys.readouterr().out
+        first, second = load_benchmark(tmp_path)
+        assert (first.name, first.prompt, second.prompt) == ("animals/one", "a dog", "a dog")
+        assert first.targets.tolist() == [[11, 2]]
+        assert (first.mask == (mask > 0)).all()
+        assert write_instructions(tmp_path) == 0, "what is there stays"
+
+    def test_a_pickle_that_runs_something_is_refused_by_name(self, tmp_path, capsys):
+        write(tmp_path / "one", "meta_data.pkl")
+        (tmp_path / "one" / "meta_data.pkl").write_bytes(pickle.dumps({"points": print}))
+        assert main(["convert", "benchmark", str(tmp_path)]) == 2
+        assert "nothing of it was run" in capsys.readouterr().err
+        assert not (tmp_path / "one" / "drag_instruction.json").exists()
+
     def test_a_folder_without_pictures_or_instructions_is_named(self, tmp_path):
-        with pytest.raises(ValueError, match=r"must hold pictures named original_image\.png"):
+        with pytest.raises(ValueError, match=r"must hold pairs, or pictures named original_image\.png"):
             list(load_benchmark(tmp_path))
         write(tmp_path / "one")
         (tmp_path / "one" / "drag_instruction.json").unlink()
@@ -94,6 +154,40 @@ class TestMeanDistance:
             self.distance("masked", self.FEATURES)
         with pytest.raises(ValueError, match="`protocol` must be"):
             self.distance("MD", self.FEATURES)
+
+
+class TestJudge:
+    def test_an_unedited_picture_has_all_of_the_way_left(self, pipe):
+        """Each place is most like itself, by whatever features: of the whole picture, and of the mask."""
+        metrics = Metrics(distance_metrics("own", pipe))
+        assert not metrics.missing
+        figures = metrics(make_pair(1).source, make_pair(1))
+        assert figures["md_dragdiffusion own"] == pytest.approx(8, abs=0.01)
+        assert figures["md_masked own"] == pytest.approx(8, abs=0.01)
+        assert figures["md_regiondrag own"] <= 100 * 2 * 8 / 64
+        assert "of this run alone" in metrics.protocol("md_masked own")
+
+    def test_a_stable_diffusion_judges_by_the_published_numbers(self, pipe, tmp_path):
+        parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+        left_out = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        StableDiffusionPipeline(**parts, **left_out).save_pretrained(tmp_path)
+        metrics = Metrics(distance_metrics(str(tmp_path), pipe))
+        assert not metrics.missing
+        assert "t = 261, up-block 1, 8 noises" in metrics.protocol(f"md_dragdiffusion {tmp_path}")
+
+    def test_a_judge_that_can_not_be_had_says_so(self, pipe, tmp_path):
+        metrics = Metrics(distance_metrics(str(tmp_path / "nowhere"), pipe))
+        assert len(metrics.missing) == 3
+        assert "a Stable Diffusion is needed" in metrics.missing[f"md_masked {tmp_path / 'nowhere'}"]
+
+    def test_the_source_is_looked_at_once_for_all_edits_of_it(self, pipe, monkeypatch):
+        seen = []
+        judge = Judge(pipe, "", 0, -1, 1)
+        look = judge.features
+        monkeypatch.setattr(judge, "features", lambda *args: seen.append(args) or look(*args))
+        for number in (1, 1, 2):
+            judge.source_features(make_pair(number))
+        assert len(seen) == 2
 
 
 def test_the_examples_in_the_docstrings_run():

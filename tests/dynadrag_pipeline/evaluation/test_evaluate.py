@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import doctest
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import (
+    BitImageProcessor,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+)
 
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.evaluation import code_version, method_names, metrics, report
@@ -73,10 +81,24 @@ class TestMetrics:
         assert -1 <= other < 0.9999
         assert other == pytest.approx(similarity(255 - smooth_picture(2), smooth_picture(1)))
 
+    def test_dino_is_read_in_its_own_format_and_compares_class_tokens(self, tmp_path):
+        torch.manual_seed(0)
+        config = Dinov2Config(
+            image_size=28, patch_size=14, hidden_size=16, mlp_ratio=1, num_hidden_layers=1, num_attention_heads=2
+        )
+        Dinov2Model(config).save_pretrained(tmp_path)
+        BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+        metrics = Metrics({f"dino {tmp_path}": picture_metrics(dino=str(tmp_path))[f"dino {tmp_path}"]})
+        assert not metrics.missing
+        one = make_pair(1)
+        assert metrics(one.target, one)[f"dino {tmp_path}"] == pytest.approx(1)
+        assert -1 <= metrics(255 - smooth_picture(2), one)[f"dino {tmp_path}"] < 0.9999
+
     def test_what_can_not_be_had_says_why_and_the_others_are_computed(self, tmp_path):
         had = Metrics(picture_metrics(clip=str(tmp_path / "nowhere")))
-        assert set(had.missing) == {"clip"}
-        assert "clip" not in had(smooth_picture(1), make_pair(1))
+        name = f"clip {tmp_path / 'nowhere'}"
+        assert name in had.missing
+        assert name not in had(smooth_picture(1), make_pair(1))
         table = format_tables([Record("a", "m", "", {"asked": 1.0, **had(smooth_picture(1), make_pair(1))}, {})], had)
         assert "CLIP: not measured: " in table
         assert "| SSIM |" in table
@@ -85,9 +107,9 @@ class TestMetrics:
 class TestRecords:
     RECORD = Record("001", "track", "abc", {"distance": 1.5}, {"stop_reason": "reached"})
 
-    def test_a_record_is_read_as_it_was_and_the_first_counts(self, tmp_path):
-        RecordFile(tmp_path / "records.000.jsonl").append(self.RECORD)
-        RecordFile(tmp_path / "records.001.jsonl").append(Record("001", "track", "abc", {"distance": 9.0}, {}))
+    def test_a_record_is_read_as_it_was_and_the_last_counts(self, tmp_path):
+        RecordFile(tmp_path / "records.000.jsonl").append(Record("001", "track", "abc", {"distance": 9.0}, {}))
+        RecordFile(tmp_path / "records.001.jsonl").append(self.RECORD)
         assert read_records(tmp_path) == {("001", "track", "abc"): self.RECORD}
 
     @pytest.mark.parametrize("kept", [1, 20, -2])
@@ -130,6 +152,14 @@ class TestRun:
                 continue
         monkeypatch.setattr(RecordFile, "append", append)
         assert self.table(pipe, tmp_path / "killed") == expected
+
+    def test_a_metric_that_comes_later_is_measured_on_the_pictures_that_are_there(self, pipe, tmp_path):
+        EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)(self.PAIRS, self.CHOSEN)
+        before = (tmp_path / "records.000.jsonl").read_bytes()
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        records = run(self.PAIRS, self.CHOSEN)
+        assert (tmp_path / "records.000.jsonl").read_bytes() == before
+        assert all(np.isfinite(record.figures["ssim"]) for record in records)
 
     def test_what_is_done_is_not_done_again_but_for_other_settings(self, pipe, tmp_path):
         def passes(**options) -> int:
@@ -205,6 +235,38 @@ class TestRun:
         slow, fast = picture(0.01), picture(0.5)
         assert (slow != fast).any()
         assert (picture(0.01) == slow).all()
+
+    def test_an_edit_forth_and_back_is_one_of_what_came_out(self, pipe, tmp_path):
+        """From where the handles were sent, with the same options, and compared with where it all began."""
+        one = self.PAIRS[0]
+        seen = []
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS, drag_back=lambda *both: seen.append(both) or 0.25)
+        records = run([one], [METHODS[name] for name in ("no edit", "true motion", "straight")])
+        assert [record.figures.get("drag_back") for record in records] == [0.25, None, 0.25], "none knows it back"
+        forth = run.picture("straight", one.name)
+        output = pipe(forth, one.targets, one.handles, np.uint8(255) * one.mask, output_type="np", **OPTIONS)
+        back = run.picture("straight (back)", one.name)
+        assert np.abs(back / 255 - output.images[0]).max() < 0.51 / 255
+        assert (seen[0][0] == one.source).all(), "what was not edited"
+        assert (seen[1][0] == back).all()
+        assert all((source == one.source).all() for _, source in seen)
+
+    def test_a_misplaced_handle_is_dragged_and_not_counted(self, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
+        [record] = run(self.PAIRS[:1], [Method("row", "straight", misplaced_handle=True)])
+        assert np.array(record.told["trajectory"]).shape[1] == 3
+        assert record.figures["asked"] == pytest.approx(8)
+        assert record.figures["points"] == 2
+
+    def test_a_picture_without_a_true_outcome_is_edited_with_its_prompt_and_measured_by_the_rest(self, pipe, tmp_path):
+        one = replace(self.PAIRS[0], target=None, prompt="a cat", name="animals/one")
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        [record] = run([one], [METHODS["straight"]])
+        assert np.isfinite(record.figures["psnr_outside"])
+        assert "ssim" not in record.figures
+        mask = np.uint8(255) * one.mask
+        output = pipe(one.source, one.handles, one.targets, mask, prompt="a cat", output_type="np", **OPTIONS)
+        assert np.abs(run.picture("straight", one.name) / 255 - output.images[0]).max() < 0.51 / 255
 
     def test_another_predictor_is_another_edit(self, pipe, tmp_path):
         for seed in (0, 1):
@@ -387,7 +449,7 @@ def test_the_command_compares_two_methods(tmp_path, capsys):
     assert main([*command, "--methods", "track", "straight", "--settle-iterations", "0", *quick]) == 0
     assert "| track |" in capsys.readouterr().out
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {"evaluation.md", "evaluation.png", "records.000.jsonl", "pictures"}
+    assert written == {"evaluation.md", "evaluation.png", "figures.000.jsonl", "records.000.jsonl", "pictures"}
     lines = [json.loads(line) for line in (tmp_path / "run" / "records.000.jsonl").read_text().splitlines()]
     expected = [(name, method) for name in ("001", "002") for method in ("track", "straight")]
     assert [(line["pair"], line["method"]) for line in lines] == expected
