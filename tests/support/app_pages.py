@@ -127,6 +127,7 @@ class AppPage:
         self.tab.click("#run")
         self.tab.wait_for_function("document.querySelector('#cancel').disabled === false")
         self.tab.wait_for_function("document.querySelector('#cancel').disabled === true")
+        self.tab.wait_for_function("dragStage.state.result !== null")
 
     def picture(self, what: str) -> Any:
         """The pixels of a picture of the component, `(height, width, 3)`."""

@@ -199,7 +199,7 @@ def test_cancel_ends_an_edit_with_what_there_is(page: AppPage, face: Path) -> No
     page.tab.locator("#stage .view").focus()
     page.tab.keyboard.press("Escape")
     page.tab.wait_for_function("document.querySelector('#words').innerText.includes('cancelled')")
-    assert page.state("result") is not None
+    page.tab.wait_for_function("dragStage.state.result !== null")
 
 
 def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:
@@ -237,8 +237,10 @@ def test_a_tab_that_is_closed_in_the_middle_of_an_edit_is_forgotten(
     (visitors,) = temporary.glob("dynadrag-app-*/visitors")
     folder = visitors / max(visitors.iterdir(), key=lambda each: each.stat().st_mtime).name
     page.click((48, 60), (56, 60))
+    page.tab.fill("#seed input", "9")  # so that the picture is opened anew, which takes a while
+    page.tab.keyboard.press("Tab")
     page.tab.click("#run")
-    page.wait_for_status("opening")
+    page.tab.wait_for_function("!document.querySelector('#cancel').disabled")
     page.tab.close()
     for _ in range(600):
         if not folder.exists():
@@ -249,7 +251,7 @@ def test_a_tab_that_is_closed_in_the_middle_of_an_edit_is_forgotten(
     other.open(face)
     other.click((48, 60), (56, 60))
     other.run()
-    assert other.state("result") is not None
+    other.tab.wait_for_function("dragStage.state.result !== null")
     other.tab.close()
 
 
