@@ -38,7 +38,7 @@ from dynadrag_pipeline.motion.path import PathMotion
 from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion.straight import StraightMotion
 from dynadrag_pipeline.motion.tracked import TrackedMotion
-from dynadrag_pipeline.preview import DragPreview
+from dynadrag_pipeline.preview import DragPreview, preview_drag
 from dynadrag_pipeline.settings import PRESETS, SettingsInForce, settings_in_force
 from dynadrag_pipeline.visualization import contact_sheet, draw_points, draw_trajectories, flow_to_image, save_gif
 from motion_predictor.common.options import options_table
@@ -79,6 +79,7 @@ SECTIONS: dict[str, dict[Any, tuple[str, ...]]] = {
         ),
         DynaDragPipelineOutput: (),
         DragPreview: (),
+        preview_drag: (),
         ContentLocations: (),
         DragIteration: (),
         DynaDragBlocks: (),

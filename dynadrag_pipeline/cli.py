@@ -19,6 +19,7 @@ from .commands.build_pairs import add_build_pairs_command
 from .commands.edit import add_edit_command
 from .commands.edit_options import negative_points_joined
 from .commands.evaluate import add_evaluate_command
+from .commands.preview import add_preview_command
 from .commands.streams import make_streams_carefree, output_failure
 
 NOT_SAVED = 1
@@ -74,6 +75,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_edit_command(commands, argv)
+    add_preview_command(commands)
     add_build_pairs_command(commands)
     add_evaluate_command(commands)
     add_motion_predictor_commands(commands)

@@ -17,17 +17,15 @@ from motion_predictor.points import scale_points
 
 from .dense_flow import DenseFlow, flow_size, resize_shift, shifted, unfolded
 from .drag_instruction import DragInstruction
-from .latent_bend import bent_picture
 from .motion.source import EditView, MotionSource, dense_flow_of
 from .motion.straight import StraightMotion
 from .picture import edit_size, resize_picture
 from .settings import DragSettings
 
-SHOWN_SIDE = 256  # short side of what a source of motion is shown that looks at pictures, as networks are trained
-POINTS_SIDE = (
-    64  # of what points alone are carried on: a handle is within 2 px of its target at 512, and in no case slow
-)
+SHOWN_SIDE = 256  # short side of what a source of motion is shown that looks at pictures, if it does not need less
+POINTS_SIDE = 64  # of what is known by points alone: a handle comes within 2 px of 512 of its target
 PATH_STEPS = 4  # of the path of each handle
+STILL = 1e-3  # pixels: what is shifted by less is shown as it was
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def preview_drag(
         ((96, 96), [[30.0, 40.0], [36.0, 40.0], [42.0, 40.0]])
     """
     source = source or StraightMotion()
-    view = _first_view(picture.cpu(), instruction, source.needs_picture, settings or DragSettings())
+    view = _first_view(picture.cpu(), instruction, _working_side(source), settings or DragSettings())
     flow = _whole_motion(source, view)
     paths = scale_points(_rolled_out(source, view, flow), view.size, instruction.size)
     paths[:, 0], paths[:, -1] = instruction.handles, instruction.targets
@@ -99,12 +97,16 @@ def _no_features() -> torch.Tensor:
     raise _NoFeatures
 
 
-def _first_view(
-    picture: torch.Tensor, instruction: DragInstruction, is_seen: bool, settings: DragSettings
-) -> EditView:
+def _working_side(source: MotionSource) -> int:
+    """The short side on which a source is asked."""
+    if not source.needs_picture:
+        return POINTS_SIDE
+    return min(SHOWN_SIDE, getattr(source, "picture_side", None) or SHOWN_SIDE)
+
+
+def _first_view(picture: torch.Tensor, instruction: DragInstruction, side: int, settings: DragSettings) -> EditView:
     """What a source may look at before the first iteration, at a size of its own."""
-    short_side = min(SHOWN_SIDE if is_seen else POINTS_SIDE, *instruction.size)
-    size = edit_size(instruction.size, short_side, multiple=1)
+    size = edit_size(instruction.size, min(side, *instruction.size), multiple=1)
     scaled = instruction.scaled_to(size)
     return EditView(
         handles=scaled.handles,
@@ -167,8 +169,9 @@ def _next_place(source: MotionSource, view: EditView) -> torch.Tensor:
 
 def _bent_inside(picture: torch.Tensor, flow: DenseFlow, may_change: torch.Tensor) -> torch.Tensor:
     """The picture `(1, 3, height, width)` after a motion where it may change `(height, width)`, else as it was."""
-    bent = bent_picture(picture, resize_shift(flow.backward, (picture.shape[-2], picture.shape[-1])))
-    return torch.where(may_change > 0, bent.clamp(0, 1), picture)
+    shift = resize_shift(flow.backward, (picture.shape[-2], picture.shape[-1]))
+    moves = (may_change > 0) & (shift.abs() > STILL).any(dim=1, keepdim=True)
+    return torch.where(moves, shifted(picture, shift).clamp(0, 1), picture)
 
 
 def _as_pil(picture: torch.Tensor) -> Image.Image:

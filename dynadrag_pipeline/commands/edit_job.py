@@ -36,7 +36,7 @@ class Job:
 def checked_job(args: argparse.Namespace) -> Job:
     """Refuse what can't work, before the model is loaded."""
     options = given_options(args, DragSettings)
-    call: dict[str, Any] = {**_instruction(args), **options}
+    call: dict[str, Any] = {**given_instruction(args), **options}
     if args.settings is not None:
         call["settings"] = _settings_file(args.settings)
     if args.preset is not None:
@@ -50,9 +50,9 @@ def checked_job(args: argparse.Namespace) -> Job:
         raise CommandError("--gif is made of the pictures between: leave --no-return-intermediates out.")
     _check_identity_lora(args, settings)
     _check_models(args, settings)
-    image = _open_picture("image", args.image)
+    image = open_given_picture("image", args.image)
     if args.mask is not None:
-        call["mask"] = _open_picture("--mask", args.mask)
+        call["mask"] = open_given_picture("--mask", args.mask)
     files = _result_files(args)
     _check_results(args, files)
     pins = _check_points(image, call)
@@ -62,7 +62,7 @@ def checked_job(args: argparse.Namespace) -> Job:
     return Job(image, call, call["targets"], pins, files)
 
 
-def _instruction(args: argparse.Namespace) -> dict[str, Any]:
+def given_instruction(args: argparse.Namespace) -> dict[str, Any]:
     """Handles, targets, prompt and motion, from the options or from the instruction file."""
     if args.instruction is None:
         if not args.handle or len(args.handle) != len(args.target):
@@ -109,7 +109,7 @@ def _settings_file(path: Path) -> dict[str, Any]:
     }
 
 
-def _open_picture(name: str, path: Path) -> Image.Image:
+def open_given_picture(name: str, path: Path) -> Image.Image:
     from motion_predictor.common.picture_files import open_picture
 
     try:

@@ -44,7 +44,7 @@ def load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     if args.quiet:
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
-    predictor = _given_predictor(args)
+    predictor = given_predictor(args)
     try:
         pipe = DynaDragPipeline.from_pretrained(
             model,
@@ -66,7 +66,7 @@ def load_pipeline(args: argparse.Namespace) -> DynaDragPipeline:
     return pipe
 
 
-def _given_predictor(args: argparse.Namespace) -> dict[str, Any]:
+def given_predictor(args: argparse.Namespace) -> dict[str, Any]:
     """The motion predictor that was asked for, as an argument of `from_pretrained`; none if none was."""
     import torch
 

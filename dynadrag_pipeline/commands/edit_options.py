@@ -22,7 +22,7 @@ LARGEST_SEED = 2**63 - 1
 
 def add_edit_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Add all options of an edit; the help shows the defaults of the model and the preset that `argv` names."""
-    _add_input_options(parser)
+    add_point_options(parser)
     _add_model_options(parser)
     _add_output_options(parser)
     add_options(parser, DragSettings, _defaults_in_force(argv))
@@ -40,7 +40,8 @@ def _defaults_in_force(argv: Sequence[str]) -> dict[str, Any]:
         return {}
 
 
-def _add_input_options(parser: argparse.ArgumentParser) -> None:
+def add_point_options(parser: argparse.ArgumentParser) -> None:
+    """Add the picture, and what says where its content goes."""
     group = parser.add_argument_group(
         "picture and points", "Points are X,Y in pixels of the picture, from 0,0 in its upper left corner."
     )

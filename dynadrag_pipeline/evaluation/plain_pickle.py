@@ -132,9 +132,9 @@ def _follow(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) ->
         entries = _since_mark(stack)
         _top(stack, list).extend(entries)
     elif name == "SETITEM":
-        key, value = stack[-2:]
+        last_pair = stack[-2:]
         del stack[-2:]
-        _top(stack, dict)[key] = value
+        _top(stack, dict).update(_pairs(last_pair))
     elif name == "SETITEMS":
         pairs = _pairs(_since_mark(stack))
         _top(stack, dict).update(pairs)
@@ -148,7 +148,7 @@ def _follow(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) ->
         module, _, what = argument.partition(" ")
         stack.append(_Name(module, what))
     elif name == "STACK_GLOBAL":
-        _replace(stack, 2, lambda said: _Name(str(said[0]), str(said[1])))
+        _replace(stack, 2, _name)
     elif name == "REDUCE":
         _replace(stack, 2, lambda said: _Call(*said))
     elif name == "BUILD":
@@ -179,7 +179,16 @@ def _since_mark(stack: list[Any]) -> list[Any]:
     return entries[::-1]
 
 
+def _name(said: list[Any]) -> _Name:
+    if not all(isinstance(each, str) for each in said):
+        raise TypeError
+    return _Name(*said)
+
+
 def _pairs(entries: list[Any]) -> dict[Any, Any]:
+    for key in entries[::2]:  # before they are hashed: a small file can hold a key that unfolds without an end
+        if not isinstance(key, (str, int)):
+            raise ValueError(f"it has a key that is no text or number, but a {type(key).__name__}.")
     return dict(zip(entries[::2], entries[1::2], strict=True))
 
 
@@ -194,7 +203,7 @@ class _Plain:
         if self.values > MOST_VALUES or depth > DEEPEST:
             raise ValueError(f"it holds more than {MOST_VALUES} values, or {DEEPEST} levels of them.")
         if isinstance(value, dict):
-            return {self.key(key): self.of(each, depth + 1) for key, each in value.items()}
+            return {key: self.of(each, depth + 1) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(self.of(each, depth + 1) for each in value)
         if isinstance(value, _Call):
@@ -206,11 +215,6 @@ class _Plain:
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
             return value
         raise ValueError("it is damaged.")
-
-    def key(self, key: Any) -> Any:
-        if not isinstance(key, (str, int)):
-            raise ValueError(f"it has a key that is no text or number, {got(key)}.")
-        return key
 
 
 def _called(call: _Call) -> Any:

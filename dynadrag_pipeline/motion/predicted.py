@@ -35,6 +35,11 @@ class PredictedMotion(BaseMotionSource):
     def __init__(self, predictor: MotionPredictorModel | Any) -> None:
         self.predictor = predictor
 
+    @property
+    def picture_side(self) -> int | None:
+        """Short side that pictures are brought to for the network; `None` if it sees them at their own size."""
+        return getattr(self.predictor, "config", {}).get("sample_size")
+
     def propose(self, view: EditView) -> Motion:
         """The predicted flow at the handles, guarded."""
         moving = view.moving

@@ -85,9 +85,9 @@ class DynaDragLoader:
         }
 
     @classmethod
-    def IS_CHANGED(cls, model: str, motion_predictor: str, **_: Any) -> list[Any]:
+    def IS_CHANGED(cls, model: str, motion_predictor: str, **_: Any) -> str:
         """Another answer once a folder was written anew."""
-        return [model, motion_predictor, *(_written(each) for each in (model, motion_predictor))]
+        return f"{_written(model)} {_written(motion_predictor)}"
 
     @torch.inference_mode(False)
     def load(self, model: str, motion_predictor: str, device: str, dtype: str) -> tuple[DynaDragPipeline]:

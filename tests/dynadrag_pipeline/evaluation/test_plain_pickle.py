@@ -85,6 +85,21 @@ def test_a_small_file_that_unfolds_to_many_values_is_refused(tmp_path):
         read_plain_pickle(tmp_path / "a.pkl")
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param(b"K\x01s.", id="as a key"),
+        pytest.param(b"\x8c\x01n\x93.", id="as a name"),
+    ],
+)
+def test_what_unfolds_without_an_end_is_refused_where_it_would_be_hashed_or_written_out(tmp_path, rest):
+    """Forty tuples, each of which holds the one before it twice."""
+    doubling = b"".join(bytes([*b"0h", number, *b"h", number, *b"\x86q", number + 1]) for number in range(40))
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04}K\x00q\x00" + doubling + rest)
+    with pytest.raises(ValueError, match="nothing of it was run"):
+        read_plain_pickle(tmp_path / "a.pkl")
+
+
 @given(content=st.binary(max_size=200))
 def test_damaged_files_raise_nothing_but_value_errors(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "damaged.pkl"
