@@ -75,7 +75,7 @@ def paths_figure(pairs: Sequence[EvaluationPair], records: Sequence[Record], met
         axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] + half, centre[1] - half), title=pair.name)
         axes.set_xticks([])
         axes.set_yticks([])
-    handles, labels = (values for values in figure.axes[0].get_legend_handles_labels())
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize="small")
+    drawn, names = figure.axes[0].get_legend_handles_labels()
+    if names:
+        figure.legend(drawn, names, loc="outside lower center", ncols=min(5, len(names)), fontsize="small")
     return figure
