@@ -75,7 +75,7 @@ def paths_figure(pairs: Sequence[EvaluationPair], records: Sequence[Record], met
         axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] + half, centre[1] - half), title=pair.name)
         axes.set_xticks([])
         axes.set_yticks([])
-    drawn, names = figure.axes[0].get_legend_handles_labels()
+    artists, names = figure.axes[0].get_legend_handles_labels()
     if names:
-        figure.legend(drawn, names, loc="outside lower center", ncols=min(5, len(names)), fontsize="small")
+        figure.legend(artists, names, loc="outside lower center", ncols=min(5, len(names)), fontsize="small")
     return figure
