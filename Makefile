@@ -6,20 +6,25 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constraint constraints.txt
 PACKAGING := setup.py pyproject.toml constraints.txt
 DEMO_INSTALLED := $(VENV)/.demo-installed
+APP_INSTALLED := $(VENV)/.app-installed
 DEV_INSTALLED := $(VENV)/.dev-installed
 DEMO_ARGS ?=
+APP_ARGS ?=
 EDITING := pipeline_dynadrag embedded_checkpoint identity_lora kv_replacement ddim_inversion
 FLOOR_TESTS := tests/conversion tests/motion_predictor/test_modeling_motion_predictor.py \
 	$(EDITING:%=tests/dynadrag_pipeline/test_%.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs lint floors floors-in-venv clean
+.PHONY: help demo app test docs lint floors floors-in-venv clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
 
 demo: $(DEMO_INSTALLED) ## drag a real portrait; DEMO_ARGS="--edit hopper_smile" for another edit
 	@$(BIN)/python examples/demo/run_demo.py $(DEMO_ARGS)
+
+app: $(APP_INSTALLED) ## drag with the mouse in a browser; prints the address. APP_ARGS="--port 8000"
+	@$(BIN)/dynadrag app $(APP_ARGS)
 
 test: $(DEV_INSTALLED) ## run all tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 10
@@ -51,10 +56,15 @@ $(DEMO_INSTALLED): $(PACKAGING) | $(BIN)/activate
 	@$(PIP) --editable '.[demo]'
 	@touch $@
 
+$(APP_INSTALLED): $(PACKAGING) | $(BIN)/activate
+	@echo "Installing dynadrag and what the app needs into $(VENV): some minutes, once."
+	@$(PIP) --editable '.[app]'
+	@touch $@ $(DEMO_INSTALLED)
+
 $(DEV_INSTALLED): $(PACKAGING) | $(BIN)/activate
 	@echo "Installing dynadrag and its development tools into $(VENV): some minutes, once."
 	@$(PIP) --editable '.[dev]'
-	@touch $@ $(DEMO_INSTALLED)
+	@touch $@ $(APP_INSTALLED) $(DEMO_INSTALLED)
 
 # The first interpreter that runs and is new enough. `activate` is the last file that venv writes.
 $(BIN)/activate:

@@ -21,9 +21,13 @@ TRAINING = [
 EVALUATION = ["scikit-image>=0.22", "torchmetrics>=1.4", *TRAINING]
 # What torchmetrics takes the networks under LPIPS, FID and KID from.
 PERCEPTUAL = ["torch-fidelity>=0.3", "torchvision>=0.20"]
+# The page of `dynadrag app`, its sample pictures, and films of edits.
+APP = ["av>=12", "gradio>=6.29,<7", *DEMO]
+# A browser is driven by playwright; it is not among what pip installs.
 DEV = [
     "hypothesis>=6.100",
     "mypy>=1.11",
+    "playwright>=1.45",
     "pytest>=8",
     "pytest-xdist>=3.5",
     "ruff>=0.9",
@@ -60,6 +64,7 @@ setup(
     package_data={
         "dynadrag_pipeline": [
             "py.typed",
+            *(f"app/*.{suffix}" for suffix in ("html", "css", "js")),
             *(f"weights/**/*.{suffix}" for suffix in ("json", "safetensors", "txt", "md", "jpg")),
         ],
         "conversion": ["py.typed"],
@@ -78,11 +83,12 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "app": APP,
         "demo": DEMO,
         "training": TRAINING,
         "evaluation": EVALUATION,
         "perceptual": [*EVALUATION, *PERCEPTUAL],
-        "dev": [*DEMO, *TRAINING, *EVALUATION, *DEV],
+        "dev": [*APP, *TRAINING, *EVALUATION, *DEV],
     },
     entry_points={"console_scripts": ["dynadrag=dynadrag_pipeline.__main__:run"]},
 )

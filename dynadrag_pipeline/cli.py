@@ -15,6 +15,7 @@ from conversion.command_line import add_convert_command
 from motion_predictor.command_line import add_motion_predictor_commands
 from motion_predictor.common.command_errors import CommandError, NotSaved, one_line
 
+from .commands.app import add_app_command
 from .commands.build_pairs import add_build_pairs_command
 from .commands.edit import add_edit_command
 from .commands.edit_options import negative_points_joined
@@ -76,6 +77,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_edit_command(commands, argv)
     add_preview_command(commands)
+    add_app_command(commands)
     add_build_pairs_command(commands)
     add_evaluate_command(commands)
     add_motion_predictor_commands(commands)

@@ -89,8 +89,8 @@ def add_point_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
+def add_loading_options(group: argparse._ArgumentGroup) -> None:
+    """Add which model is loaded, and how: for every command that edits."""
     group.add_argument(
         "--model",
         metavar="DIR_OR_ID",
@@ -102,19 +102,6 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR_OR_ID",
         help="folder or Hub id of a motion predictor, in place of the model's own; `embedded` is the one that comes "
         "with the package (default: the model's own, if it has one)",
-    )
-    group.add_argument(
-        "--preset",
-        choices=tuple(PRESETS),
-        help="options by name, in place of those that the model recommends: `paper` is the paper to the letter, "
-        "`fast` trades quality for time, `carry` goes beyond the paper",
-    )
-    group.add_argument(
-        "--settings",
-        metavar="FILE",
-        type=Path,
-        help="a JSON file with options, as the `settings` of a result.json or as an object of names and values; "
-        "options that are given go before it",
     )
     group.add_argument(
         "--device",
@@ -134,6 +121,24 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep models off the GPU while they don't run, and compute activations twice instead of keeping them: "
         "less memory, slower, the same picture",
+    )
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    add_loading_options(group)
+    group.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="options by name, in place of those that the model recommends: `paper` is the paper to the letter, "
+        "`fast` trades quality for time, `carry` goes beyond the paper",
+    )
+    group.add_argument(
+        "--settings",
+        metavar="FILE",
+        type=Path,
+        help="a JSON file with options, as the `settings` of a result.json or as an object of names and values; "
+        "options that are given go before it",
     )
     group.add_argument(
         "--seed",

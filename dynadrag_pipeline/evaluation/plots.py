@@ -75,8 +75,7 @@ def paths_figure(pairs: Sequence[EvaluationPair], records: Sequence[Record], met
         axes.set(xlim=(centre[0] - half, centre[0] + half), ylim=(centre[1] + half, centre[1] - half), title=pair.name)
         axes.set_xticks([])
         axes.set_yticks([])
-    artists, labels = figure.axes[0].get_legend_handles_labels()
-    if labels:
-        columns = min(5, len(labels))
-        figure.legend(artists, labels, loc="outside lower center", ncols=columns, fontsize="small")
+    artists, names = figure.axes[0].get_legend_handles_labels()
+    if names:
+        figure.legend(artists, names, loc="outside lower center", ncols=min(5, len(names)), fontsize="small")
     return figure

@@ -1,0 +1,40 @@
+"""What one visitor may ask of a machine that others use too; each limit is said in clear words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+MOST_UPLOAD_MEGABYTES = 30
+MOST_PIXELS = 4096 * 4096
+MOST_PAIRS = 40
+MOST_CANDIDATES = 4
+MOST_SECONDS = 1800.0
+"""Of one edit; it then ends with what there is."""
+MOST_WAITING = 8
+"""Edits in the queue, the one that runs apart."""
+MOST_VISITORS = 200
+MOST_EDITS = 20
+"""Edits that are kept of one visitor."""
+IDLE_SECONDS = 3600.0
+"""After which a visitor's pictures are thrown away."""
+GONE_SECONDS = 60.0
+"""After which an edit that nobody looks at any more is ended."""
+
+
+def check_picture(picture: Image.Image) -> None:
+    """Raise a ValueError if a picture is too large for the app."""
+    if picture.width * picture.height > MOST_PIXELS:
+        raise ValueError(
+            f"`image` must have at most {MOST_PIXELS:,} pixels here, got {picture.width}x{picture.height}: scale it "
+            "down, or use `dynadrag edit`."
+        )
+
+
+def check_pairs(points: Any) -> None:
+    """Raise a ValueError if there are too many pairs of points, or none."""
+    if not points:
+        raise ValueError("`handles` must be at least one point: click what to move, and then where to.")
+    if len(points) > MOST_PAIRS:
+        raise ValueError(f"`handles` must be at most {MOST_PAIRS} points here, got {len(points)}.")

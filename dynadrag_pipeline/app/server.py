@@ -1,0 +1,174 @@
+"""The app as a server: on a loopback address unless asked otherwise, never shared, and without a trace afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from motion_predictor.common.command_errors import CommandError, one_line
+
+from .limits import MOST_UPLOAD_MEGABYTES
+
+if TYPE_CHECKING:
+    from ..pipeline_dynadrag import DynaDragPipeline
+
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_SHARE": "False"}
+"""What keeps the libraries from telling anybody anything."""
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' data: blob:"
+)
+"""Browsers fetch nothing for the page from anywhere else, whatever a library writes into it."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    Example:
+        >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+        (True, True, False)
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def running_app(
+    pipe: DynaDragPipeline, model: argparse.Namespace, host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[str]:
+    """Context in which the app is served; its folder is gone afterwards.
+
+    Args:
+        pipe ([`DynaDragPipeline`]): the model.
+        model (`argparse.Namespace`): `model`, `motion_predictor`, `device` and `dtype`, for records and command lines.
+        host (`str`): the address that is listened on.
+        port (`int`, *optional*): by default the first free one from 7860 on.
+
+    Yields:
+        `str`: where the page is.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="dynadrag-app-"))
+    kept = {name: os.environ.get(name) for name in (*QUIET, "GRADIO_TEMP_DIR")}
+    os.environ.update({**QUIET, "GRADIO_TEMP_DIR": str(folder)})
+    try:
+        page = _page(pipe, model, folder)
+        try:
+            address = _launched(page, folder, host, port)
+        except OSError as error:
+            raise CommandError(f"--port: cannot listen there: {one_line(error)}") from error
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, value in kept.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _page(pipe: DynaDragPipeline, model: argparse.Namespace, folder: Path) -> Any:
+    from .api import Api
+    from .handlers import Handlers
+    from .layout import build_page
+    from .parts import Parts
+    from .visitors import Visitors
+    from .workshop import Workshop
+
+    workshop = Workshop(pipe)
+    handlers = Handlers(workshop, Visitors(folder / "visitors"), model, Parts())
+    name = "the small portraits model that comes with the package" if model.model is None else model.model
+    return build_page(handlers, Api(workshop, folder, model), name)
+
+
+def _launched(page: Any, folder: Path, host: str, port: int | None) -> str:
+    from starlette.middleware import Middleware
+
+    from .layout import PAGE_CSS, theme
+
+    page.queue(max_size=64, default_concurrency_limit=8)
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        inbrowser=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        max_file_size=f"{MOST_UPLOAD_MEGABYTES}mb",
+        allowed_paths=[],
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        footer_links=[],
+        theme=theme(),
+        css_paths=PAGE_CSS,
+        app_kwargs={"docs_url": None, "redoc_url": None, "middleware": [Middleware(_WithPolicy)]},
+    )
+    return str(address)
+
+
+class _WithPolicy:
+    """Adds the policy to every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", POLICY.encode())
+                message = {**message, "headers": [*message.get("headers", []), policy]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy if scope["type"] == "http" else send)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[threading.Event]:
+    """Context that is left the same way whether it ends by itself, by Ctrl+C or by a request to end.
+
+    Yields:
+        `threading.Event`: set when the app is to end. Before anybody waits for it, the signals interrupt.
+    """
+    ended = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if ended.is_set():
+            return
+        ended.set()
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def warn_of_host(host: str) -> None:
+    """Say who can reach an address."""
+    if not is_loopback(host):
+        print(
+            f"dynadrag: warning: {host} can be reached from other machines: whoever does may upload pictures and use "
+            "this machine's time, without a password.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,120 @@
+"""The picture with its points and its mask: a component of our own, in plain HTML, CSS and JavaScript."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from motion_predictor.common.checks import got
+from motion_predictor.common.mask_picture import painted_region
+from motion_predictor.common.picture_files import decode_picture
+
+from ..drag_instruction import as_pairs
+from .edits import Point
+from .limits import MOST_PIXELS
+
+LARGEST_SHOWN = 1024
+"""Pixels of the long side of pictures that come and go: previews, and iterations of an edit."""
+DATA_URL = "data:image/png;base64,"
+
+
+def make_stage() -> gr.HTML:
+    """The component: its parts lie beside this file, and `stage.js` says how they talk to each other."""
+    html, css, script = (
+        Path(__file__).with_name(f"stage.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+    )
+    parts: dict[str, Any] = {"html_template": html, "css_template": css, "js_on_load": script}
+    said: dict[str, Any] = {"scene": None, "preview": None, "live": None, "parcel": None}
+    return gr.HTML(value=None, elem_id="stage", apply_default_css=False, **parts, **said)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a visitor has put on the picture.
+
+    Attributes:
+        picture (`str`): the scene that it was put on.
+        handles, targets (`list`): (x, y) in pixels of the picture.
+        mask (`PIL.Image.Image`, *optional*): white where the picture may change.
+        revision (`int`): counts what was done, so that late answers are known.
+    """
+
+    picture: str
+    handles: list[Point]
+    targets: list[Point]
+    mask: Image.Image | None
+    revision: int
+
+    @classmethod
+    def of(cls, value: Any, size: tuple[int, int]) -> Drawn:
+        """Read what the component tells; it comes from a browser, so nothing of it is believed.
+
+        Args:
+            value (`Any`): of the component.
+            size (`tuple[int, int]`): (width, height) of the picture that is shown.
+
+        Raises:
+            ValueError: if it is not what the component tells.
+        """
+        value = value or {}
+        if not isinstance(value, dict):
+            raise ValueError(f"`value` must be what the picture tells, got {got(value)}.")
+        pairs = value.get("points") or []
+        if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise ValueError(f"`points` must be pairs of a handle and a target, got {got(pairs)}.")
+        flat = (
+            [_whole(point) for point in as_pairs("points", [point for pair in pairs for point in pair])]
+            if pairs
+            else []
+        )
+        mask = mask_of(value.get("mask"), size)
+        return cls(str(value.get("picture")), flat[0::2], flat[1::2], mask, int(value.get("revision") or 0))
+
+
+def _whole(point: np.ndarray) -> Point:
+    """A point with whole numbers where they are whole."""
+    return [int(number) if number.is_integer() else number for number in point.tolist()]
+
+
+def mask_of(url: Any, size: tuple[int, int]) -> Image.Image | None:
+    """The mask in a data URL, of the picture's size; nothing, if there is none."""
+    if not url:
+        return None
+    if not isinstance(url, str) or not url.startswith(DATA_URL) or len(url) > MOST_PIXELS:
+        raise ValueError(f"`mask` must be a picture in a data URL, got {got(url)}.")
+    picture = decode_picture(base64.b64decode(url.removeprefix(DATA_URL)), "the mask")
+    if picture.size != size:
+        raise ValueError(f"`mask` must have the size of the picture, {size[0]}x{size[1]}, got {got(picture.size)}.")
+    return as_mask(painted_region(picture))
+
+
+def as_mask(region: np.ndarray) -> Image.Image | None:
+    """A mask as a picture, white where the picture may change; nothing, if that is everywhere."""
+    return None if region.all() else Image.fromarray(region.astype(np.uint8) * 255)
+
+
+def mask_url(mask: Image.Image | None) -> str | None:
+    """A mask as the component takes it: transparent where the picture must stay."""
+    if mask is None:
+        return None
+    drawn = Image.new("RGBA", mask.size, (255, 255, 255, 0))
+    drawn.putalpha(mask.convert("L"))
+    file = io.BytesIO()
+    drawn.save(file, "PNG")
+    return DATA_URL + base64.b64encode(file.getvalue()).decode()
+
+
+def passing_url(picture: Image.Image) -> str:
+    """A picture that comes and goes, inside its own address."""
+    small = picture.convert("RGB")
+    small.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

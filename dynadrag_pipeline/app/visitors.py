@@ -1,0 +1,129 @@
+"""What is remembered of each visitor, in memory and in a folder of theirs, until they leave or are idle for long."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .edits import Base, Edit, Watcher
+from .limits import IDLE_SECONDS, MOST_EDITS, MOST_VISITORS
+
+
+@dataclass
+class Made:
+    """An edit with its files.
+
+    Attributes:
+        edit ([`Edit`]): that was made.
+        files (`list[Path]`): the edited picture first.
+    """
+
+    edit: Edit
+    files: list[Path]
+
+
+@dataclass
+class Visitor:
+    """One tab of a browser.
+
+    Attributes:
+        folder (`Path`): of their files, whose name nobody can guess.
+        base ([`Base`], *optional*): the picture that points are put on.
+        scene (`Path`, *optional*): the file that shows it, by which the page knows it too.
+        line (`list[Made]`): edits that can be undone and redone.
+        position (`int`): how many of the line are not undone.
+        gallery (`list[Made]`): all edits, the last one last.
+        watcher ([`Watcher`], *optional*): of the edit that runs.
+    """
+
+    folder: Path
+    base: Base | None = None
+    scene: Path | None = None
+    line: list[Made] = field(default_factory=list)
+    position: int = 0
+    gallery: list[Made] = field(default_factory=list)
+    watcher: Watcher | None = None
+    seen: float = field(default_factory=time.monotonic)
+
+    @property
+    def last(self) -> Made | None:
+        """The edit that is shown."""
+        return self.line[self.position - 1] if self.position else None
+
+    def put(self, base: Base) -> None:
+        """Let points be put on another picture."""
+        scene = self.new_path("picture.png")
+        base.shown.save(scene, compress_level=1)
+        if self.scene is not None:
+            shutil.rmtree(self.scene.parent, ignore_errors=True)
+        self.base, self.scene = base, scene
+
+    def add(self, made: Made) -> None:
+        """Keep an edit; what was undone can't be redone any more, and the oldest goes when there are too many."""
+        self.line[self.position :] = [made]
+        del self.line[:-MOST_EDITS]
+        self.position = len(self.line)
+        self.gallery.append(made)
+        for old in self.gallery[:-MOST_EDITS]:
+            shutil.rmtree(old.files[0].parent, ignore_errors=True)
+        del self.gallery[:-MOST_EDITS]
+
+    def new_path(self, name: str) -> Path:
+        """A path in a new folder of its own."""
+        folder = self.folder / secrets.token_hex(8)
+        folder.mkdir()
+        return folder / name
+
+
+class Visitors:
+    """The visitors of the app by the key of their tab.
+
+    Args:
+        folder (`Path`): that theirs are made in.
+        idle_seconds (`float`, *optional*): after which a visitor is forgotten.
+    """
+
+    def __init__(self, folder: Path, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.folder = folder
+        self.idle_seconds = idle_seconds
+        self._visitors: dict[str, Visitor] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._visitors)
+
+    def of(self, key: str | None) -> Visitor:
+        """The visitor of a tab; a new one, if it is new or was forgotten."""
+        with self._lock:
+            self._forget_idle()
+            if str(key) not in self._visitors:
+                if len(self._visitors) >= MOST_VISITORS:
+                    raise ValueError("Too many people are here: try again in some minutes.")
+                folder = self.folder / secrets.token_hex(16)
+                folder.mkdir(parents=True)
+                self._visitors[str(key)] = Visitor(folder)
+            visitor = self._visitors[str(key)]
+            visitor.seen = time.monotonic()
+            return visitor
+
+    def leave(self, key: str | None) -> None:
+        """Forget a visitor, and end their edit."""
+        with self._lock:
+            self._forget(str(key))
+
+    def _forget_idle(self) -> None:
+        now = time.monotonic()
+        for key, each in list(self._visitors.items()):
+            if each.watcher is None and now - each.seen > self.idle_seconds:
+                self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        visitor = self._visitors.pop(key, None)
+        if visitor is not None:
+            if visitor.watcher is not None:
+                visitor.watcher.cancel()
+            shutil.rmtree(visitor.folder, ignore_errors=True)

@@ -1,0 +1,249 @@
+"""The app as a person uses it: in a real browser, with a mouse and a keyboard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="needs gradio: pip install 'dynadrag[app]'")
+
+from dynadrag_pipeline.app.samples import sample_picture
+from dynadrag_pipeline.app.server import running_app
+from support.app_pages import MODEL, AppPage, browser, quick_pipeline
+
+pytestmark = pytest.mark.embedded
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def address(chromium: Any) -> Iterator[str]:
+    with running_app(quick_pipeline(), MODEL) as address:
+        yield address
+
+
+@pytest.fixture
+def page(chromium: Any, address: str) -> Iterator[AppPage]:
+    page = AppPage(chromium, address)
+    yield page
+    page.tab.close()
+    assert page.errors == []
+    assert page.strangers == []
+
+
+@pytest.fixture(scope="module")
+def face(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A portrait, 96 x 96 pixels."""
+    path: Path = tmp_path_factory.mktemp("pictures") / "face.png"
+    sample_picture("astronaut").resize((96, 96)).save(path)
+    return path
+
+
+def test_an_edit_from_the_picture_to_the_result_and_back(page: AppPage, face: Path) -> None:
+    """Two pairs, a mask, a preview, an edit that changes what it may and nothing else, undo, redo, go on."""
+    page.open(face)
+    page.click((48, 60), (56, 60), (47, 85))
+    assert page.state("pending") == [47, 85]
+    page.click((53, 85))
+    assert page.told()["points"] == [[[48, 60], [56, 60]], [[47, 85], [53, 85]]]
+    page.tab.wait_for_function(
+        "dragStage.state.preview && dragStage.state.preview.revision === dragStage.state.revision"
+    )
+    assert page.tab.inner_text("#stage .badge") == "preview: not the edit"
+    assert len(page.state("preview").get("paths")) == 2
+
+    page.tab.click("[data-tool=box]")
+    drag(page, (26, 34), (71, 90))
+    page.run()
+    before, after = page.picture("image").astype(int), page.picture("result").astype(int)
+    inside = np.zeros(before.shape[:2], dtype=bool)
+    inside[34:91, 26:72] = True
+    change = np.abs(after - before).max(axis=-1)
+    assert change[inside].max() > 20
+    assert change[~inside].mean() < 0.2 * change[inside].mean()
+    assert page.tab.locator("#stage .stage").get_attribute("data-view") == "compare"
+    said = page.tab.inner_text("#words")
+    assert "pair 1" in said
+    assert "asked" in said
+    assert "dynadrag edit face.png --handle=48,60" in page.tab.input_value("#command textarea, #command input")
+    titles = page.tab.locator("#files a").all_inner_texts()
+    assert titles[:4] == ["picture", "sheet", "GIF", "film"]
+    assert set(titles[4:]) == {"record", "points", "mask", "command", "original"}
+    assert overflow(page) == [0, 0, 0]
+
+    page.tab.click("#undo-edit")
+    page.tab.wait_for_function("dragStage.state.result === null")
+    assert page.told()["points"][0] == [[48, 60], [56, 60]]
+    page.tab.click("#redo-edit")
+    page.tab.wait_for_function("dragStage.state.result !== null")
+    page.tab.click("#go-on")
+    page.wait_for_status("goes on from here")
+    assert [target for _, target in page.told()["points"]] == [[56, 60], [53, 85]]
+    page.run()
+    assert "what was kept of the picture" in page.tab.inner_text("#words")
+
+
+@pytest.mark.parametrize(
+    ("window", "sizes"),
+    [((1280, 800), [(128, 128), (640, 480), (4000, 3000)]), ((800, 700), [(128, 128), (300, 1200)])],
+)
+def test_a_click_hits_the_pixel_under_it(
+    chromium: Any, address: str, tmp_path: Path, window: tuple[int, int], sizes: list[tuple[int, int]]
+) -> None:
+    """Whatever the size of the picture and of the window, zoomed or not."""
+    page = AppPage(chromium, address, viewport={"width": window[0], "height": window[1]})
+    page.tab.uncheck("#preview input")
+    for width, height in sizes:
+        path = tmp_path / f"{width}x{height}.png"
+        Image.new("RGB", (width, height), (200, 180, 160)).save(path)
+        page.open(path)
+        wanted = (width // 3, height // 4)
+        page.click(wanted)
+        found = page.state("pending")
+        off = 1 / page.state("zoom")  # pixels of the picture in one of the screen
+        assert max(abs(found[0] - wanted[0]), abs(found[1] - wanted[1])) <= (0 if off <= 1 else off)
+        page.tab.keyboard.press("z")
+        while page.state("zoom") < 8:
+            page.tab.mouse.move(*page.on_screen(wanted))
+            page.tab.mouse.wheel(0, -960)
+            page.tab.wait_for_timeout(20)
+        page.click(wanted, (wanted[0] + 3, wanted[1] + 1))
+        assert page.told()["points"] == [[list(wanted), [wanted[0] + 3, wanted[1] + 1]]]
+    page.tab.close()
+
+
+def test_points_are_moved_pinned_typed_and_taken_back(page: AppPage, face: Path) -> None:
+    page.open(face)
+    page.click((30, 30), (40, 30))
+    drag(page, (40, 30), (44, 36))
+    assert page.told()["points"] == [[[30, 30], [44, 36]]]
+    page.tab.keyboard.press("p")
+    page.click((60, 60))
+    assert page.told()["points"][1] == [[60, 60], [60, 60]]
+    page.tab.keyboard.press("ArrowRight")
+    assert page.told()["points"][1] == [[61, 60], [61, 60]]
+    page.tab.locator("#points-table input").nth(2).fill("50")
+    page.tab.keyboard.press("Enter")
+    assert page.told()["points"][0] == [[30, 30], [50, 36]]
+    page.tab.locator("#stage .view").focus()
+    page.tab.keyboard.press("z")
+    assert page.told()["points"][0] == [[30, 30], [44, 36]]
+    page.tab.click("#undo-pair")
+    page.tab.wait_for_function("dragStage.state.pairs.length === 1")
+    page.tab.click("#clear-points")
+    page.tab.wait_for_function("dragStage.state.pairs.length === 0")
+
+
+def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_path: Path) -> None:
+    page.open(face)
+    page.click((30, 30), (40, 31), (50, 50), (50, 60))
+    page.tab.click("[data-tool=brush]")
+    drag(page, (20, 20), (60, 60))
+    page.tab.click("[data-act=invert]")
+    before = page.told()
+    downloads: list[Any] = []
+    page.tab.on("download", lambda download: downloads.append(download))
+    page.tab.click("#export")
+    while len(downloads) < 2:
+        page.tab.wait_for_timeout(50)
+    for each in downloads:
+        each.save_as(tmp_path / each.suggested_filename)
+    points = json.loads((tmp_path / "points.json").read_text())
+    assert points["points"] == [[30, 30], [40, 31], [50, 50], [50, 60]]
+    page.tab.click("#clear-points")
+    page.tab.click("[data-act=unmask]")
+    page.tab.wait_for_function("!dragStage.state.pairs.length && !dragStage.state.mask")
+    page.tab.set_input_files("#side input[type=file] >> nth=1", [tmp_path / "points.json", tmp_path / "mask.png"])
+    page.tab.wait_for_function("dragStage.state.pairs.length === 2 && dragStage.state.mask")
+    assert page.told()["points"] == before["points"]
+    page.tab.click("#export")
+    while len(downloads) < 4:
+        page.tab.wait_for_timeout(50)
+    (again,) = (each for each in downloads[2:] if each.suggested_filename == "mask.png")
+    again.save_as(tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "mask.png").read_bytes()
+
+
+def test_cancel_ends_an_edit_with_what_there_is(page: AppPage, face: Path) -> None:
+    page.open(face)
+    page.click((39, 32), (60, 32))
+    page.tab.click("#all-options")
+    page.tab.fill("#option-max_iterations input, #option-max_iterations textarea", "200")
+    page.tab.fill("#option-stop_distance input, #option-stop_distance textarea", "0")
+    page.tab.fill("#option-settle_iterations input, #option-settle_iterations textarea", "200")
+    page.tab.keyboard.press("Tab")
+    page.tab.click(".sidebar .toggle-button")
+    page.tab.click("#run")
+    page.wait_for_status("iteration 2")
+    page.tab.locator("#stage .view").focus()
+    page.tab.keyboard.press("Escape")
+    page.tab.wait_for_function("document.querySelector('#words').innerText.includes('cancelled')")
+    assert page.state("result") is not None
+
+
+def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"this is no picture")
+    page.tab.set_input_files("#side input[type=file] >> nth=0", bad)
+    page.tab.wait_for_selector(".toast-body")
+    assert "must be" in page.tab.inner_text(".toast-body")
+    assert "Traceback" not in page.tab.inner_text("body")
+    page.open(face)
+    assert page.state("width") == 96
+
+
+def test_two_tabs_know_nothing_of_each_other_and_edit_in_turn(chromium: Any, address: str, face: Path) -> None:
+    one, other = AppPage(chromium, address), AppPage(chromium, address)
+    for page, points in ((one, [(39, 32), (44, 32)]), (other, [(50, 58), (50, 64)])):
+        page.open(face)
+        page.click(*points)
+    one.tab.click("#run")
+    other.tab.click("#run")
+    for page in (one, other):
+        page.tab.wait_for_function("dragStage.state.result !== null")
+    assert one.told()["points"] == [[[39, 32], [44, 32]]]
+    assert other.told()["points"] == [[[50, 58], [50, 64]]]
+    assert (one.picture("result") != other.picture("result")).any()
+    for page in (one, other):
+        page.tab.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_is_on_one_screen(chromium: Any, address: str, face: Path, scheme: str) -> None:
+    page = AppPage(chromium, address, color_scheme=scheme)
+    page.open(face)
+    assert overflow(page) == [0, 0, 0]
+    nameless = page.tab.evaluate(
+        """() => [...document.querySelectorAll("button, canvas, img")].filter((each) => each.offsetParent &&
+        !(each.innerText || "").trim() && !each.getAttribute("aria-label") && !each.alt && !each.title)
+        .map((each) => each.outerHTML.slice(0, 80))"""
+    )
+    assert nameless == []
+    page.tab.close()
+
+
+def overflow(page: AppPage) -> list[int]:
+    """By how many pixels page and groups are too large for the window."""
+    sizes: list[int] = page.tab.evaluate(
+        """() => { const all = document.documentElement, side = document.querySelector("#side");
+        return [all.scrollHeight - all.clientHeight, all.scrollWidth - all.clientWidth,
+                side.scrollHeight - side.clientHeight]; }"""
+    )
+    return sizes
+
+
+def drag(page: AppPage, start: tuple[int, int], end: tuple[int, int]) -> None:
+    page.tab.mouse.move(*page.on_screen(start))
+    page.tab.mouse.down()
+    page.tab.mouse.move(*page.on_screen(end), steps=4)
+    page.tab.mouse.up()

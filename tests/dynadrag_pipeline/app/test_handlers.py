@@ -1,0 +1,274 @@
+"""What clicks do, without a browser: the page's functions, called as the page calls them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline.app import samples
+from dynadrag_pipeline.app.handlers import Handlers, links, words
+from dynadrag_pipeline.app.limits import MOST_EDITS
+from dynadrag_pipeline.app.options_drawer import OPTIONS, given_by
+from dynadrag_pipeline.app.parts import Parts
+from dynadrag_pipeline.app.stage import Drawn, mask_of, mask_url
+from dynadrag_pipeline.app.visitors import Visitors
+from dynadrag_pipeline.app.workshop import Workshop
+from dynadrag_pipeline.cli import build_parser
+from dynadrag_pipeline.settings import DragSettings
+from motion_predictor.common.options import given_options, options_of
+from support.app_pages import MODEL
+
+ME, YOU = SimpleNamespace(session_hash="me"), SimpleNamespace(session_hash="you")
+NAMES = (
+    "stage",
+    "status",
+    "run",
+    "cancel",
+    "prompt",
+    "words",
+    "gallery",
+    "files",
+    "command",
+    "use",
+    "go_on",
+    "undo",
+    "redo",
+)
+UNSAID = [""] * len(OPTIONS)
+
+
+@pytest.fixture
+def handlers(pipe: DynaDragPipeline, quick: dict[str, Any], tmp_path: Path) -> Handlers:
+    pipe.register_to_config(recommended_settings=quick)
+    return Handlers(Workshop(pipe), Visitors(tmp_path / "visitors"), MODEL, Parts(**{name: name for name in NAMES}))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo of <b>me.png"
+    Image.linear_gradient("L").resize((96, 80)).convert("RGB").save(path)
+    return path
+
+
+def drawn(handlers: Handlers, points: list[Any], who: Any = ME, mask: str | None = None) -> dict[str, Any]:
+    """What the picture tells when points are on it."""
+    scene = handlers.visitors.of(who.session_hash).scene
+    assert scene is not None
+    return {"picture": scene.parent.name, "points": points, "mask": mask, "revision": 3}
+
+
+def run(handlers: Handlers, points: list[Any], who: Any = ME, seed: int = 0, candidates: int = 1) -> list[Any]:
+    return list(handlers.run(who, drawn(handlers, points, who), "", seed, candidates, "", *UNSAID))
+
+
+def test_a_rotated_photograph_with_transparency_is_shown_upright(handlers: Handlers, tmp_path: Path) -> None:
+    turned = Image.new("RGB", (120, 80), (250, 0, 0))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    scene = handlers.load(str(tmp_path / "turned.jpg"), ME)["stage"]["scene"]
+    assert (scene["width"], scene["height"]) == (80, 120)
+    clear = Image.new("LA", (80, 80), (0, 0))
+    clear.save(tmp_path / "clear.png")
+    handlers.load(str(tmp_path / "clear.png"), ME)
+    base = handlers.visitors.of("me").base
+    assert base is not None
+    assert base.shown.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_picture_that_is_none_is_a_toast_in_words(handlers: Handlers, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("nothing")
+    with pytest.raises(gr.Error) as refused:
+        handlers.load(str(tmp_path / "bad.png"), ME)
+    assert "must be" in str(refused.value.message)
+    assert refused.value.print_exception is False
+
+
+def test_an_edit_fills_the_page_and_edits_are_undone_and_redone(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    updates = run(handlers, [[[30, 40], [40, 40]], [[70, 20], [70, 20]]])
+    assert updates[0] == {"run": gr.update(interactive=False), "cancel": gr.update(interactive=True)}
+    lives = [each["stage"]["live"] for each in updates if "live" in each.get("stage", {}) and each["stage"]["live"]]
+    assert len([live for live in lives if live["url"]]) == 3
+    assert "pair 1: " in updates[-2]["words"]
+    assert "pin 2: " in updates[-2]["words"]
+    assert len(updates[-2]["gallery"]) == 1
+    assert updates[-1] == {"run": gr.update(interactive=True), "cancel": gr.update(interactive=False)}
+
+    run(handlers, [[[30, 40], [36, 40]]], seed=7)
+    undone = handlers.step(-1, ME)
+    assert undone["stage"]["scene"]["points"] == [[[30, 40], [40, 40]], [[70, 20], [70, 20]]]
+    assert undone["stage"]["scene"]["result"]
+    assert undone["redo"]["interactive"]
+    empty = handlers.step(-1, ME)
+    assert empty["stage"]["scene"]["result"] is None
+    with pytest.raises(gr.Error, match=r"nothing to undo"):
+        handlers.step(-1, ME)
+    handlers.step(1, ME)
+    again = handlers.step(1, ME)
+    assert again["stage"]["scene"]["points"] == [[[30, 40], [36, 40]]]
+    assert "--seed 7" in again["command"]
+    picked = handlers.pick(SimpleNamespace(index=0), ME)
+    assert "--seed 0" in picked["command"]
+
+
+def test_a_result_is_the_next_picture_or_goes_on(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    run(handlers, [[[30, 40], [40, 40]]])
+    gone_on = handlers.go_on(ME)["stage"]["scene"]
+    ((end, target),) = gone_on["points"]
+    assert target == [40, 40]
+    assert 30 <= end[0] <= 40
+    updates = run(handlers, gone_on["points"])
+    assert "goes on from an edit before" in updates[-2]["command"]
+    used = handlers.use(ME)["stage"]["scene"]
+    assert used["points"] == []
+    visitor = handlers.visitors.of("me")
+    assert visitor.base is not None
+    assert visitor.base.start is None
+    assert visitor.base.name.endswith("-edited")
+
+
+def test_candidates_differ_by_their_seed(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    run(handlers, [[[30, 40], [40, 40]]], seed=3, candidates=2)
+    assert [made.edit.order.seed for made in handlers.visitors.of("me").gallery] == [3, 4]
+    with pytest.raises(gr.Error, match="`candidates` must be a whole number of at least 1 and at most 4"):
+        run(handlers, [[[30, 40], [40, 40]]], candidates=9)
+
+
+def test_visitors_know_nothing_of_each_other(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    with pytest.raises(gr.Error, match="There is no picture yet"):
+        handlers.use(YOU)
+    mine = drawn(handlers, [[[30, 40], [40, 40]]])
+    handlers.load(str(photo), YOU)
+    with pytest.raises(gr.Error, match="The picture changed meanwhile"):
+        next(handlers.run(YOU, mine, "", 0, 1, "", *UNSAID))
+
+
+def test_the_preview_answers_for_the_points_that_it_was_asked_for(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    value = drawn(handlers, [[[30, 40], [40, 40]]])
+    shown = handlers.preview(value, True, ME)["stage"]["preview"]
+    assert shown["revision"] == 3
+    assert shown["url"].startswith("data:image/jpeg;base64,")
+    assert shown["paths"][0][0] == pytest.approx([30, 40], abs=0.01)
+    assert shown["paths"][0][-1] == pytest.approx([40, 40], abs=0.01)
+    assert handlers.preview(value, False, ME)["stage"]["preview"] is None
+    assert "must lie inside" in handlers.preview(drawn(handlers, [[[300, 4], [1, 1]]]), True, ME)["status"]
+
+
+def test_an_instruction_goes_out_and_comes_back(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    points = [[[30, 40], [40, 41]], [[70, 20], [70, 20]]]
+    region = Image.new("L", (96, 80))
+    region.paste(255, (10, 20, 50, 60))
+    parcel = handlers.export(drawn(handlers, points, mask=mask_url(region)), "a face", ME)["stage"]["parcel"]
+    paths = [each["url"].removeprefix("gradio_api/file=") for each in parcel]
+    assert json.loads(Path(paths[0]).read_text()) == {
+        "prompt": "a face",
+        "points": [p for pair in points for p in pair],
+    }
+    brought = handlers.bring(paths, ME)
+    assert brought["stage"]["scene"]["points"] == points
+    assert brought["prompt"] == "a face"
+    mask = mask_of(brought["stage"]["scene"]["mask"], (96, 80))
+    assert mask is not None
+    assert mask.tobytes() == region.tobytes()
+    Path(paths[0]).write_text('{"points": [[500, 1], [2, 2]]}')
+    with pytest.raises(gr.Error, match="must lie inside the picture"):
+        handlers.bring(paths[:1], ME)
+
+
+def test_the_command_line_that_is_shown_says_the_same_edit(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    texts = dict.fromkeys(OPTIONS, "")
+    texts |= {"supervision_lr": "0.5", "hold_unselected": "yes", "restore_source": "no", "dynamic_selection": "none"}
+    value = drawn(handlers, [[[30, 40], [40, 40]], [[70, 20], [70, 20]]])
+    updates = list(handlers.run(ME, value, "fast", 5, 1, "it's me", *texts.values()))
+    program, command, *arguments = shlex.split(updates[-2]["command"])
+    assert (program, command) == ("dynadrag", "edit")
+    args = build_parser().parse_args([command, *arguments])
+    assert (args.handle, args.target) == ([(30, 40), (70, 20)], [(40, 40), (70, 20)])
+    assert (args.prompt, args.preset, args.seed) == ("it's me", "fast", 5)
+    given = {"supervision_lr": 0.5, "hold_unselected": True, "restore_source": False, "dynamic_selection": None}
+    assert given_options(args, DragSettings) == given
+    folder = handlers.visitors.of("me").last.files[0].parent
+    record = json.loads((folder / "result.json").read_text())
+    assert record["seed"] == 5
+    assert record["pins"] == [False, True]
+    assert record["settings"]["supervision_lr"] == {"value": 0.5, "from": "given"}
+    assert (folder / str(args.image)).is_file()
+
+
+def test_every_option_has_a_field_and_empty_ones_say_nothing() -> None:
+    assert set(OPTIONS) == set(options_of(DragSettings)) - {"return_intermediates"}
+    assert given_by(UNSAID) == {}
+    texts = dict.fromkeys(OPTIONS, "")
+    assert given_by([*{**texts, "kv_start_layer": "none", "cuda_graphs": "no"}.values()]) == {
+        "kv_start_layer": None,
+        "cuda_graphs": False,
+    }
+    with pytest.raises(ValueError, match="`max_iterations` must be a whole number"):
+        given_by([*{**texts, "max_iterations": "many"}.values()])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {"points": 3},
+        {"points": [[[1, 2]]]},
+        {"points": [[[1, 2], ["x", 3]]]},
+        {"mask": "http://elsewhere/mask.png"},
+        {"mask": "data:image/png;base64,AAAA"},
+    ],
+)
+def test_nothing_of_a_browser_is_believed(value: Any) -> None:
+    if value == []:
+        assert Drawn.of(value, (96, 80)).handles == []
+        return
+    with pytest.raises(ValueError, match=r"^`|must be|picture"):
+        Drawn.of(value, (96, 80))
+
+
+def test_names_of_files_are_text_and_not_markup(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    run(handlers, [[[30, 40], [40, 40]]])
+    last = handlers.visitors.of("me").last
+    assert last is not None
+    assert re.fullmatch(r"[\w-]+", last.edit.order.base.name)
+    assert "<b>" not in links([Path("/x/<b>.json")])
+    assert "<b>" not in words(["<b>", "<b>"])
+
+
+def test_visitors_are_forgotten_with_their_files(tmp_path: Path) -> None:
+    visitors = Visitors(tmp_path, idle_seconds=0.0)
+    folder = visitors.of("me").folder
+    assert folder.is_dir()
+    assert visitors.of("you").folder != folder
+    assert not folder.exists()
+    assert len(visitors) == 1
+    visitors.leave("you")
+    assert len(visitors) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert MOST_EDITS > 1
+
+
+def test_a_sample_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Image.Image:
+        raise ImportError
+
+    monkeypatch.setattr(samples, "_astronaut", missing)
+    with pytest.raises(ValueError, match=r"pip install 'dynadrag\[app\]'"):
+        samples.sample_picture("astronaut")

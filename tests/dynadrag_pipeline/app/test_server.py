@@ -1,0 +1,122 @@
+"""The app as a server: who reaches it, what it hands out, what it leaves behind; and the functions for programs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dynadrag_pipeline.app.samples import sample_picture
+from dynadrag_pipeline.app.server import is_loopback, running_app
+from dynadrag_pipeline.cli import main
+from support.app_pages import MODEL, quick_pipeline
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    return quick_pipeline()
+
+
+@pytest.fixture(scope="module")
+def address(pipeline: Any) -> Iterator[str]:
+    with running_app(pipeline, MODEL) as address:
+        yield address
+
+
+@pytest.fixture
+def portrait(tmp_path: Path) -> Path:
+    path = tmp_path / "portrait.png"
+    sample_picture("hopper").resize((96, 96)).save(path)
+    return path
+
+
+def answer(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return response.status, response.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers
+
+
+@pytest.mark.embedded
+def test_programs_edit_and_preview_as_the_example_in_the_docs(address: str, portrait: Path, pipeline: Any) -> None:
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False, download_files=str(portrait.parent))
+    picture, record, said = client.predict(
+        image=handle_file(portrait), handles=[[48, 58]], targets=[[55, 58]], seed=3, api_name="/edit"
+    )
+    called = pipeline(Image.open(portrait), [(48, 58)], [(55, 58)], generator=torch.Generator().manual_seed(3))
+    assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(called.images[0]))
+    assert record["seed"] == 3
+    assert record["handles"] == [[48, 58]]
+    assert "pair 1" in said
+    preview, paths = client.predict(
+        image=handle_file(portrait), handles=[[48, 58]], targets=[[55, 58]], api_name="/preview"
+    )
+    assert Image.open(preview).size == (96, 96)
+    assert paths[0][-1] == pytest.approx([55, 58], abs=0.01)
+    with pytest.raises(Exception, match="`handles` must lie inside the picture"):
+        client.predict(image=handle_file(portrait), handles=[[480, 58]], targets=[[55, 58]], api_name="/edit")
+    endpoints = set(client.view_api(return_format="dict")["named_endpoints"])
+    assert endpoints == {"/edit", "/preview"}
+
+
+@pytest.mark.embedded
+def test_nothing_of_the_machine_is_handed_out(address: str) -> None:
+    for path in ("/etc/passwd", str(ROOT / "setup.py"), "../../etc/passwd", "/proc/self/environ"):
+        assert answer(f"{address}gradio_api/file={path}")[0] in (403, 404)
+    status, headers = answer(address)
+    assert status == 200
+    assert "default-src 'self'" in headers["content-security-policy"]
+
+
+@pytest.mark.embedded
+def test_the_command_prints_its_address_and_leaves_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dynadrag_pipeline", "app"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("dynadrag app: http://127.0.0.1:")
+        assert list(tmp_path.glob("dynadrag-app-*")) != []
+        process.send_signal(signal.SIGTERM)
+        assert "nothing was kept" in process.stdout.read()
+        assert process.wait(60) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_machines_are_let_in_on_request_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.0.4", "name")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    assert main(["app", "--host", "0.0.0.0", "--share-never"]) == 2
+    assert "--share-never refuses" in capsys.readouterr().err
+    assert main(["app", "--port", "99999"]) == 2
+    assert "--port must be from 1 to 65535" in capsys.readouterr().err
+
+
+def test_without_gradio_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["app"]) == 2
+    assert "pip install 'dynadrag[app]'" in capsys.readouterr().err

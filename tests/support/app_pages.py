@@ -1,0 +1,142 @@
+"""The app's page in a headless browser, and a pipeline whose edits take a second."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
+
+QUICK = {
+    "num_inference_steps": 4,
+    "inversion_strength": 0.5,
+    "max_iterations": 2,
+    "supervision_steps": 2,
+    "supervision_lr": 0.6,
+    "supervision_damping": 0.03,
+    "supervision_radius": 4,
+    "supervision_reach": 0.25,
+    "settle_iterations": 0,
+    "identity_lora_steps": 1,
+    "processing_resolution": 64,
+    "preview_steps": 1,
+    "restore_source": True,
+}
+MODEL = argparse.Namespace(model=None, motion_predictor=None, device="cpu", dtype="float32")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def quick_pipeline() -> DynaDragPipeline:
+    """The embedded checkpoint with recommendations for the hasty."""
+    pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(recommended_settings=QUICK)
+    return pipe
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A headless Chromium, or a skip that says how to get one."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("needs a browser: apt-get install chromium, or Google Chrome")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+class AppPage:
+    """A tab with the app.
+
+    Attributes:
+        tab (`playwright.sync_api.Page`): the tab.
+        errors (`list[str]`): what the page's scripts complained of.
+        strangers (`list[str]`): addresses elsewhere that the page asked for.
+    """
+
+    def __init__(self, chromium: Any, address: str, **context: Any) -> None:
+        self.errors: list[str] = []
+        self.strangers: list[str] = []
+        self.tab = chromium.new_page(**{"viewport": {"width": 1280, "height": 800}, **context})
+        self.tab.set_default_timeout(60_000)
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.on("request", lambda request: self._note(request.url, address))
+        self.tab.goto(address)
+        self.tab.wait_for_function("window.dragStage")
+        self.tab.wait_for_selector("#command")
+
+    def _note(self, url: str, address: str) -> None:
+        if not url.startswith((address, "data:", "blob:")):
+            self.strangers.append(url)
+
+    def state(self, name: str) -> Any:
+        """A part of what the picture's component knows."""
+        return self.tab.evaluate(f"window.dragStage.state.{name}")
+
+    def told(self) -> Any:
+        """What the component tells the server."""
+        return self.tab.evaluate("window.dragStage.told()")
+
+    def open(self, path: Any) -> None:
+        """Load a picture by the button, and wait until it is shown."""
+        before = self.state("picture")
+        self.tab.set_input_files("#side input[type=file] >> nth=0", path)
+        self.tab.wait_for_function(
+            f"dragStage.state.picture && dragStage.state.picture !== {before!r}".replace("None", "null")
+        )
+
+    def click(self, *points: tuple[float, float]) -> None:
+        """Click on pixels of the picture, in their middle."""
+        for point in points:
+            self.tab.mouse.click(*self.on_screen(point))
+
+    def on_screen(self, point: tuple[float, float]) -> tuple[float, float]:
+        """Where a pixel of the picture is in the window."""
+        box = self.tab.locator("#stage canvas").bounding_box()
+        x, y = self.tab.evaluate("point => window.dragStage.onScreen(point)", list(point))
+        return box["x"] + x, box["y"] + y
+
+    def status(self) -> str:
+        """The line that says what goes on."""
+        return str(self.tab.inner_text("#status"))
+
+    def wait_for_status(self, text: str) -> None:
+        """Until the line that says what goes on has a text in it."""
+        self.tab.wait_for_function(f"document.querySelector('#status').innerText.includes({text!r})")
+
+    def run(self) -> None:
+        """Make an edit, and wait for it."""
+        self.tab.click("#run")
+        self.tab.wait_for_function("document.querySelector('#cancel').disabled === false")
+        self.tab.wait_for_function("document.querySelector('#cancel').disabled === true")
+
+    def picture(self, what: str) -> Any:
+        """The pixels of a picture of the component, `(height, width, 3)`."""
+        import numpy as np
+
+        size = self.tab.evaluate(f"[dragStage.state.{what}.naturalHeight, dragStage.state.{what}.naturalWidth]")
+        values = self.tab.evaluate(
+            f"""() => {{ const image = dragStage.state.{what}, board = document.createElement("canvas");
+            board.width = image.naturalWidth; board.height = image.naturalHeight;
+            const ink = board.getContext("2d"); ink.drawImage(image, 0, 0);
+            return Array.from(ink.getImageData(0, 0, board.width, board.height).data); }}"""
+        )
+        return np.array(values, dtype=np.uint8).reshape(*size, 4)[..., :3]
