@@ -6,6 +6,7 @@ import argparse
 import json
 import secrets
 import shutil
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..drag_instruction import DragInstruction
 from .edit_files import write_edit
 from .edits import Base, Edit, Order, Watcher
 from .handlers import as_base, in_words
-from .limits import check_pairs, check_picture
+from .limits import MOST_EDITS, check_pairs, check_picture
 from .preview_picture import preview_of
 from .workshop import Workshop
 
@@ -38,6 +39,7 @@ class Api:
         self.workshop = workshop
         self.folder = folder
         self.model = model
+        self._answers: deque[Path] = deque()
 
     @in_words
     def edit(
@@ -66,6 +68,9 @@ class Api:
             shutil.move(files[0], picture)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        self._answers.append(picture)
+        while len(self._answers) > MOST_EDITS:
+            self._answers.popleft().unlink(missing_ok=True)
         return str(picture), record, "\n".join(made.words)
 
     @in_words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,17 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(chromium: Any) -> Iterator[str]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the app makes its folder."""
+    folder: Path = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def address(chromium: Any, temporary: Path) -> Iterator[str]:
     with running_app(quick_pipeline(), MODEL) as address:
         yield address
 
@@ -216,6 +227,30 @@ def test_two_tabs_know_nothing_of_each_other_and_edit_in_turn(chromium: Any, add
     assert (one.picture("result") != other.picture("result")).any()
     for page in (one, other):
         page.tab.close()
+
+
+def test_a_tab_that_is_closed_in_the_middle_of_an_edit_is_forgotten(
+    chromium: Any, address: str, face: Path, temporary: Path
+) -> None:
+    page = AppPage(chromium, address)
+    page.open(face)
+    (visitors,) = temporary.glob("dynadrag-app-*/visitors")
+    folder = visitors / max(visitors.iterdir(), key=lambda each: each.stat().st_mtime).name
+    page.click((48, 60), (56, 60))
+    page.tab.click("#run")
+    page.wait_for_status("opening")
+    page.tab.close()
+    for _ in range(600):
+        if not folder.exists():
+            break
+        time.sleep(0.1)
+    assert not folder.exists()
+    other = AppPage(chromium, address)
+    other.open(face)
+    other.click((48, 60), (56, 60))
+    other.run()
+    assert other.state("result") is not None
+    other.tab.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
