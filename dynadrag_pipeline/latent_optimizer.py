@@ -86,13 +86,13 @@ class LeastLoss:
         latents (`torch.Tensor` of shape `(1, channels, h, w)`): where it was met.
     """
 
-    loss: torch.Tensor
-    latents: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+    latents: torch.Tensor
 
     def offer(self, loss: torch.Tensor, latents: torch.Tensor) -> None:
         """Remember a latent if its loss is less than all before. Without a word to the host, which a GPU waits for."""
         loss, latents = loss.detach(), latents.detach()
-        if self.latents is None:
+        if self.loss is None:
             self.loss, self.latents = loss, latents.clone()
             return
         is_less = loss < self.loss

@@ -189,7 +189,6 @@ def test_code_of_a_how_to_page_runs_from_the_first_block_to_the_last(
 ) -> None:
     """With a pipeline of random weights, in a folder that has what the page says there is."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     portrait = Image.radial_gradient("L").convert("RGB")  # 256 x 256, as the demo's
     (tmp_path / "demo").mkdir()
     portrait.save("demo/hopper.png")

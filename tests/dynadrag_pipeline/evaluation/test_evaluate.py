@@ -31,6 +31,7 @@ from dynadrag_pipeline.evaluation.metrics import (
     picture_metrics,
     structural_similarity,
 )
+from dynadrag_pipeline.evaluation.plots import distances_figure, paths_figure
 from dynadrag_pipeline.evaluation.records import Record, RecordFile, read_records
 from dynadrag_pipeline.evaluation.report import best_median_worst, edits_sheet, format_tables, interval
 from dynadrag_pipeline.evaluation.rows import load_rows
@@ -433,6 +434,29 @@ class TestReport:
         assert best_median_worst(records, "predicted")[-1] == "d"
         assert best_median_worst(records[:1], "straight") == ["a"]
 
+    def test_the_figure_of_distances_has_a_line_for_each_method_at_its_mean(self):
+        [axes] = distances_figure(self.records()).axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["straight", "predicted"]
+        means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+        assert means == pytest.approx([40 / 3 + 2, 40 / 3])
+
+    def test_paths_are_drawn_on_their_sources_and_the_true_one_is_under_the_others(self):
+        def record(method: str, number: int, *corners: float) -> Record:
+            handles = make_pair(number).handles
+            trajectory = [(handles + np.array([way, 0])).tolist() for way in (0.0, *corners)]
+            return Record(f"{number:03d}", method, "", {}, {"trajectory": trajectory})
+
+        records = [record("track", 1, 3, 5), record("true motion", 1, 8), record("track", 2, 1)]
+        records.append(Record("001", "no edit", "", {}, {}))
+        shown = [make_pair(1), make_pair(2)]
+        figure = paths_figure(shown, records, ["no edit", "track", "true motion"])
+        first, second = figure.axes
+        paths = [line for line in first.lines if line.get_linestyle() == "-"]
+        assert [line.get_color() == "black" for line in paths] == [True, True, False, False]
+        assert paths[2].get_xdata().tolist() == [20, 23, 25]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["true motion", "track"]
+        assert len([line for line in second.lines if line.get_linestyle() == "-"]) == 2
+
     def test_a_sheet_has_a_line_for_each_pair(self):
         sheet = edits_sheet(
             [make_pair(1), make_pair(2)], ["m"], lambda method, name: make_pair(int(name)).source, side=64
@@ -449,7 +473,8 @@ def test_the_command_compares_two_methods(tmp_path, capsys):
     assert main([*command, "--methods", "track", "straight", "--settle-iterations", "0", *quick]) == 0
     assert "| track |" in capsys.readouterr().out
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {"evaluation.md", "evaluation.png", "figures.000.jsonl", "records.000.jsonl", "pictures"}
+    drawn = {"evaluation.png", "distances.png", "paths.png"}
+    assert written == {"evaluation.md", "figures.000.jsonl", "records.000.jsonl", "pictures", *drawn}
     lines = [json.loads(line) for line in (tmp_path / "run" / "records.000.jsonl").read_text().splitlines()]
     expected = [(name, method) for name in ("001", "002") for method in ("track", "straight")]
     assert [(line["pair"], line["method"]) for line in lines] == expected
