@@ -17,17 +17,17 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline, load_instruction
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
-KERNELS = "95d8b2e21ad34428"
+KERNELS = "a64dffbde5720e54"
 SHORT = {"max_iterations": 2, "identity_lora_steps": 3}
 EDITS = {
-    "astronaut_hair": "e49eb17b854b467aff4672733814251293f3c8b0fed351f6bcc9476482ce3805",
-    "astronaut_head_turn": "60835b17090d2429037d6cfdc388414dbe17c6851b5b5e64a7d9db524a527806",
-    "astronaut_open_mouth": "90b7ce789115294f58f65832f48bea981042320a6058b0497b967c32e5fb3539",
-    "hopper_head_turn": "6c419d9112078ffcf8182fc2fe4f0187ed9e8dd3e47f196853c27f9af3f8dd46",
-    "hopper_smile": "a6be48c08d64c3fd0c00d2e192529695d6fd8204d17e1d7a4b8f49f87173a294",
+    "astronaut_hair": "2c92ed1d8bbc0b5ed1e765586d55c81d0523d8fd3fc713570c55ba3d95e3f6d9",
+    "astronaut_head_turn": "9ea1dfbdfae0ce2c6659e775eb2fe9287c5b8f98327b81bcbb4523cdaf081d5e",
+    "astronaut_open_mouth": "6e3b68831fcda1456e22ac806437d679c4b7c07ca63399ffd5efc7a6de59e90f",
+    "hopper_head_turn": "350f820b4408a3550bd796069d636ee96d9e73aceb653f5de7d38dc157e6c8b8",
+    "hopper_smile": "d6cf3b8d0a22d1c91192859aec3dbf85a660ba751d7c6e6d6d85240cad482457",
 }
-WITHOUT_CARRY = "86f93c257f4d125e45b2ac18ef0be256c84dd3f0cde24951ae54d1fc013f5e6d"
-BY_THE_PAPER = "ea11b9cd751c13fa338bf4ff66e45b2d4d3b0b68f809ce7aa560f7f092ae7e4d"
+WITHOUT_CARRY = "4799a999e76fadef8088feadafdcd1206eb4dcae55422e824f279a832aa81a28"
+BY_THE_PAPER = "093ecfbc60a85655064956c934412cc3d332d48d86dc8822b5b674383023af01"
 
 
 @pytest.fixture(scope="module")
