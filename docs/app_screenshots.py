@@ -60,15 +60,15 @@ def take(page: Page, folder: Path) -> None:
     page.wait_for_function("dragStage.state.preview && dragStage.state.preview.revision === dragStage.state.revision")
     shoot(page, folder / "app_points.jpg")
     page.click("#run")
-    page.wait_for_function("document.querySelector('#status').innerText.includes('iteration 5')")
-    shoot(page, folder / "app_running.jpg")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('iteration 1')")
+    shoot(page, folder / "app_running.jpg", settle=0)
     page.wait_for_function("dragStage.state.result")
     page.wait_for_selector("#gallery img")
     shoot(page, folder / "app_result.jpg")
 
 
-def shoot(page: Page, path: Path) -> None:
-    page.wait_for_timeout(1000)  # fonts, and what fades in
+def shoot(page: Page, path: Path, settle: int = 1000) -> None:
+    page.wait_for_timeout(settle)  # milliseconds for fonts, and for what fades in
     shot = path.with_suffix(".png")
     page.screenshot(path=shot)
     with Image.open(shot) as picture:

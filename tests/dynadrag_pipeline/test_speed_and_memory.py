@@ -83,7 +83,7 @@ def test_gradient_checkpointing_runs_the_blocks_again_in_backward(predicting, pi
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_kernels_lie_in_channels_last_during_an_edit_alone(unet, error):
     kernels = [parameter for parameter in unet.parameters() if parameter.ndim == 4]
-    before, values = unet.conv_in.weight.data_ptr(), [kernel.clone() for kernel in kernels]
+    values = [kernel.clone() for kernel in kernels]
 
     def use() -> None:
         with kernels_channels_last(unet):
@@ -93,7 +93,6 @@ def test_kernels_lie_in_channels_last_during_an_edit_alone(unet, error):
 
     with pytest.raises(error) if error else nullcontext():
         use()
-    assert unet.conv_in.weight.data_ptr() != before, "they were moved, and moved back"
     assert all(kernel.is_contiguous() for kernel in kernels)
     assert all(torch.equal(kernel, value) for kernel, value in zip(kernels, values, strict=True))
 
