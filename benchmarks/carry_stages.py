@@ -30,12 +30,16 @@ def as_image(picture: torch.Tensor) -> Image.Image:
     return Image.fromarray((picture[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy())
 
 
+GENTLE = {"carry": "once", "supervision_lr": 0.2, "supervision_steps": 4}
+"""Supervision at a rate that suits what was carried; the checkpoint's own is for edits without carry."""
+
+
 def stages(edit: str, settle_iterations: int) -> list[Image.Image]:
     """Source, bent latent, after supervision, result."""
     pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
     pipe.set_progress_bar_config(disable=True)
     portrait, instruction = portraits()[edit.split("_")[0]], load_instruction(DEMO / f"{edit}.json")
-    session = pipe.open_session(portrait, carry="once", settle_iterations=settle_iterations, preview_steps=None)
+    session = pipe.open_session(portrait, settle_iterations=settle_iterations, preview_steps=None, **GENTLE)
     points = (instruction["handles"], instruction["targets"], instruction.get("mask"))
     pictures = [step.image for step in _settled(session.drag(*points, is_watched=True))]
     source = draw_points(portrait, *(torch.tensor(each).float() for each in points[:2]))
