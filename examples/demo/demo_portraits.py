@@ -11,24 +11,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib.cbook
-import skimage.data
 from PIL import Image
 
-SIDE = 256
-ASTRONAUT_HEAD = (126, 0, 326, 200)
-HOPPER_HEAD = (85, 20, 455, 390)
+from dynadrag_pipeline.app.samples import SAMPLES, sample_picture
 
 
 def portraits() -> dict[str, Image.Image]:
     """The portraits by name, 256x256 RGB; the instruction files beside this script are in pixels of these."""
-    astronaut = Image.fromarray(skimage.data.astronaut()).crop(ASTRONAUT_HEAD)
-    hopper = Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-    size = (SIDE, SIDE)
-    return {
-        "astronaut": astronaut.resize(size, Image.Resampling.LANCZOS),
-        "hopper": hopper.convert("RGB").crop(HOPPER_HEAD).resize(size, Image.Resampling.LANCZOS),
-    }
+    return {name: sample_picture(name) for name in SAMPLES}
 
 
 def write_portraits(folder: Path) -> dict[str, Path]:

@@ -13,10 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from demo_portraits import SIDE, write_portraits
+from demo_portraits import write_portraits
 from PIL import Image
 
 from dynadrag_pipeline import load_instruction
+from dynadrag_pipeline.app.samples import SIDE
 from dynadrag_pipeline.cli import main as dynadrag
 from dynadrag_pipeline.visualization import draw_points
 

@@ -1,8 +1,10 @@
 """The demo's pictures."""
 
-from demo_portraits import SIDE, write_portraits
+from demo_portraits import write_portraits
 from PIL import Image, ImageChops
 from run_demo import edits_sheet
+
+from dynadrag_pipeline.app.samples import SIDE
 
 
 def test_the_sheet_shows_each_portrait_with_its_points_beside_its_own_result(tmp_path):
