@@ -20,7 +20,7 @@ from dynadrag_pipeline.hub import INSTALLED_PREDICTOR
 from dynadrag_pipeline.settings import recommended_settings
 from motion_predictor import MotionPredictorModel
 
-MOST_MEGABYTES = 50
+MOST_MEGABYTES = 30
 
 
 def main() -> None:
