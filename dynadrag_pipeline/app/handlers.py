@@ -30,7 +30,7 @@ from .options_drawer import given_by, placeholders
 from .parts import Parts
 from .preview_picture import preview_of
 from .samples import SAMPLES, sample_picture
-from .stage import Drawn, as_mask, mask_url, passing_url
+from .stage import NOTHING, Drawn, as_mask, mask_url, passing_url
 from .visitors import Made, Visitor, Visitors
 from .workshop import Workshop
 
@@ -126,14 +126,14 @@ class Handlers:
         """The picture bent along the motion, for as long as somebody places points."""
         visitor, parts = self.visitors.of(request.session_hash), self.parts
         if not is_wanted or visitor.base is None:
-            return {parts.stage: gr.update(preview=None)}
+            return {parts.stage: gr.update(preview=NOTHING)}
         try:
             drawn = self._drawn(visitor, value)
             if not drawn.handles:
-                return {parts.stage: gr.update(preview=None)}
+                return {parts.stage: gr.update(preview=NOTHING)}
             shown = preview_of(self.workshop.pipe, visitor.base.shown, drawn.handles, drawn.targets, drawn.mask)
         except ValueError as error:  # said where it is no bother: points are still being placed
-            return {parts.stage: gr.update(preview=None), parts.status: status(one_line(error))}
+            return {parts.stage: gr.update(preview=NOTHING), parts.status: status(one_line(error))}
         said = {"revision": drawn.revision, "url": passing_url(shown.image), "paths": shown.paths}
         return {parts.stage: gr.update(preview=said)}
 
@@ -213,7 +213,7 @@ class Handlers:
                 watcher = visitor.watcher = Watcher()
             yield idle
         except gr.Error as error:
-            yield {**idle, parts.stage: gr.update(live=None), parts.status: status(error.title)}
+            yield {**idle, parts.stage: gr.update(live=NOTHING), parts.status: status(error.title)}
             raise
         finally:
             watcher.cancel()
@@ -326,7 +326,7 @@ class Handlers:
         parts, made = self.parts, visitor.last
         is_there = made is not None and scene.get("result", "") is not None
         return {
-            parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=None, preview=None),
+            parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=NOTHING, preview=NOTHING),
             parts.words: words(made.edit.words if made and is_there else []),
             parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.gallery],
             parts.files: links(made.files if made and is_there else []),

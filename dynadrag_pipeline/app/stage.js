@@ -3,8 +3,8 @@
 // What a person does is `props.value`: {picture, points: [[handle, target], ...], mask, revision}. What the server
 // says comes by other props, so that no answer overwrites a click that was made meanwhile:
 //   scene   {picture, url, width, height, points, mask, result}    shown anew whenever it changes
-//   preview {revision, url, paths}                                 shown while it fits the points
-//   live    {url, paths, targets, text, badge, share} or null       shown while an edit runs
+//   preview {revision, url, paths} or false                        shown while it fits the points
+//   live    {url, paths, targets, text, badge, share} or false     shown while an edit runs
 //   parcel  [{url, name}, ...]                                     files for the browser's downloads
 const HANDLE = "#D55E00", TARGET = "#0072B2", PIN = "#009E73", PATH = "#F0E442"; // Okabe and Ito's
 const REACH = 11; // how near to a point a press takes hold of it, in pixels of the screen

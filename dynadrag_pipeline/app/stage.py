@@ -23,6 +23,8 @@ from .limits import MOST_PIXELS
 LARGEST_SHOWN = 1024
 """Pixels of the long side of pictures that come and go: previews, and iterations of an edit."""
 DATA_URL = "data:image/png;base64,"
+NOTHING = False
+"""What takes a preview or a running edit off the picture: gradio leaves None out of what it sends."""
 
 
 def make_stage() -> gr.HTML:

@@ -202,6 +202,23 @@ def test_cancel_ends_an_edit_with_what_there_is(page: AppPage, face: Path) -> No
     page.tab.wait_for_function("dragStage.state.result !== null")
 
 
+def test_what_is_over_is_taken_off_the_picture(page: AppPage, face: Path) -> None:
+    """A preview that is switched off, and an edit that is cancelled before it has a picture."""
+    page.open(face)
+    page.click((30, 30), (40, 30))
+    page.tab.wait_for_function("dragStage.state.preview")
+    page.tab.uncheck("#preview input")
+    page.tab.wait_for_function("!dragStage.state.preview")
+    page.tab.fill("#seed input", "11")  # so that the picture is opened anew, which takes a while
+    page.tab.keyboard.press("Tab")
+    page.tab.click("#run")
+    page.tab.wait_for_function("dragStage.state.live")
+    page.tab.click("#cancel")
+    page.tab.wait_for_function("!dragStage.state.live && document.querySelector('#cancel').disabled")
+    page.click((60, 60))
+    assert page.state("pending") == [60, 60]
+
+
 def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"this is no picture")

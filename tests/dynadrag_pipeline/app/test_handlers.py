@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.utils import delete_none
 from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
@@ -19,7 +20,7 @@ from dynadrag_pipeline.app.handlers import Handlers, links, words
 from dynadrag_pipeline.app.limits import MOST_EDITS
 from dynadrag_pipeline.app.options_drawer import OPTIONS, given_by
 from dynadrag_pipeline.app.parts import Parts
-from dynadrag_pipeline.app.stage import Drawn, mask_of, mask_url
+from dynadrag_pipeline.app.stage import NOTHING, Drawn, mask_of, mask_url
 from dynadrag_pipeline.app.visitors import Visitors
 from dynadrag_pipeline.app.workshop import Workshop
 from dynadrag_pipeline.cli import build_parser
@@ -146,6 +147,23 @@ def test_candidates_differ_by_their_seed(handlers: Handlers, photo: Path) -> Non
         run(handlers, [[[30, 40], [40, 40]]], candidates=9)
 
 
+def test_what_an_edit_showed_is_taken_off_however_it_ends(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a value that gradio sends on, which None is not."""
+    handlers.load(str(photo), ME)
+    assert run(handlers, [[[30, 40], [40, 40]]])[-2]["stage"]["live"] is NOTHING
+    updates = handlers.run(ME, drawn(handlers, [[[30, 40], [40, 40]]]), "", 5, 1, "", *UNSAID)
+    monkeypatch.setattr(handlers.workshop.pipe.unet, "forward", lambda *_, **__: 1 / 0)
+    told: list[Any] = []
+    with pytest.raises(gr.Error, match="ZeroDivisionError"):
+        told.extend(updates)
+    last = told[-1]
+    assert last["stage"]["live"] is NOTHING
+    assert last["run"]["interactive"]
+    assert delete_none(dict(last["stage"])) == last["stage"]
+
+
 def test_visitors_know_nothing_of_each_other(handlers: Handlers, photo: Path) -> None:
     handlers.load(str(photo), ME)
     with pytest.raises(gr.Error, match="There is no picture yet"):
@@ -164,7 +182,7 @@ def test_the_preview_answers_for_the_points_that_it_was_asked_for(handlers: Hand
     assert shown["url"].startswith("data:image/jpeg;base64,")
     assert shown["paths"][0][0] == pytest.approx([30, 40], abs=0.01)
     assert shown["paths"][0][-1] == pytest.approx([40, 40], abs=0.01)
-    assert handlers.preview(value, False, ME)["stage"]["preview"] is None
+    assert handlers.preview(value, False, ME)["stage"]["preview"] is NOTHING
     assert "must lie inside" in handlers.preview(drawn(handlers, [[[300, 4], [1, 1]]]), True, ME)["status"]
 
 
