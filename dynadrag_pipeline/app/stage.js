@@ -568,16 +568,17 @@ function onKey(event) {
 }
 document.addEventListener("keydown", onKey);
 async function take(file) { // by the button's own input, so that one way of uploading serves all
-  const input = document.querySelector("#upload input[type=file], input#upload[type=file]");
+  const input = document.querySelector("#upload").parentElement.querySelector("input[type=file]");
   if (!file || !input) return;
   const parcel = new DataTransfer();
   parcel.items.add(file);
   input.files = parcel.files;
   input.dispatchEvent(new Event("change", { bubbles: true }));
 }
-view.addEventListener("dragover", (event) => { event.preventDefault(); view.classList.add("dropping"); });
-view.addEventListener("dragleave", () => view.classList.remove("dropping"));
-view.addEventListener("drop", (event) => {
+// All over the page: what is dropped beside the picture would be opened by the browser, in place of the app.
+document.addEventListener("dragover", (event) => { event.preventDefault(); view.classList.add("dropping"); });
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) view.classList.remove("dropping"); });
+document.addEventListener("drop", (event) => {
   event.preventDefault();
   view.classList.remove("dropping");
   take(event.dataTransfer.files[0]);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -153,6 +154,24 @@ def test_points_are_moved_pinned_typed_and_taken_back(page: AppPage, face: Path)
     page.tab.wait_for_function("dragStage.state.pairs.length === 1")
     page.tab.click("#clear-points")
     page.tab.wait_for_function("dragStage.state.pairs.length === 0")
+
+
+def test_a_picture_is_pasted_and_dropped_anywhere(page: AppPage, face: Path) -> None:
+    """As a browser tells of it: by an event with a file."""
+    for kind, where in (("paste", "body"), ("drop", "#stage canvas"), ("drop", "#side")):
+        before = page.state("picture")
+        was_taken = page.tab.evaluate(
+            """([kind, where, text]) => {
+            const parcel = new DataTransfer(), bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+            parcel.items.add(new File([bytes], "face.png", { type: "image/png" }));
+            const about = { bubbles: true, cancelable: true, clipboardData: parcel, dataTransfer: parcel };
+            const event = kind === "paste" ? new ClipboardEvent(kind, about) : new DragEvent(kind, about);
+            return !document.querySelector(where).dispatchEvent(event); }""",
+            [kind, where, base64.b64encode(face.read_bytes()).decode()],
+        )
+        assert was_taken or kind == "paste"
+        page.tab.wait_for_function("before => dragStage.state.picture !== before", arg=before)
+        assert page.state("width") == 96
 
 
 def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_path: Path) -> None:
