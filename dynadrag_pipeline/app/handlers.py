@@ -276,7 +276,7 @@ class Handlers:
         visitor.put(Base(made.edit.after, order.base.name, order.base.opened, result.state))
         ends = _inside(result.trajectory[-1].tolist(), made.edit.after.size)
         points = [[end, target] for end, target in zip(ends, order.targets, strict=True)]
-        text = "the edit goes on from here: move the targets, or add points, and run"
+        text = "the edit goes on from here: pull the targets further, or add points, and run"
         shown = self._shown(visitor, points=points, mask=mask_url(order.mask), result=None)
         return {**shown, self.parts.status: status(text)}
 

@@ -399,12 +399,14 @@ function showTable() {
       field.max = (column % 2 ? state.height : state.width) - 1;
       field.setAttribute("aria-label", `pair ${index + 1}, ${column < 2 ? "handle" : "target"} ${column % 2 ? "y" : "x"}`);
       field.addEventListener("change", () => {
-        const most = (column % 2 ? state.height : state.width) - 1, wanted = Math.round(Number(field.value));
-        if (!Number.isFinite(wanted) || !state.pairs[index]) return;
-        remember();
-        state.pairs[index][column < 2 ? 0 : 1][column % 2] = Math.min(Math.max(wanted, 0), most);
-        field.value = state.pairs[index][column < 2 ? 0 : 1][column % 2];
-        tell();
+        const point = state.pairs[index] && state.pairs[index][column < 2 ? 0 : 1], wanted = Math.round(field.valueAsNumber);
+        if (!point) return;
+        if (Number.isFinite(wanted)) { // else it was emptied
+          remember();
+          point[column % 2] = Math.min(Math.max(wanted, 0), Number(field.max));
+        }
+        field.value = point[column % 2];
+        if (Number.isFinite(wanted)) tell();
       });
       cell.append(field);
       row.append(cell);
@@ -455,7 +457,8 @@ canvas.addEventListener("pointerdown", (event) => {
       remember();
       state.chosen = mark;
       const [x, y] = onScreen(mark.at);
-      state.grip = { kind: "mark", mark, off: [at[0] - x, at[1] - y], moved: false };
+      const isPulledOut = mark.end === "both" && state.tool === "drag"; // a pin becomes an arrow
+      state.grip = { kind: "mark", mark: isPulledOut ? { ...mark, end: 1 } : mark, off: [at[0] - x, at[1] - y], moved: false };
     } else if (isInside(at)) state.grip = { kind: "click", at };
   } else if (isInside(at)) {
     remember();
@@ -484,6 +487,7 @@ canvas.addEventListener("pointermove", (event) => {
     const to = pixel([at[0] - grip.off[0], at[1] - grip.off[1]]);
     grip.moved = grip.moved || to[0] !== grip.mark.at[0] || to[1] !== grip.mark.at[1];
     if (grip.moved) {
+      state.chosen = grip.mark;
       moveMark(grip.mark, to);
       tellSoon();
     }

@@ -147,9 +147,18 @@ def test_points_are_moved_pinned_typed_and_taken_back(page: AppPage, face: Path)
     page.tab.locator("#points-table input").nth(2).fill("50")
     page.tab.keyboard.press("Enter")
     assert page.told()["points"][0] == [[30, 30], [50, 36]]
+    page.tab.locator("#points-table input").nth(2).fill("")
+    page.tab.keyboard.press("Enter")
+    assert page.told()["points"][0] == [[30, 30], [50, 36]]
+    assert page.tab.locator("#points-table input").nth(2).input_value() == "50"
     page.tab.locator("#stage .view").focus()
     page.tab.keyboard.press("z")
     assert page.told()["points"][0] == [[30, 30], [44, 36]]
+    drag(page, (61, 60), (62, 64))
+    assert page.told()["points"][1] == [[62, 64], [62, 64]]
+    page.tab.keyboard.press("p")
+    drag(page, (62, 64), (70, 64))
+    assert page.told()["points"][1] == [[62, 64], [70, 64]]
     page.tab.click("#undo-pair")
     page.tab.wait_for_function("dragStage.state.pairs.length === 1")
     page.tab.click("#clear-points")
