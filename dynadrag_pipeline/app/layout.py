@@ -17,7 +17,7 @@ from .samples import SAMPLES
 from .stage import make_stage
 
 PAGE_CSS = Path(__file__).with_name("page.css")
-TABLE = """<div id="points-table"><table><thead><tr><th scope="col"></th><th scope="col">from x</th>
+TABLE = """<div id="points-table" class="empty"><table><thead><tr><th scope="col"></th><th scope="col">from x</th>
 <th scope="col">y</th><th scope="col">to x</th><th scope="col">y</th><th></th></tr></thead><tbody></tbody></table>
 <p class="none">Click what to move, then where to.</p></div>"""
 PRESET_TITLES = {"": "model's", **{name: name for name in PRESETS}}

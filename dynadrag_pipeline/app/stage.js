@@ -422,8 +422,7 @@ function showTable() {
     return row;
   }));
   table.closest("#points-table").scrollTop = state.pairs.length * 40; // the last one is what was just placed
-  const empty = document.querySelector("#points-table .none");
-  if (empty) empty.hidden = state.pairs.length > 0;
+  document.querySelector("#points-table").classList.toggle("empty", !state.pairs.length);
 }
 
 // --- mouse, pen, finger ---
