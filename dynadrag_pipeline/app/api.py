@@ -14,13 +14,12 @@ import gradio as gr
 from PIL import Image
 
 from motion_predictor.common.checks import check_whole_number, got
-from motion_predictor.common.picture_files import open_picture
 
 from ..commands.edit_options import LARGEST_SEED
 from ..drag_instruction import DragInstruction
 from .edit_files import write_edit
 from .edits import Base, Edit, Order, Watcher
-from .handlers import as_base, in_words
+from .handlers import as_base, in_words, uploaded_picture
 from .limits import MOST_EDITS, check_pairs, check_picture
 from .preview_picture import preview_of
 from .workshop import Workshop
@@ -106,9 +105,9 @@ def _read(image: str, handles: Any, targets: Any, mask: str | None) -> tuple[Bas
     """Picture and mask of a call, and its points checked."""
     if not image:
         raise ValueError("`image` is missing: pass a picture file.")
-    opened = open_picture(image)
+    opened = uploaded_picture(image)
     check_picture(opened)
     check_pairs(handles)
-    base, region = as_base(opened, Path(image).stem), None if not mask else open_picture(mask)
+    base, region = as_base(opened, Path(image).stem), None if not mask else uploaded_picture(mask)
     DragInstruction.from_user(handles, targets, region, (base.shown.height, base.shown.width))
     return base, region

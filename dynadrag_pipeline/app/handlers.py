@@ -18,7 +18,7 @@ from PIL import Image
 from motion_predictor.common.checks import check_whole_number
 from motion_predictor.common.command_errors import CommandError, one_line
 from motion_predictor.common.mask_picture import painted_region
-from motion_predictor.common.picture_files import open_picture
+from motion_predictor.common.picture_files import decode_picture
 
 from ..commands.edit_options import LARGEST_SEED
 from ..picture import to_picture_tensor
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 ROUGH = "still rough, details come last"
+SERVERS_FOLDER = re.compile(r"(?<=')[^']*dynadrag-app-[^']*[/\\](?=[^'])")
+"""Where an upload lies, in a message: of the path, people know the name alone."""
 FILE_TITLES = {
     "-edited.png": "picture",
     "-sheet.png": "sheet",
@@ -61,7 +63,8 @@ def said_in_words() -> Iterator[None]:
     except Cancelled:
         raise gr.Error("Cancelled before there was a picture.", title="Cancelled", print_exception=False) from None
     except (CommandError, ValueError, OSError) as error:
-        raise gr.Error(html.escape(one_line(error)), title="That did not work", print_exception=False) from None
+        text = html.escape(SERVERS_FOLDER.sub("", one_line(error)), quote=False)
+        raise gr.Error(text, title="That did not work", print_exception=False) from None
     except Exception as error:
         logger.exception("A handler failed.")
         text = f"The server met a {type(error).__name__}; its log says more. Your picture and your points are kept."
@@ -102,7 +105,7 @@ class Handlers:
         """A picture that was uploaded, dropped or pasted."""
         if not path:
             return {}
-        opened = open_picture(path)
+        opened = uploaded_picture(path)
         check_picture(opened)
         visitor = self.visitors.of(request.session_hash)
         return self._begun(visitor, as_base(opened, Path(path).stem))
@@ -148,7 +151,7 @@ class Handlers:
             if path.lower().endswith(".json"):
                 changes["points"], prompt = read_instruction(path, size)
             else:
-                mask = open_picture(path)
+                mask = uploaded_picture(path)
                 region = painted_region(mask)
                 if region.shape != (size[1], size[0]):
                     raise ValueError(
@@ -374,6 +377,19 @@ class Handlers:
     def _refuse_while_running(self, visitor: Visitor) -> None:
         if visitor.watcher is not None:
             raise ValueError("Your edit is running: wait for it, or cancel it (Esc).")
+
+
+def uploaded_picture(path: str) -> Image.Image:
+    """Read a picture file, which messages call by its name: where it lies is the server's business.
+
+    Args:
+        path (`str`): of the file that was uploaded.
+
+    Raises:
+        ValueError: if it is no such file as [`open_picture`] takes.
+        OSError: if it can't be read.
+    """
+    return decode_picture(Path(path).read_bytes(), Path(path).name)
 
 
 def as_base(opened: Image.Image, name: str) -> Base:

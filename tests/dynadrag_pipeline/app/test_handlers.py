@@ -90,8 +90,22 @@ def test_a_picture_that_is_none_is_a_toast_in_words(handlers: Handlers, tmp_path
     (tmp_path / "bad.png").write_text("nothing")
     with pytest.raises(gr.Error) as refused:
         handlers.load(str(tmp_path / "bad.png"), ME)
-    assert "must be" in str(refused.value.message)
+    assert str(refused.value.message).startswith("`path` must be a picture file")
+    assert str(refused.value.message).endswith("got 'bad.png'.")
     assert refused.value.print_exception is False
+
+
+def test_messages_do_not_say_where_the_server_keeps_files(handlers: Handlers, photo: Path, tmp_path: Path) -> None:
+    handlers.load(str(photo), ME)
+    folder = tmp_path / "dynadrag-app-x" / "0f3a"
+    folder.mkdir(parents=True)
+    for name, content in (("bad.json", "[1"), ("odd.json", '{"points": [[1, 2]]}'), ("bad.png", "nothing")):
+        (folder / name).write_text(content)
+        with pytest.raises(gr.Error, match=name) as refused:
+            handlers.bring([str(folder / name)], ME)
+        assert "dynadrag-app-" not in str(refused.value.message)
+    with pytest.raises(gr.Error, match=r"No such file or directory: 'gone\.png'"):
+        handlers.load(str(folder / "gone.png"), ME)
 
 
 def test_an_edit_fills_the_page_and_edits_are_undone_and_redone(handlers: Handlers, photo: Path) -> None:
