@@ -202,14 +202,19 @@ class Handlers:
             for number, order in enumerate(orders, start=1):
                 head = f"candidate {number} of {len(orders)}: " if len(orders) > 1 else ""
                 with said_in_words():
-                    for event in self.workshop.edit(order, watcher):
-                        if isinstance(event, Progress):
-                            yield {
-                                parts.stage: gr.update(live=_live(event, order, head)),
-                                parts.status: status(head + event.text),
-                            }
-                        else:
-                            self._keep(visitor, event)
+                    try:
+                        for event in self.workshop.edit(order, watcher):
+                            if isinstance(event, Progress):
+                                yield {
+                                    parts.stage: gr.update(live=_live(event, order, head)),
+                                    parts.status: status(head + event.text),
+                                }
+                            else:
+                                self._keep(visitor, event)
+                    except Cancelled:  # as was asked for, so it is no error
+                        text = "cancelled before there was a picture"
+                        yield {parts.stage: gr.update(live=NOTHING), parts.status: status(text)}
+                        break
                 yield {**self._shown(visitor), parts.status: status("done: compare before and after, or go on")}
                 if watcher.is_cancelled:
                     break

@@ -11,7 +11,6 @@ import gradio as gr
 from ..settings import PRESETS
 from .api import Api
 from .handlers import Handlers, links, status, words
-from .limits import MOST_CANDIDATES
 from .options_drawer import add_drawer
 from .samples import SAMPLES
 from .stage import make_stage
@@ -101,10 +100,9 @@ def _run_group(parts: Any) -> dict[str, Any]:
     with gr.Row():
         choices = [(title, name) for name, title in PRESET_TITLES.items()]
         group["preset"] = gr.Dropdown(choices, value="", label="preset", min_width=110, elem_id="preset")
-        group["seed"] = gr.Number(0, label="seed", precision=0, minimum=0, min_width=60, elem_id="seed")
-        group["candidates"] = gr.Number(
-            1, label="candidates", precision=0, minimum=1, maximum=MOST_CANDIDATES, min_width=70, elem_id="candidates"
-        )
+        # Handlers check them: a limit or a precision of gradio's rounds, or refuses in words of its own.
+        group["seed"] = gr.Number(0, label="seed", min_width=60, elem_id="seed")
+        group["candidates"] = gr.Number(1, label="candidates", min_width=70, elem_id="candidates")
     parts.prompt = gr.Textbox(
         "",
         show_label=False,

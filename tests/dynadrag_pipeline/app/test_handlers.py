@@ -159,6 +159,9 @@ def test_candidates_differ_by_their_seed(handlers: Handlers, photo: Path) -> Non
     assert [made.edit.order.seed for made in handlers.visitors.of("me").gallery] == [3, 4]
     with pytest.raises(gr.Error, match="`candidates` must be a whole number of at least 1 and at most 4"):
         run(handlers, [[[30, 40], [40, 40]]], candidates=9)
+    for seed in (1.5, -1, None):
+        with pytest.raises(gr.Error, match="`seed` must be a whole number of at least 0"):
+            run(handlers, [[[30, 40], [40, 40]]], seed=seed)
 
 
 def test_what_an_edit_showed_is_taken_off_however_it_ends(
@@ -176,6 +179,18 @@ def test_what_an_edit_showed_is_taken_off_however_it_ends(
     assert last["stage"]["live"] is NOTHING
     assert last["run"]["interactive"]
     assert delete_none(dict(last["stage"])) == last["stage"]
+
+
+def test_who_cancels_before_there_is_a_picture_is_told_so_and_goes_on(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    updates = handlers.run(ME, drawn(handlers, [[[30, 40], [40, 40]]]), "", 0, 2, "", *UNSAID)
+    next(updates)
+    handlers.cancel(ME)
+    *_, cancelled, idle = updates
+    assert "cancelled before there was a picture" in cancelled["status"]
+    assert cancelled["stage"]["live"] is NOTHING
+    assert idle == {"run": gr.update(interactive=True), "cancel": gr.update(interactive=False)}
+    assert "pair 1" in run(handlers, [[[30, 40], [40, 40]]])[-2]["words"]
 
 
 def test_visitors_know_nothing_of_each_other(handlers: Handlers, photo: Path) -> None:
