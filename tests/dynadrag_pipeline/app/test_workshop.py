@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import threading
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline.app import workshop as workshop_module
 from dynadrag_pipeline.app.edits import Base, Cancelled, Edit, Order, Progress, Watcher
 from dynadrag_pipeline.app.limits import MOST_PAIRS, check_picture
 from dynadrag_pipeline.app.turns import Turns
-from dynadrag_pipeline.app.workshop import Workshop
+from dynadrag_pipeline.app.workshop import Workshop, _iterations_left
 from motion_predictor.common.command_errors import CommandError
 
 
@@ -42,6 +44,8 @@ def test_an_edit_is_what_a_call_of_the_pipeline_makes(workshop: Workshop, order:
     assert steps[-1].paths[0] == called.trajectories[:, 0].tolist()
     assert steps[0].text.startswith("iteration 1 of at most 3 · loss ")
     assert "px to go · about " in steps[0].text
+    opening = [event.text for event in told if event.text.startswith("opening the picture: ")]
+    assert any("DDIM inversion" in text for text in opening)
     assert [event.share for event in told] == sorted(event.share for event in told)
 
 
@@ -56,6 +60,11 @@ def test_what_a_picture_costs_once_is_kept(workshop: Workshop, order: Order, mon
     assert (first.was_open, second.was_open) == (False, True)
     assert np.array_equal(np.asarray(first.after), np.asarray(second.after))
     assert "what was kept of the picture" in second.words[0]
+
+
+def test_the_time_left_is_told_from_how_fast_handles_come_nearer() -> None:
+    assert doctest.testmod(workshop_module).failed == 0
+    assert [_iterations_left([8.0 - k for k in range(done + 1)], 20) for done in (1, 4, 8)] == [8, 5, 1]
 
 
 def test_an_edit_goes_on_from_another(workshop: Workshop, order: Order) -> None:
