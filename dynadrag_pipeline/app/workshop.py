@@ -19,7 +19,6 @@ from PIL import Image
 from motion_predictor.points import scale_points
 
 from ..commands.edit_errors import edit_errors
-from ..content import warn_if_left_behind
 from ..drag_state import DragStep
 from ..pipeline_output import DynaDragPipelineOutput
 from ..provenance import provenance_of
@@ -128,7 +127,6 @@ class Workshop:
                 content = None
                 if session.settings.locate_content:
                     content = session.content(result, edited if session.settings.restore_source else None)
-                    warn_if_left_behind(content, result.stop_reason)
         finally:
             session.history[:] = before
         after = self.pipe.image_processor.postprocess(edited, "pil", do_denormalize=[False])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_an_edit_that_nobody_listens_to_ends_and_the_next_one_is_made(workshop: 
     next(events)
     events.close()
     assert isinstance(list(workshop.edit(order, Watcher()))[-1], Edit)
+
+
+def test_content_that_stayed_behind_is_told_with_what_may_help(workshop: Workshop, order: Order) -> None:
+    edit = list(workshop.edit(order, Watcher()))[-1]
+    assert isinstance(edit, Edit)
+    assert edit.output.content is not None
+    edit = replace(edit, result=replace(edit.result, stop_reason="reached"))
+    for distance, advice in ((9.0, 1), (1.0, 0)):
+        edit.output.content = replace(
+            edit.output.content, distances=torch.tensor([distance, 0.0]), found=torch.tensor([True, True])
+        )
+        assert edit.words[1:3] == [f"pair 1: content {distance:.0f} px from its target of 10 px asked", "pin 2: held"]
+        assert ["`supervision_steps`" in line for line in edit.words[3:]] == [True] * advice
 
 
 def test_an_edit_takes_no_more_than_its_time(workshop: Workshop, order: Order) -> None:
