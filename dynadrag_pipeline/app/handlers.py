@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 ROUGH = "still rough, details come last"
+DONE = "done: compare before and after, or go on"
 SERVERS_FOLDER = re.compile(r"(?<=')[^']*dynadrag-app-[^']*[/\\](?=[^'])")
 """Where an upload lies, in a message: of the path, people know the name alone."""
 FILE_TITLES = {
@@ -215,7 +216,7 @@ class Handlers:
                         text = "cancelled before there was a picture"
                         yield {parts.stage: gr.update(live=NOTHING), parts.status: status(text)}
                         break
-                yield {**self._shown(visitor), parts.status: status("done: compare before and after, or go on")}
+                yield {**self._shown(visitor), parts.status: status(DONE)}
                 if watcher.is_cancelled:
                     break
                 watcher = visitor.watcher = Watcher()
@@ -304,7 +305,7 @@ class Handlers:
         """Show an edit of the gallery again."""
         visitor = self._visitor_with_picture(request)
         self._refuse_while_running(visitor)
-        made = visitor.gallery[int(event.index)]
+        made = visitor.newest_first[int(event.index)]
         if made not in visitor.line:
             visitor.line.append(made)
         visitor.position = visitor.line.index(made) + 1
@@ -316,7 +317,8 @@ class Handlers:
         if visitor.base is not order.base:
             visitor.put(order.base)
         points = [list(pair) for pair in zip(order.handles, order.targets, strict=True)]
-        return self._shown(visitor, points=points, mask=mask_url(order.mask))
+        text = DONE if visitor.last else "the edit is undone: this is the picture as it was before"
+        return {**self._shown(visitor, points=points, mask=mask_url(order.mask)), self.parts.status: status(text)}
 
     @in_words
     def choose_preset(self, preset: str) -> list[Any]:
@@ -336,7 +338,7 @@ class Handlers:
         return {
             parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=NOTHING, preview=NOTHING),
             parts.words: words(made.edit.words if made and is_there else []),
-            parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.gallery],
+            parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.newest_first],
             parts.files: links(made.files if made and is_there else []),
             parts.command: command_line(made.edit.order, self.model) if made and is_there else "",
             parts.use: gr.update(interactive=is_there),
@@ -426,7 +428,8 @@ def _whole(number: Any) -> Any:
 
 
 def _caption(edit: Edit) -> str:
-    return f"seed {edit.order.seed}"
+    count = len(edit.order.handles)
+    return f"{edit.order.base.name}, edited by {count} pair{'' if count == 1 else 's'}, seed {edit.order.seed}"
 
 
 def file_url(path: Path) -> str:

@@ -54,6 +54,11 @@ class Visitor:
         """The edit that is shown."""
         return self.line[self.position - 1] if self.position else None
 
+    @property
+    def newest_first(self) -> list[Made]:
+        """The gallery as it is shown: what was just made is seen without scrolling."""
+        return self.gallery[::-1]
+
     def put(self, base: Base) -> None:
         """Let points be put on another picture."""
         scene = self.new_path("picture.png")

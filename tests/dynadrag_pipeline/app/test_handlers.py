@@ -126,13 +126,15 @@ def test_an_edit_fills_the_page_and_edits_are_undone_and_redone(handlers: Handle
     assert undone["redo"]["interactive"]
     empty = handlers.step(-1, ME)
     assert empty["stage"]["scene"]["result"] is None
+    assert "undone" in empty["status"]
     with pytest.raises(gr.Error, match=r"nothing to undo"):
         handlers.step(-1, ME)
     handlers.step(1, ME)
     again = handlers.step(1, ME)
     assert again["stage"]["scene"]["points"] == [[[30, 40], [36, 40]]]
     assert "--seed 7" in again["command"]
-    picked = handlers.pick(SimpleNamespace(index=0), ME)
+    assert [caption.rpartition(", ")[2] for _, caption in again["gallery"]] == ["seed 7", "seed 0"]
+    picked = handlers.pick(SimpleNamespace(index=1), ME)
     assert "--seed 0" in picked["command"]
 
 
