@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from motion_predictor.common.command_errors import CommandError, one_line
 
 from .limits import MOST_UPLOAD_MEGABYTES
+from .workshop import Workshop
 
 if TYPE_CHECKING:
     from ..pipeline_dynadrag import DynaDragPipeline
@@ -63,10 +64,13 @@ def running_app(
         `str`: where the page is.
     """
     folder = Path(tempfile.mkdtemp(prefix="dynadrag-app-"))
-    kept = {name: os.environ.get(name) for name in (*QUIET, "GRADIO_TEMP_DIR")}
-    os.environ.update({**QUIET, "GRADIO_TEMP_DIR": str(folder)})
+    # torch makes a folder for kernels, even where it compiles none.
+    ours = {**QUIET, "GRADIO_TEMP_DIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")}
+    kept = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    workshop = Workshop(pipe)
     try:
-        page = _page(pipe, model, folder)
+        page = _page(workshop, model, folder)
         try:
             address = _launched(page, folder, host, port)
         except OSError as error:
@@ -74,6 +78,7 @@ def running_app(
         try:
             yield address
         finally:
+            workshop.close()  # or the threads of gradio wait for the edit that runs
             page.close(verbose=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,15 +88,13 @@ def running_app(
                 os.environ[name] = value
 
 
-def _page(pipe: DynaDragPipeline, model: argparse.Namespace, folder: Path) -> Any:
+def _page(workshop: Workshop, model: argparse.Namespace, folder: Path) -> Any:
     from .api import Api
     from .handlers import Handlers
     from .layout import build_page
     from .parts import Parts
     from .visitors import Visitors
-    from .workshop import Workshop
 
-    workshop = Workshop(pipe)
     handlers = Handlers(workshop, Visitors(folder / "visitors"), model, Parts())
     name = "the small portraits model that comes with the package" if model.model is None else model.model
     return build_page(handlers, Api(workshop, folder, model), name)

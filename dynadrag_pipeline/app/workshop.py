@@ -54,6 +54,12 @@ class Workshop:
         self.pipe = pipe
         self.turns = Turns()
         self._open: OrderedDict[str, DragSession] = OrderedDict()
+        self._watchers: set[Watcher] = set()
+
+    def close(self) -> None:
+        """End all edits, also those that wait, at their next step."""
+        for watcher in list(self._watchers):
+            watcher.cancel()
 
     def check(self, order: Order) -> SettingsInForce:
         """The settings of an order, or a ValueError before any work."""
@@ -93,6 +99,7 @@ class Workshop:
             except BaseException as error:  # whatever it is, it belongs to the listener
                 told.put(error)
 
+        self._watchers.add(watcher)
         threading.Thread(target=work, name="edit", daemon=True).start()
         try:
             while True:
@@ -109,6 +116,8 @@ class Workshop:
         except GeneratorExit:  # nobody listens any more
             watcher.cancel()
             raise
+        finally:
+            self._watchers.discard(watcher)
 
     def _made(self, order: Order, in_force: SettingsInForce, watcher: Watcher, tell: Tell) -> Edit:
         """The edit, on the worker's thread."""

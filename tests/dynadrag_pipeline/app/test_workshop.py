@@ -118,6 +118,15 @@ def test_content_that_stayed_behind_is_told_with_what_may_help(workshop: Worksho
         assert ["`supervision_steps`" in line for line in edit.words[3:]] == [True] * advice
 
 
+def test_edits_end_with_the_app_also_those_that_wait(workshop: Workshop, order: Order) -> None:
+    with workshop.turns.ask():
+        events = workshop.edit(order, Watcher())
+        next(events)
+        workshop.close()
+        with pytest.raises(Cancelled):
+            list(events)
+
+
 def test_an_edit_takes_no_more_than_its_time(workshop: Workshop, order: Order) -> None:
     list(workshop.edit(order, Watcher()))  # so that the picture is open
     late = list(workshop.edit(order, Watcher(most_seconds=0.0)))[-1]
