@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def _app(args: argparse.Namespace, written: list[Path]) -> None:
     args.dtype = suitable_dtype(args.dtype, args.device)
     args.quiet, args.load_identity_lora = True, None
     with suppress(KeyboardInterrupt), ended_by_signals() as ended:
+        print("dynadrag app: loading the model ...", file=sys.stderr, flush=True)
         pipe = load_pipeline(args)
         warn_of_host(args.host)
         with running_app(pipe, args, args.host, args.port) as address:
