@@ -52,7 +52,23 @@ class Api:
         options: Any = None,
         seed: float = 0,
     ) -> tuple[str, Any, str]:
-        """Drag content from handles to targets: the edited picture, its record, and what came of it in words."""
+        """Drag content from handles to targets.
+
+        Args:
+            image (`str`): path of the picture.
+            handles, targets (`list`): as many [x, y] of each, in pixels of the picture turned upright.
+            mask (`str`, *optional*): path of a picture of that size, bright where the picture may change.
+            prompt (`str`, *optional*): what the picture shows.
+            preset (`str`, *optional*): settings by name.
+            options (`dict`, *optional*): settings one by one.
+            seed (`float`, *optional*, defaults to 0): a whole number, of everything random.
+
+        Returns:
+            `tuple[str, dict, str]`: path of the edited picture, what `result.json` holds, and what came of it.
+
+        Raises:
+            gr.Error: in the words of the pipeline, for what does not fit.
+        """
         if not isinstance(options or {}, dict):
             raise ValueError(f"`options` must be a mapping from options to their values, got {got(options)}.")
         base, region = _read(image, handles, targets, mask)
@@ -74,7 +90,18 @@ class Api:
 
     @in_words
     def preview(self, image: str, handles: Any, targets: Any, mask: str | None = None) -> tuple[Image.Image, Any]:
-        """Where a drag would lead, at once: a bent picture, which is not the edit, and the path of each handle."""
+        """Where a drag would lead, at once.
+
+        Args:
+            image, handles, targets, mask: as for [`edit`].
+
+        Returns:
+            `tuple[PIL.Image.Image, list]`: the bent picture, which is not the edit and at most `LARGEST_SHOWN` pixels
+            long, and of each handle the path to its target, [x, y] in pixels of `image`.
+
+        Raises:
+            gr.Error: in the words of the pipeline, for what does not fit.
+        """
         base, region = _read(image, handles, targets, mask)
         preview = preview_of(self.workshop.pipe, base.shown, handles, targets, region)
         return preview.image, preview.paths

@@ -58,7 +58,15 @@ def write_edit(edit: Edit, folder: Path, model: argparse.Namespace) -> list[Path
 
 
 def command_line(order: Order, model: argparse.Namespace) -> str:
-    """The command line that makes an edit again, in the folder of its files."""
+    """The command line that makes an edit again, in the folder of its files.
+
+    Args:
+        order ([`Order`]): what was asked for.
+        model (`argparse.Namespace`): `model`, `motion_predictor`, `device` and `dtype` of the app's command line.
+
+    Returns:
+        `str`: for a shell; of an edit that was continued it says that it is only the last part.
+    """
     text = shlex.join(["dynadrag", "edit", *_arguments(order, model)])
     if order.base.start is None:
         return text

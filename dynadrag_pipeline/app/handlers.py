@@ -400,7 +400,15 @@ def uploaded_picture(path: str) -> Image.Image:
 
 
 def as_base(opened: Image.Image, name: str) -> Base:
-    """A picture to begin with, as the pipeline sees it: upright, RGB, laid over white."""
+    """A picture to begin with, as the pipeline sees it: upright, RGB, laid over white.
+
+    Args:
+        opened (`PIL.Image.Image`): of any mode, turned by its EXIF data or not.
+        name (`str`): of its file; of its letters those are kept that need no quoting.
+
+    Raises:
+        ValueError: if it is too small for an edit.
+    """
     upright = to_picture_tensor(opened)[0].mul(255).round().byte().permute(1, 2, 0).numpy()
     shown = Image.fromarray(upright)
     return Base(shown, re.sub(r"[^\w-]+", "-", name)[:60].strip("-") or "picture", shown)

@@ -168,7 +168,11 @@ def ended_by_signals() -> Iterator[threading.Event]:
 
 
 def warn_of_host(host: str) -> None:
-    """Say who can reach an address."""
+    """Say on stderr who can reach an address, if that is not this machine alone.
+
+    Args:
+        host (`str`): a name or an address.
+    """
     if not is_loopback(host):
         print(
             f"dynadrag: warning: {host} can be reached from other machines: whoever does may upload pictures and use "

@@ -102,7 +102,14 @@ class Visitors:
         return len(self._visitors)
 
     def of(self, key: str | None) -> Visitor:
-        """The visitor of a tab; a new one, if it is new or was forgotten."""
+        """The visitor of a tab; a new one, if it is new or was forgotten.
+
+        Args:
+            key (`str`, *optional*): of the tab's session.
+
+        Raises:
+            ValueError: if there are `MOST_VISITORS` already.
+        """
         with self._lock:
             self._forget_idle()
             if str(key) not in self._visitors:

@@ -62,7 +62,17 @@ class Workshop:
             watcher.cancel()
 
     def check(self, order: Order) -> SettingsInForce:
-        """The settings of an order, or a ValueError before any work."""
+        """What an order comes to, before any work.
+
+        Args:
+            order ([`Order`]): what is asked for.
+
+        Returns:
+            [`SettingsInForce`]: with where each setting comes from.
+
+        Raises:
+            ValueError: if picture, number of points or settings are refused; where the points lie is seen later.
+        """
         check_picture(order.base.shown)
         check_pairs(order.handles)
         return self.pipe.settings_in_force(order.given, None, order.preset)
