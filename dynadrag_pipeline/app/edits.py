@@ -118,14 +118,14 @@ class Edit:
         content = self.output.content
         if content is None:
             return [head]
+        assert isinstance(content, ContentLocations)  # one picture
         advice = left_behind(content, self.result.stop_reason)
         pairs = [_pair_words(content, pair) for pair in range(len(self.order.handles))]
         return [head, *pairs, *([advice] if advice else [])]
 
 
-def _pair_words(content: Any, pair: int) -> str:
+def _pair_words(content: ContentLocations, pair: int) -> str:
     """Where the content of one pair went."""
-    assert isinstance(content, ContentLocations)
     distance, asked = float(content.distances[pair]), float(content.asked[pair])
     if not asked:
         return f"pin {pair + 1}: {'held' if distance < 1.5 else f'moved by {distance:.0f} px'}"
