@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -46,6 +48,28 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Refuse an address that can't be listened on, before a model is loaded for it.
+
+    Args:
+        host (`str`): a name or an address of this machine.
+        port (`int`, *optional*): by default any.
+
+    Raises:
+        CommandError: if there is no such host here, or the port is taken.
+    """
+    bare = host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as door:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is no longer taken
+            door.bind((bare, port or 0))
+    except OSError as error:
+        if port is not None and error.errno in (errno.EADDRINUSE, errno.EACCES):
+            remedy = "choose another, or leave it out for the first free one"
+            raise CommandError(f"--port: {port} is taken or not ours ({one_line(error)}): {remedy}.") from error
+        raise CommandError(f"--host: cannot listen on {host}: {one_line(error)}.") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from dynadrag_pipeline.app.samples import sample_picture
-from dynadrag_pipeline.app.server import is_loopback, running_app
+from dynadrag_pipeline.app.server import check_address, is_loopback, running_app
 from dynadrag_pipeline.cli import main
 from support.app_pages import MODEL, quick_pipeline
 
@@ -141,6 +142,18 @@ def test_other_machines_are_let_in_on_request_alone(capsys: pytest.CaptureFixtur
     assert "--share-never refuses" in capsys.readouterr().err
     assert main(["app", "--port", "99999"]) == 2
     assert "--port must be from 1 to 65535" in capsys.readouterr().err
+
+
+def test_an_address_that_is_taken_or_elsewhere_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert main(["app", "--port", str(port)]) == 2
+        assert f"--port: {port} is taken" in capsys.readouterr().err
+    check_address("127.0.0.1", port)
+    assert main(["app", "--host", "192.0.2.1"]) == 2  # kept for documents, so no machine has it
+    assert "--host: cannot listen on 192.0.2.1" in capsys.readouterr().err
 
 
 def test_without_gradio_the_command_says_what_to_install(
