@@ -28,7 +28,7 @@ examples:
 
   The same on four processes; press Ctrl-C at any time, and start the same command again to go on:
 
-    accelerate launch --num_processes 4 -m dynadrag_pipeline evaluate pairs/portraits --out runs/frameworks
+    torchrun --nproc-per-node 4 -m dynadrag_pipeline evaluate pairs/portraits --out runs/frameworks
 
   Rows of your own, such as `{"carried once": {"motion": "straight", "carry": "once", "settle_iterations": 0},
   "half as far": {"inversion_strength": 0.5}}`, beside a method that has a name:
