@@ -88,8 +88,7 @@ def running_app(
         `str`: where the page is.
     """
     folder = Path(tempfile.mkdtemp(prefix="dynadrag-app-"))
-    # torch makes a folder for kernels, even where it compiles none.
-    ours = {**QUIET, "GRADIO_TEMP_DIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")}
+    ours = {**QUIET, "GRADIO_TEMP_DIR": str(folder)}
     kept = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     workshop = Workshop(pipe)

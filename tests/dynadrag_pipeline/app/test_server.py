@@ -95,6 +95,7 @@ def test_the_command_prints_its_address_and_leaves_nothing(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "torch")  # torch makes one, whoever imports it
     command = [sys.executable, "-m", "dynadrag_pipeline", "app"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes, env=environment, cwd=tmp_path) as process:
