@@ -625,8 +625,9 @@ async function onPreview(preview) {
   draw();
 }
 async function onLive(live) {
-  const image = live && live.url ? await load(live.url) : null;
-  state.live = live ? { ...live, image: image || (state.live && state.live.image) } : null;
+  const image = live && live.url ? await load(live.url) : null, before = state.live || {};
+  const paths = live && live.paths.length ? live.paths : before.paths; // what tells of neither leaves both
+  state.live = live ? { ...live, image: image || before.image, paths } : null;
   root.classList.toggle("running", Boolean(live));
   find(".track div").style.width = live ? `${Math.round(100 * (live.share || 0))}%` : "0";
   draw();
