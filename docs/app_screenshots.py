@@ -9,17 +9,15 @@ python docs/app_screenshots.py --out /tmp/shots --dark --width 800
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
+from headless_chromium import ARGUMENTS, REMEDY, find_chromium
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 from dynadrag_pipeline.app.server import running_app
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 MODEL = argparse.Namespace(model=None, motion_predictor=None, device="cpu", dtype="float32")
 MINUTES = 60_000
 
@@ -31,9 +29,9 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=800, help="of the window, in pixels (default: 800)")
     parser.add_argument("--dark", action="store_true", help="in the dark")
     args = parser.parse_args()
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = find_chromium()
     if browser is None:
-        parser.error("there is no Chromium: apt-get install chromium")
+        parser.error(f"there is no Chromium: {REMEDY}")
     pipe = DynaDragPipeline.from_pretrained(EMBEDDED_CHECKPOINT)
     pipe.set_progress_bar_config(disable=True)
     with running_app(pipe, MODEL) as address, sync_playwright() as playwright:

@@ -154,16 +154,27 @@ def locate_content(
     return ContentLocations(*(each.cpu() for each in answers))
 
 
-def warn_if_left_behind(content: ContentLocations, stop_reason: str) -> None:
-    """Say so when handles are at their targets, and their content is not.
+def left_behind(content: ContentLocations, stop_reason: str) -> str | None:
+    """What to say when handles are at their targets, and their content is not.
 
     Args:
         content ([`ContentLocations`]): of an edit.
         stop_reason (`str`): why it ended.
+
+    Returns:
+        `str`, *optional*: how far the content is, and what may help; nothing, if it has made most of the way.
     """
     share = content.share_of_way
-    if stop_reason == "reached" and share is not None and share < LEAST_SHARE:
-        logger.warning(
-            f"The handles have reached their targets, and their content has made {max(share, 0):.0%} of the way "
-            f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help."
-        )
+    if stop_reason != "reached" or share is None or share >= LEAST_SHARE:
+        return None
+    return (
+        f"The handles have reached their targets, and their content has made {max(share, 0):.0%} of the way "
+        f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help."
+    )
+
+
+def warn_if_left_behind(content: ContentLocations, stop_reason: str) -> None:
+    """Say it to whoever reads the log: see [`left_behind`]."""
+    text = left_behind(content, stop_reason)
+    if text is not None:
+        logger.warning(text)

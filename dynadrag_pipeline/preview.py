@@ -65,6 +65,9 @@ def preview_drag(
             none here, and its handles go straight.
         settings ([`DragSettings`], *optional*): what the guard of predicted steps is read from.
 
+    Returns:
+        [`DragPreview`]: on the CPU.
+
     Raises:
         FloatingPointError: if the source answers with what is not finite.
 

@@ -207,7 +207,11 @@ def contact_sheet(
 
 
 def save_gif(
-    output: DynaDragPipelineOutput, path: str | Path, source: Picture | None = None, frame_ms: int = 160
+    output: DynaDragPipelineOutput,
+    path: str | Path,
+    source: Picture | None = None,
+    frame_ms: int = 160,
+    result: Picture | None = None,
 ) -> None:
     """Save the intermediate pictures of an edit as an endless GIF: see [`write_gif`].
 
@@ -216,7 +220,7 @@ def save_gif(
     Args:
         output ([`DynaDragPipelineOutput`]): of one picture, made with `return_intermediates=True`.
         path (`str` or `Path`): of the file; its folder must exist.
-        source, frame_ms: as for [`write_gif`].
+        source, frame_ms, result: as for [`write_gif`].
 
     Raises:
         ValueError: if the output holds no intermediate pictures, or is that of a list of pictures.
@@ -225,11 +229,15 @@ def save_gif(
         >>> save_gif(pipe(image, handles, targets, return_intermediates=True), "edit.gif")  # doctest: +SKIP
     """
     with atomic_file(path) as file:
-        write_gif(output, file, source, frame_ms)
+        write_gif(output, file, source, frame_ms, result)
 
 
 def write_gif(
-    output: DynaDragPipelineOutput, file: BinaryIO, source: Picture | None = None, frame_ms: int = 160
+    output: DynaDragPipelineOutput,
+    file: BinaryIO,
+    source: Picture | None = None,
+    frame_ms: int = 160,
+    result: Picture | None = None,
 ) -> None:
     """Write the intermediate pictures of an edit as an endless GIF, at the size that the edit ran at.
 
@@ -241,6 +249,8 @@ def write_gif(
         source (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
             shown as the first frame, at the size of the others.
         frame_ms (`int`, defaults to 160): how long a frame is shown, in milliseconds.
+        result (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`, *optional*):
+            shown as the last frame: what lies between is rougher than what came of it.
 
     Raises:
         ValueError: if the output holds no intermediate pictures, or is that of a list of pictures.
@@ -251,8 +261,11 @@ def write_gif(
         raise ValueError(
             "`output` holds no intermediate pictures: call the pipeline with `return_intermediates=True`."
         )
+    size = frames[0].size
     if source is not None:
-        frames.insert(0, _as_rgb(source).resize(frames[0].size, Image.Resampling.BICUBIC))
+        frames.insert(0, _as_rgb(source).resize(size, Image.Resampling.BICUBIC))
+    if result is not None:
+        frames.append(_as_rgb(result).resize(size, Image.Resampling.BICUBIC))
     durations = [frame_ms] * (len(frames) - 1) + [1000]
     frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
 

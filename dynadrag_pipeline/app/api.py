@@ -14,13 +14,12 @@ import gradio as gr
 from PIL import Image
 
 from motion_predictor.common.checks import check_whole_number, got
-from motion_predictor.common.picture_files import open_picture
 
 from ..commands.edit_options import LARGEST_SEED
 from ..drag_instruction import DragInstruction
 from .edit_files import write_edit
 from .edits import Base, Edit, Order, Watcher
-from .handlers import as_base, in_words
+from .handlers import as_base, in_words, uploaded_picture
 from .limits import MOST_EDITS, check_pairs, check_picture
 from .preview_picture import preview_of
 from .workshop import Workshop
@@ -53,7 +52,23 @@ class Api:
         options: Any = None,
         seed: float = 0,
     ) -> tuple[str, Any, str]:
-        """Drag content from handles to targets: the edited picture, its record, and what came of it in words."""
+        """Drag content from handles to targets.
+
+        Args:
+            image (`str`): path of the picture.
+            handles, targets (`list`): as many [x, y] of each, in pixels of the picture turned upright.
+            mask (`str`, *optional*): path of a picture of that size, bright where the picture may change.
+            prompt (`str`, *optional*): what the picture shows.
+            preset (`str`, *optional*): settings by name.
+            options (`dict`, *optional*): settings one by one.
+            seed (`float`, *optional*, defaults to 0): a whole number, of everything random.
+
+        Returns:
+            `tuple[str, dict, str]`: path of the edited picture, what `result.json` holds, and what came of it.
+
+        Raises:
+            gr.Error: in the words of the pipeline, for what does not fit.
+        """
         if not isinstance(options or {}, dict):
             raise ValueError(f"`options` must be a mapping from options to their values, got {got(options)}.")
         base, region = _read(image, handles, targets, mask)
@@ -75,7 +90,18 @@ class Api:
 
     @in_words
     def preview(self, image: str, handles: Any, targets: Any, mask: str | None = None) -> tuple[Image.Image, Any]:
-        """Where a drag would lead, at once: a bent picture, which is not the edit, and the path of each handle."""
+        """Where a drag would lead, at once.
+
+        Args:
+            image, handles, targets, mask: as for [`edit`].
+
+        Returns:
+            `tuple[PIL.Image.Image, list]`: the bent picture, which is not the edit and at most `LARGEST_SHOWN` pixels
+            long, and of each handle the path to its target, [x, y] in pixels of `image`.
+
+        Raises:
+            gr.Error: in the words of the pipeline, for what does not fit.
+        """
         base, region = _read(image, handles, targets, mask)
         preview = preview_of(self.workshop.pipe, base.shown, handles, targets, region)
         return preview.image, preview.paths
@@ -106,9 +132,9 @@ def _read(image: str, handles: Any, targets: Any, mask: str | None) -> tuple[Bas
     """Picture and mask of a call, and its points checked."""
     if not image:
         raise ValueError("`image` is missing: pass a picture file.")
-    opened = open_picture(image)
+    opened = uploaded_picture(image)
     check_picture(opened)
     check_pairs(handles)
-    base, region = as_base(opened, Path(image).stem), None if not mask else open_picture(mask)
+    base, region = as_base(opened, Path(image).stem), None if not mask else uploaded_picture(mask)
     DragInstruction.from_user(handles, targets, region, (base.shown.height, base.shown.width))
     return base, region

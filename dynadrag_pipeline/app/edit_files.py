@@ -44,7 +44,7 @@ def write_edit(edit: Edit, folder: Path, model: argparse.Namespace) -> list[Path
     sheet = contact_sheet(order.base.shown, edit.after, output, order.targets)
     save(f"{stem}-sheet.png", lambda file: sheet.save(file, format="PNG"))
     if any(step.image is not None for step in edit.result.iterations):
-        save(f"{stem}.gif", lambda file: write_gif(output, file, order.base.shown))
+        save(f"{stem}.gif", lambda file: write_gif(output, file, order.base.shown, result=edit.after))
         if can_film():
             save(f"{stem}.mp4", lambda file: write_mp4(edit, file))
     save("result.json", lambda file: file.write(_record(edit, model)))
@@ -58,7 +58,15 @@ def write_edit(edit: Edit, folder: Path, model: argparse.Namespace) -> list[Path
 
 
 def command_line(order: Order, model: argparse.Namespace) -> str:
-    """The command line that makes an edit again, in the folder of its files."""
+    """The command line that makes an edit again, in the folder of its files.
+
+    Args:
+        order ([`Order`]): what was asked for.
+        model (`argparse.Namespace`): `model`, `motion_predictor`, `device` and `dtype` of the app's command line.
+
+    Returns:
+        `str`: for a shell; of an edit that was continued it says that it is only the last part.
+    """
     text = shlex.join(["dynadrag", "edit", *_arguments(order, model)])
     if order.base.start is None:
         return text

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..content import ContentLocations
+from ..content import ContentLocations, left_behind
 from ..drag_result import DragResult
 from ..drag_state import DragState
 from ..pipeline_output import DynaDragPipelineOutput
@@ -103,9 +103,9 @@ class Edit:
 
     @property
     def words(self) -> list[str]:
-        """Why it ended, and where the content went, pair by pair."""
+        """Why it ended, where the content went, pair by pair, and what may help if it did not."""
         reasons = {
-            "reached": "all handles are at their targets",
+            "reached": "all handles have arrived",
             "max_iterations": "the iterations are used up",
             "stalled": "no handle moves any more",
             "interrupted": "cancelled: this is what there was",
@@ -116,18 +116,22 @@ class Edit:
         took = f"{count} iteration{'' if count == 1 else 's'} in {self.seconds:.0f} s{kept}"
         head = f"{took}: {reasons[self.result.stop_reason]}"
         content = self.output.content
-        return [head, *(_pair_words(content, pair) for pair in range(len(self.order.handles)))] if content else [head]
+        if content is None:
+            return [head]
+        assert isinstance(content, ContentLocations)  # one picture
+        advice = left_behind(content, self.result.stop_reason)
+        pairs = [_pair_words(content, pair) for pair in range(len(self.order.handles))]
+        return [head, *pairs, *([advice] if advice else [])]
 
 
-def _pair_words(content: Any, pair: int) -> str:
+def _pair_words(content: ContentLocations, pair: int) -> str:
     """Where the content of one pair went."""
-    assert isinstance(content, ContentLocations)
     distance, asked = float(content.distances[pair]), float(content.asked[pair])
     if not asked:
         return f"pin {pair + 1}: {'held' if distance < 1.5 else f'moved by {distance:.0f} px'}"
     if not content.found[pair]:
-        return f"pair {pair + 1}: not found again, of {asked:.0f} px asked"
-    return f"pair {pair + 1}: {distance:.0f} px from its target of {asked:.0f} px asked"
+        return f"pair {pair + 1}: content not found again, of {asked:.0f} px asked"
+    return f"pair {pair + 1}: content {distance:.0f} px from its target of {asked:.0f} px asked"
 
 
 class Cancelled(Exception):

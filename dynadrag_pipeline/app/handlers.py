@@ -18,7 +18,7 @@ from PIL import Image
 from motion_predictor.common.checks import check_whole_number
 from motion_predictor.common.command_errors import CommandError, one_line
 from motion_predictor.common.mask_picture import painted_region
-from motion_predictor.common.picture_files import open_picture
+from motion_predictor.common.picture_files import decode_picture
 
 from ..commands.edit_options import LARGEST_SEED
 from ..picture import to_picture_tensor
@@ -30,7 +30,7 @@ from .options_drawer import given_by, placeholders
 from .parts import Parts
 from .preview_picture import preview_of
 from .samples import SAMPLES, sample_picture
-from .stage import Drawn, as_mask, mask_url, passing_url
+from .stage import NOTHING, Drawn, as_mask, mask_url, passing_url
 from .visitors import Made, Visitor, Visitors
 from .workshop import Workshop
 
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 ROUGH = "still rough, details come last"
+DONE = "done: compare before and after, or go on"
+SERVERS_FOLDER = re.compile(r"(?<=')[^']*dynadrag-app-[^']*[/\\](?=[^'])")
+"""Where an upload lies, in a message: of the path, people know the name alone."""
 FILE_TITLES = {
     "-edited.png": "picture",
     "-sheet.png": "sheet",
@@ -61,7 +64,8 @@ def said_in_words() -> Iterator[None]:
     except Cancelled:
         raise gr.Error("Cancelled before there was a picture.", title="Cancelled", print_exception=False) from None
     except (CommandError, ValueError, OSError) as error:
-        raise gr.Error(html.escape(one_line(error)), title="That did not work", print_exception=False) from None
+        text = html.escape(SERVERS_FOLDER.sub("", one_line(error)), quote=False)
+        raise gr.Error(text, title="That did not work", print_exception=False) from None
     except Exception as error:
         logger.exception("A handler failed.")
         text = f"The server met a {type(error).__name__}; its log says more. Your picture and your points are kept."
@@ -102,7 +106,7 @@ class Handlers:
         """A picture that was uploaded, dropped or pasted."""
         if not path:
             return {}
-        opened = open_picture(path)
+        opened = uploaded_picture(path)
         check_picture(opened)
         visitor = self.visitors.of(request.session_hash)
         return self._begun(visitor, as_base(opened, Path(path).stem))
@@ -126,14 +130,14 @@ class Handlers:
         """The picture bent along the motion, for as long as somebody places points."""
         visitor, parts = self.visitors.of(request.session_hash), self.parts
         if not is_wanted or visitor.base is None:
-            return {parts.stage: gr.update(preview=None)}
+            return {parts.stage: gr.update(preview=NOTHING)}
         try:
             drawn = self._drawn(visitor, value)
             if not drawn.handles:
-                return {parts.stage: gr.update(preview=None)}
+                return {parts.stage: gr.update(preview=NOTHING)}
             shown = preview_of(self.workshop.pipe, visitor.base.shown, drawn.handles, drawn.targets, drawn.mask)
         except ValueError as error:  # said where it is no bother: points are still being placed
-            return {parts.stage: gr.update(preview=None), parts.status: status(one_line(error))}
+            return {parts.stage: gr.update(preview=NOTHING), parts.status: status(one_line(error))}
         said = {"revision": drawn.revision, "url": passing_url(shown.image), "paths": shown.paths}
         return {parts.stage: gr.update(preview=said)}
 
@@ -148,7 +152,7 @@ class Handlers:
             if path.lower().endswith(".json"):
                 changes["points"], prompt = read_instruction(path, size)
             else:
-                mask = open_picture(path)
+                mask = uploaded_picture(path)
                 region = painted_region(mask)
                 if region.shape != (size[1], size[0]):
                     raise ValueError(
@@ -199,21 +203,26 @@ class Handlers:
             for number, order in enumerate(orders, start=1):
                 head = f"candidate {number} of {len(orders)}: " if len(orders) > 1 else ""
                 with said_in_words():
-                    for event in self.workshop.edit(order, watcher):
-                        if isinstance(event, Progress):
-                            yield {
-                                parts.stage: gr.update(live=_live(event, order, head)),
-                                parts.status: status(head + event.text),
-                            }
-                        else:
-                            self._keep(visitor, event)
-                yield {**self._shown(visitor), parts.status: status("done: compare before and after, or go on")}
+                    try:
+                        for event in self.workshop.edit(order, watcher):
+                            if isinstance(event, Progress):
+                                yield {
+                                    parts.stage: gr.update(live=_live(event, order, head)),
+                                    parts.status: status(head + event.text),
+                                }
+                            else:
+                                self._keep(visitor, event)
+                    except Cancelled:  # as was asked for, so it is no error
+                        text = "cancelled before there was a picture"
+                        yield {parts.stage: gr.update(live=NOTHING), parts.status: status(text)}
+                        break
+                yield {**self._shown(visitor), parts.status: status(DONE)}
                 if watcher.is_cancelled:
                     break
                 watcher = visitor.watcher = Watcher()
             yield idle
         except gr.Error as error:
-            yield {**idle, parts.stage: gr.update(live=None), parts.status: status(error.title)}
+            yield {**idle, parts.stage: gr.update(live=NOTHING), parts.status: status(error.title)}
             raise
         finally:
             watcher.cancel()
@@ -276,7 +285,7 @@ class Handlers:
         visitor.put(Base(made.edit.after, order.base.name, order.base.opened, result.state))
         ends = _inside(result.trajectory[-1].tolist(), made.edit.after.size)
         points = [[end, target] for end, target in zip(ends, order.targets, strict=True)]
-        text = "the edit goes on from here: move the targets, or add points, and run"
+        text = "the edit goes on from here: pull the targets further, or add points, and run"
         shown = self._shown(visitor, points=points, mask=mask_url(order.mask), result=None)
         return {**shown, self.parts.status: status(text)}
 
@@ -296,7 +305,7 @@ class Handlers:
         """Show an edit of the gallery again."""
         visitor = self._visitor_with_picture(request)
         self._refuse_while_running(visitor)
-        made = visitor.gallery[int(event.index)]
+        made = visitor.newest_first[int(event.index)]
         if made not in visitor.line:
             visitor.line.append(made)
         visitor.position = visitor.line.index(made) + 1
@@ -308,7 +317,8 @@ class Handlers:
         if visitor.base is not order.base:
             visitor.put(order.base)
         points = [list(pair) for pair in zip(order.handles, order.targets, strict=True)]
-        return self._shown(visitor, points=points, mask=mask_url(order.mask))
+        text = DONE if visitor.last else "the edit is undone: this is the picture as it was before"
+        return {**self._shown(visitor, points=points, mask=mask_url(order.mask)), self.parts.status: status(text)}
 
     @in_words
     def choose_preset(self, preset: str) -> list[Any]:
@@ -326,9 +336,9 @@ class Handlers:
         parts, made = self.parts, visitor.last
         is_there = made is not None and scene.get("result", "") is not None
         return {
-            parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=None, preview=None),
+            parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=NOTHING, preview=NOTHING),
             parts.words: words(made.edit.words if made and is_there else []),
-            parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.gallery],
+            parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.newest_first],
             parts.files: links(made.files if made and is_there else []),
             parts.command: command_line(made.edit.order, self.model) if made and is_there else "",
             parts.use: gr.update(interactive=is_there),
@@ -376,8 +386,29 @@ class Handlers:
             raise ValueError("Your edit is running: wait for it, or cancel it (Esc).")
 
 
+def uploaded_picture(path: str) -> Image.Image:
+    """Read a picture file, which messages call by its name: where it lies is the server's business.
+
+    Args:
+        path (`str`): of the file that was uploaded.
+
+    Raises:
+        ValueError: if it is no such file as [`open_picture`] takes.
+        OSError: if it can't be read.
+    """
+    return decode_picture(Path(path).read_bytes(), Path(path).name)
+
+
 def as_base(opened: Image.Image, name: str) -> Base:
-    """A picture to begin with, as the pipeline sees it: upright, RGB, laid over white."""
+    """A picture to begin with, as the pipeline sees it: upright, RGB, laid over white.
+
+    Args:
+        opened (`PIL.Image.Image`): of any mode, turned by its EXIF data or not.
+        name (`str`): of its file; of its letters those are kept that need no quoting.
+
+    Raises:
+        ValueError: if it is too small for an edit.
+    """
     upright = to_picture_tensor(opened)[0].mul(255).round().byte().permute(1, 2, 0).numpy()
     shown = Image.fromarray(upright)
     return Base(shown, re.sub(r"[^\w-]+", "-", name)[:60].strip("-") or "picture", shown)
@@ -405,7 +436,8 @@ def _whole(number: Any) -> Any:
 
 
 def _caption(edit: Edit) -> str:
-    return f"seed {edit.order.seed}"
+    count = len(edit.order.handles)
+    return f"{edit.order.base.name}, edited by {count} pair{'' if count == 1 else 's'}, seed {edit.order.seed}"
 
 
 def file_url(path: Path) -> str:

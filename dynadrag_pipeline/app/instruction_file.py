@@ -13,6 +13,13 @@ from .edits import Point
 def instruction_text(handles: list[Point], targets: list[Point], prompt: str = "") -> bytes:
     """What [`load_instruction`] reads.
 
+    Args:
+        handles, targets (`list`): as many (x, y) of each, in pixels of the picture.
+        prompt (`str`, *optional*): what the picture shows.
+
+    Returns:
+        `bytes`: JSON in UTF-8, on one line.
+
     Example:
         >>> instruction_text([[1, 2]], [[3, 4]])
         b'{"prompt": "", "points": [[1, 2], [3, 4]]}\\n'
@@ -26,7 +33,10 @@ def read_instruction(path: str | Path, size: tuple[int, int]) -> tuple[list[list
 
     Args:
         path (`str` or `Path`): of the file.
-        size (`tuple[int, int]`): (width, height) of the picture.
+        size (`tuple[int, int]`): (width, height) of the picture, in pixels.
+
+    Returns:
+        `tuple[list, str]`: pairs of a handle and a target, (x, y) each, and the prompt, which may be empty.
 
     Raises:
         ValueError: if it is no such file, or a point lies outside the picture.

@@ -11,13 +11,12 @@ import gradio as gr
 from ..settings import PRESETS
 from .api import Api
 from .handlers import Handlers, links, status, words
-from .limits import MOST_CANDIDATES
 from .options_drawer import add_drawer
 from .samples import SAMPLES
 from .stage import make_stage
 
 PAGE_CSS = Path(__file__).with_name("page.css")
-TABLE = """<div id="points-table"><table><thead><tr><th scope="col"></th><th scope="col">from x</th>
+TABLE = """<div id="points-table" class="empty"><table><thead><tr><th scope="col"></th><th scope="col">from x</th>
 <th scope="col">y</th><th scope="col">to x</th><th scope="col">y</th><th></th></tr></thead><tbody></tbody></table>
 <p class="none">Click what to move, then where to.</p></div>"""
 PRESET_TITLES = {"": "model's", **{name: name for name in PRESETS}}
@@ -101,10 +100,9 @@ def _run_group(parts: Any) -> dict[str, Any]:
     with gr.Row():
         choices = [(title, name) for name, title in PRESET_TITLES.items()]
         group["preset"] = gr.Dropdown(choices, value="", label="preset", min_width=110, elem_id="preset")
-        group["seed"] = gr.Number(0, label="seed", precision=0, minimum=0, min_width=60, elem_id="seed")
-        group["candidates"] = gr.Number(
-            1, label="candidates", precision=0, minimum=1, maximum=MOST_CANDIDATES, min_width=70, elem_id="candidates"
-        )
+        # Handlers check them: a limit or a precision of gradio's rounds, or refuses in words of its own.
+        group["seed"] = gr.Number(0, label="seed", min_width=60, elem_id="seed")
+        group["candidates"] = gr.Number(1, label="candidates", min_width=70, elem_id="candidates")
     parts.prompt = gr.Textbox(
         "",
         show_label=False,

@@ -24,7 +24,14 @@ GONE_SECONDS = 60.0
 
 
 def check_picture(picture: Image.Image) -> None:
-    """Raise a ValueError if a picture is too large for the app."""
+    """Refuse a picture that is too large for the app.
+
+    Args:
+        picture (`PIL.Image.Image`): of any mode.
+
+    Raises:
+        ValueError: if it has more than `MOST_PIXELS` pixels.
+    """
     if picture.width * picture.height > MOST_PIXELS:
         raise ValueError(
             f"`image` must have at most {MOST_PIXELS:,} pixels here, got {picture.width}x{picture.height}: scale it "
@@ -33,7 +40,14 @@ def check_picture(picture: Image.Image) -> None:
 
 
 def check_pairs(points: Any) -> None:
-    """Raise a ValueError if there are too many pairs of points, or none."""
+    """Refuse too many pairs of points, or none.
+
+    Args:
+        points (`list`): one (x, y) of each pair.
+
+    Raises:
+        ValueError: if there is none, or more than `MOST_PAIRS`.
+    """
     if not points:
         raise ValueError("`handles` must be at least one point: click what to move, and then where to.")
     if len(points) > MOST_PAIRS:

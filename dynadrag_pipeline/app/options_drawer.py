@@ -18,7 +18,14 @@ SWITCH = {"yes": True, "no": False}
 
 
 def add_drawer(in_force: SettingsInForce) -> list[Any]:
-    """Add a field for each option, under the titles of their groups; the fields, in the order of [`OPTIONS`]."""
+    """Add a field for each option, under the titles of their groups.
+
+    Args:
+        in_force ([`SettingsInForce`]): what holds where a field is left empty, which it shows.
+
+    Returns:
+        `list`: the fields, in the order of [`OPTIONS`].
+    """
     fields: list[Any] = []
     groups: dict[str, list[Option]] = {}
     for each in OPTIONS.values():
@@ -32,7 +39,14 @@ def add_drawer(in_force: SettingsInForce) -> list[Any]:
 
 
 def placeholders(in_force: SettingsInForce) -> list[Any]:
-    """Updates of the fields that show what holds where they are left empty."""
+    """What fields show when something else holds where they are left empty.
+
+    Args:
+        in_force ([`SettingsInForce`]): of the preset that was chosen.
+
+    Returns:
+        `list`: an update of each field, in the order of [`OPTIONS`].
+    """
     return [
         gr.update(choices=_choices(each, in_force)) if _words(each) else gr.update(placeholder=_shown(each, in_force))
         for each in OPTIONS.values()

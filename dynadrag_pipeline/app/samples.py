@@ -40,6 +40,9 @@ SAMPLES = {
 def sample_picture(name: str) -> Image.Image:
     """A portrait, 256 x 256 pixels, RGB.
 
+    Args:
+        name (`str`): one of `SAMPLES`.
+
     Raises:
         ValueError: if the package that it comes with is not installed.
     """

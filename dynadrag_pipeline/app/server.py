@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from motion_predictor.common.command_errors import CommandError, one_line
 
 from .limits import MOST_UPLOAD_MEGABYTES
+from .workshop import Workshop
 
 if TYPE_CHECKING:
     from ..pipeline_dynadrag import DynaDragPipeline
@@ -47,6 +50,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_address(host: str, port: int | None) -> None:
+    """Refuse an address that can't be listened on, before a model is loaded for it.
+
+    Args:
+        host (`str`): a name or an address of this machine.
+        port (`int`, *optional*): by default any.
+
+    Raises:
+        CommandError: if there is no such host here, or the port is taken.
+    """
+    bare = host.strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in bare else socket.AF_INET) as door:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just left is no longer taken
+            door.bind((bare, port or 0))
+    except OSError as error:
+        if port is not None and error.errno in (errno.EADDRINUSE, errno.EACCES):
+            remedy = "choose another, or leave it out for the first free one"
+            raise CommandError(f"--port: {port} is taken or not ours ({one_line(error)}): {remedy}.") from error
+        raise CommandError(f"--host: cannot listen on {host}: {one_line(error)}.") from error
+
+
 @contextmanager
 def running_app(
     pipe: DynaDragPipeline, model: argparse.Namespace, host: str = "127.0.0.1", port: int | None = None
@@ -63,10 +88,12 @@ def running_app(
         `str`: where the page is.
     """
     folder = Path(tempfile.mkdtemp(prefix="dynadrag-app-"))
-    kept = {name: os.environ.get(name) for name in (*QUIET, "GRADIO_TEMP_DIR")}
-    os.environ.update({**QUIET, "GRADIO_TEMP_DIR": str(folder)})
+    ours = {**QUIET, "GRADIO_TEMP_DIR": str(folder)}
+    kept = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    workshop = Workshop(pipe)
     try:
-        page = _page(pipe, model, folder)
+        page = _page(workshop, model, folder)
         try:
             address = _launched(page, folder, host, port)
         except OSError as error:
@@ -74,6 +101,7 @@ def running_app(
         try:
             yield address
         finally:
+            workshop.close()  # or the threads of gradio wait for the edit that runs
             page.close(verbose=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,15 +111,13 @@ def running_app(
                 os.environ[name] = value
 
 
-def _page(pipe: DynaDragPipeline, model: argparse.Namespace, folder: Path) -> Any:
+def _page(workshop: Workshop, model: argparse.Namespace, folder: Path) -> Any:
     from .api import Api
     from .handlers import Handlers
     from .layout import build_page
     from .parts import Parts
     from .visitors import Visitors
-    from .workshop import Workshop
 
-    workshop = Workshop(pipe)
     handlers = Handlers(workshop, Visitors(folder / "visitors"), model, Parts())
     name = "the small portraits model that comes with the package" if model.model is None else model.model
     return build_page(handlers, Api(workshop, folder, model), name)
@@ -165,7 +191,11 @@ def ended_by_signals() -> Iterator[threading.Event]:
 
 
 def warn_of_host(host: str) -> None:
-    """Say who can reach an address."""
+    """Say on stderr who can reach an address, if that is not this machine alone.
+
+    Args:
+        host (`str`): a name or an address.
+    """
     if not is_loopback(host):
         print(
             f"dynadrag: warning: {host} can be reached from other machines: whoever does may upload pictures and use "

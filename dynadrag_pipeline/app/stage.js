@@ -3,8 +3,8 @@
 // What a person does is `props.value`: {picture, points: [[handle, target], ...], mask, revision}. What the server
 // says comes by other props, so that no answer overwrites a click that was made meanwhile:
 //   scene   {picture, url, width, height, points, mask, result}    shown anew whenever it changes
-//   preview {revision, url, paths}                                 shown while it fits the points
-//   live    {url, paths, targets, text, badge, share} or null       shown while an edit runs
+//   preview {revision, url, paths} or false                        shown while it fits the points
+//   live    {url, paths, targets, text, badge, share} or false     shown while an edit runs
 //   parcel  [{url, name}, ...]                                     files for the browser's downloads
 const HANDLE = "#D55E00", TARGET = "#0072B2", PIN = "#009E73", PATH = "#F0E442"; // Okabe and Ito's
 const REACH = 11; // how near to a point a press takes hold of it, in pixels of the screen
@@ -399,12 +399,14 @@ function showTable() {
       field.max = (column % 2 ? state.height : state.width) - 1;
       field.setAttribute("aria-label", `pair ${index + 1}, ${column < 2 ? "handle" : "target"} ${column % 2 ? "y" : "x"}`);
       field.addEventListener("change", () => {
-        const most = (column % 2 ? state.height : state.width) - 1, wanted = Math.round(Number(field.value));
-        if (!Number.isFinite(wanted) || !state.pairs[index]) return;
-        remember();
-        state.pairs[index][column < 2 ? 0 : 1][column % 2] = Math.min(Math.max(wanted, 0), most);
-        field.value = state.pairs[index][column < 2 ? 0 : 1][column % 2];
-        tell();
+        const point = state.pairs[index] && state.pairs[index][column < 2 ? 0 : 1], wanted = Math.round(field.valueAsNumber);
+        if (!point) return;
+        if (Number.isFinite(wanted)) { // else it was emptied
+          remember();
+          point[column % 2] = Math.min(Math.max(wanted, 0), Number(field.max));
+        }
+        field.value = point[column % 2];
+        if (Number.isFinite(wanted)) tell();
       });
       cell.append(field);
       row.append(cell);
@@ -420,8 +422,7 @@ function showTable() {
     return row;
   }));
   table.closest("#points-table").scrollTop = state.pairs.length * 40; // the last one is what was just placed
-  const empty = document.querySelector("#points-table .none");
-  if (empty) empty.hidden = state.pairs.length > 0;
+  document.querySelector("#points-table").classList.toggle("empty", !state.pairs.length);
 }
 
 // --- mouse, pen, finger ---
@@ -455,7 +456,8 @@ canvas.addEventListener("pointerdown", (event) => {
       remember();
       state.chosen = mark;
       const [x, y] = onScreen(mark.at);
-      state.grip = { kind: "mark", mark, off: [at[0] - x, at[1] - y], moved: false };
+      const isPulledOut = mark.end === "both" && state.tool === "drag"; // a pin becomes an arrow
+      state.grip = { kind: "mark", mark: isPulledOut ? { ...mark, end: 1 } : mark, off: [at[0] - x, at[1] - y], moved: false };
     } else if (isInside(at)) state.grip = { kind: "click", at };
   } else if (isInside(at)) {
     remember();
@@ -484,6 +486,7 @@ canvas.addEventListener("pointermove", (event) => {
     const to = pixel([at[0] - grip.off[0], at[1] - grip.off[1]]);
     grip.moved = grip.moved || to[0] !== grip.mark.at[0] || to[1] !== grip.mark.at[1];
     if (grip.moved) {
+      state.chosen = grip.mark;
       moveMark(grip.mark, to);
       tellSoon();
     }
@@ -568,16 +571,17 @@ function onKey(event) {
 }
 document.addEventListener("keydown", onKey);
 async function take(file) { // by the button's own input, so that one way of uploading serves all
-  const input = document.querySelector("#upload input[type=file], input#upload[type=file]");
+  const input = document.querySelector("#upload").parentElement.querySelector("input[type=file]");
   if (!file || !input) return;
   const parcel = new DataTransfer();
   parcel.items.add(file);
   input.files = parcel.files;
   input.dispatchEvent(new Event("change", { bubbles: true }));
 }
-view.addEventListener("dragover", (event) => { event.preventDefault(); view.classList.add("dropping"); });
-view.addEventListener("dragleave", () => view.classList.remove("dropping"));
-view.addEventListener("drop", (event) => {
+// All over the page: what is dropped beside the picture would be opened by the browser, in place of the app.
+document.addEventListener("dragover", (event) => { event.preventDefault(); view.classList.add("dropping"); });
+document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) view.classList.remove("dropping"); });
+document.addEventListener("drop", (event) => {
   event.preventDefault();
   view.classList.remove("dropping");
   take(event.dataTransfer.files[0]);
@@ -621,8 +625,9 @@ async function onPreview(preview) {
   draw();
 }
 async function onLive(live) {
-  const image = live && live.url ? await load(live.url) : null;
-  state.live = live ? { ...live, image: image || (state.live && state.live.image) } : null;
+  const image = live && live.url ? await load(live.url) : null, before = state.live || {};
+  const paths = live && live.paths.length ? live.paths : before.paths; // what tells of neither leaves both
+  state.live = live ? { ...live, image: image || before.image, paths } : null;
   root.classList.toggle("running", Boolean(live));
   find(".track div").style.width = live ? `${Math.round(100 * (live.share || 0))}%` : "0";
   draw();

@@ -23,6 +23,8 @@ from .limits import MOST_PIXELS
 LARGEST_SHOWN = 1024
 """Pixels of the long side of pictures that come and go: previews, and iterations of an edit."""
 DATA_URL = "data:image/png;base64,"
+NOTHING = False
+"""What takes a preview or a running edit off the picture: gradio leaves None out of what it sends."""
 
 
 def make_stage() -> gr.HTML:
@@ -84,7 +86,19 @@ def _whole(point: np.ndarray) -> Point:
 
 
 def mask_of(url: Any, size: tuple[int, int]) -> Image.Image | None:
-    """The mask in a data URL, of the picture's size; nothing, if there is none."""
+    """Read a mask as the component tells it.
+
+    Args:
+        url (`Any`): a PNG in a data URL, opaque where the picture may change; or nothing.
+        size (`tuple[int, int]`): (width, height) of the picture, in pixels.
+
+    Returns:
+        `PIL.Image.Image`, *optional*: of mode L and that size, 255 where the picture may change; nothing, if that is
+        everywhere.
+
+    Raises:
+        ValueError: if it is something else, or has another size.
+    """
     if not url:
         return None
     if not isinstance(url, str) or not url.startswith(DATA_URL) or len(url) > MOST_PIXELS:
@@ -96,12 +110,26 @@ def mask_of(url: Any, size: tuple[int, int]) -> Image.Image | None:
 
 
 def as_mask(region: np.ndarray) -> Image.Image | None:
-    """A mask as a picture, white where the picture may change; nothing, if that is everywhere."""
+    """A region as a picture.
+
+    Args:
+        region (`np.ndarray` of shape `(height, width)`): bool, where the picture may change.
+
+    Returns:
+        `PIL.Image.Image`, *optional*: of mode L, 0 or 255; nothing, if the region is everything.
+    """
     return None if region.all() else Image.fromarray(region.astype(np.uint8) * 255)
 
 
 def mask_url(mask: Image.Image | None) -> str | None:
-    """A mask as the component takes it: transparent where the picture must stay."""
+    """A mask as the component takes it, which [`mask_of`] reads again.
+
+    Args:
+        mask (`PIL.Image.Image`, *optional*): bright where the picture may change.
+
+    Returns:
+        `str`, *optional*: a PNG in a data URL, transparent where the picture must stay.
+    """
     if mask is None:
         return None
     drawn = Image.new("RGBA", mask.size, (255, 255, 255, 0))
@@ -112,7 +140,14 @@ def mask_url(mask: Image.Image | None) -> str | None:
 
 
 def passing_url(picture: Image.Image) -> str:
-    """A picture that comes and goes, inside its own address."""
+    """A picture that comes and goes, inside its own address.
+
+    Args:
+        picture (`PIL.Image.Image`): of any size and mode.
+
+    Returns:
+        `str`: a JPEG in a data URL, at most `LARGEST_SHOWN` pixels on its long side.
+    """
     small = picture.convert("RGB")
     small.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
     file = io.BytesIO()

@@ -31,7 +31,15 @@ class Turns:
             return turn
 
     def before(self, turn: Turn, timeout: float = 0.0) -> int:
-        """How many are before a turn, after waiting for a move if there are any."""
+        """How many are before a turn, after waiting for a move if there are any.
+
+        Args:
+            turn ([`Turn`]): that was asked for, and not left.
+            timeout (`float`, *optional*, defaults to 0): seconds to wait at most.
+
+        Returns:
+            `int`: 0 for whoever may work.
+        """
         with self._moved:
             if timeout and self._queue.index(turn):
                 self._moved.wait(timeout)

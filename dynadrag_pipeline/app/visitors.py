@@ -54,6 +54,11 @@ class Visitor:
         """The edit that is shown."""
         return self.line[self.position - 1] if self.position else None
 
+    @property
+    def newest_first(self) -> list[Made]:
+        """The gallery as it is shown: what was just made is seen without scrolling."""
+        return self.gallery[::-1]
+
     def put(self, base: Base) -> None:
         """Let points be put on another picture."""
         scene = self.new_path("picture.png")
@@ -97,7 +102,14 @@ class Visitors:
         return len(self._visitors)
 
     def of(self, key: str | None) -> Visitor:
-        """The visitor of a tab; a new one, if it is new or was forgotten."""
+        """The visitor of a tab; a new one, if it is new or was forgotten.
+
+        Args:
+            key (`str`, *optional*): of the tab's session.
+
+        Raises:
+            ValueError: if there are `MOST_VISITORS` already.
+        """
         with self._lock:
             self._forget_idle()
             if str(key) not in self._visitors:

@@ -19,7 +19,6 @@ from PIL import Image
 from motion_predictor.points import scale_points
 
 from ..commands.edit_errors import edit_errors
-from ..content import warn_if_left_behind
 from ..drag_state import DragStep
 from ..pipeline_output import DynaDragPipelineOutput
 from ..provenance import provenance_of
@@ -55,9 +54,25 @@ class Workshop:
         self.pipe = pipe
         self.turns = Turns()
         self._open: OrderedDict[str, DragSession] = OrderedDict()
+        self._watchers: set[Watcher] = set()
+
+    def close(self) -> None:
+        """End all edits, also those that wait, at their next step."""
+        for watcher in list(self._watchers):
+            watcher.cancel()
 
     def check(self, order: Order) -> SettingsInForce:
-        """The settings of an order, or a ValueError before any work."""
+        """What an order comes to, before any work.
+
+        Args:
+            order ([`Order`]): what is asked for.
+
+        Returns:
+            [`SettingsInForce`]: with where each setting comes from.
+
+        Raises:
+            ValueError: if picture, number of points or settings are refused; where the points lie is seen later.
+        """
         check_picture(order.base.shown)
         check_pairs(order.handles)
         return self.pipe.settings_in_force(order.given, None, order.preset)
@@ -94,6 +109,7 @@ class Workshop:
             except BaseException as error:  # whatever it is, it belongs to the listener
                 told.put(error)
 
+        self._watchers.add(watcher)
         threading.Thread(target=work, name="edit", daemon=True).start()
         try:
             while True:
@@ -110,6 +126,8 @@ class Workshop:
         except GeneratorExit:  # nobody listens any more
             watcher.cancel()
             raise
+        finally:
+            self._watchers.discard(watcher)
 
     def _made(self, order: Order, in_force: SettingsInForce, watcher: Watcher, tell: Tell) -> Edit:
         """The edit, on the worker's thread."""
@@ -128,7 +146,6 @@ class Workshop:
                 content = None
                 if session.settings.locate_content:
                     content = session.content(result, edited if session.settings.restore_source else None)
-                    warn_if_left_behind(content, result.stop_reason)
         finally:
             session.history[:] = before
         after = self.pipe.image_processor.postprocess(edited, "pil", do_denormalize=[False])[0]
@@ -160,14 +177,18 @@ class Workshop:
         """Let a drag run, and tell of each iteration."""
         most, started = session.settings.most_iterations, time.perf_counter()
         paths = [[list(handle)] for handle in order.handles]
-        distances: list[float] = []
+        moving = ~torch.tensor(order.pins)
+        targets = torch.tensor(order.targets, dtype=torch.float32)
+
+        def away(points: torch.Tensor) -> float:
+            return float((points - targets)[moving].norm(dim=-1).mean()) if moving.any() else 0.0
+
+        distances = [away(torch.tensor(order.handles, dtype=torch.float32))]
         for count, step in enumerate(steps, start=1):
             at = scale_points((step.record.handles + step.record.step).cpu(), session.size, session.input_size)
             for path, point in zip(paths, at.tolist(), strict=True):
                 path.append(point)
-            moving = ~torch.tensor(order.pins)
-            away = (at - torch.tensor(order.targets, dtype=torch.float32)).norm(dim=-1)[moving]
-            distances.append(float(away.mean()) if len(away) else 0.0)
+            distances.append(away(at))
             left = _iterations_left(distances, most)
             seconds = left * (time.perf_counter() - started) / count
             text = (
@@ -234,7 +255,8 @@ class _Bar:
 
     def set_description(self, description: str) -> None:
         """What is counted."""
-        self.title = f"opening the picture: {description[:1].lower()}{description[1:]}"
+        is_word = description[1:2].islower()  # "Identity LoRA", but not "DDIM inversion"
+        self.title = f"opening the picture: {description[:1].lower() if is_word else description[:1]}{description[1:]}"
 
     def set_postfix_str(self, *_: object, **__: object) -> None:
         """Beside the count; told elsewhere."""
@@ -261,12 +283,20 @@ def _session_key(order: Order, in_force: SettingsInForce) -> str:
 
 
 def _iterations_left(distances: list[float], most: int) -> int:
-    """How many iterations an edit may still take, by how fast its handles came nearer."""
-    count = len(distances)
-    if count > 1 and distances[0] > distances[-1]:
-        per_iteration = (distances[0] - distances[-1]) / (count - 1)
-        return min(most - count, round(distances[-1] / per_iteration) + 1)
-    return most - count
+    """How many iterations an edit may still take, by how fast its handles came nearer.
+
+    Args:
+        distances (`list[float]`): to the targets, before the first iteration and after each.
+        most (`int`): iterations in all.
+
+    Example:
+        >>> _iterations_left([12.0, 9.0, 6.0], 15), _iterations_left([12.0, 0.0], 15), _iterations_left([3.0, 3.0], 15)
+        (3, 1, 14)
+    """
+    count, nearer = len(distances) - 1, distances[0] - distances[-1]
+    if nearer <= 0:
+        return most - count
+    return min(most - count, round(distances[-1] * count / nearer) + 1)
 
 
 def _duration(seconds: float) -> str:

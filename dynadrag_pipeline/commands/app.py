@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,16 +60,18 @@ def _app(args: argparse.Namespace, written: list[Path]) -> None:
     """`dynadrag app`: load the model, serve the page, and wait."""
     if importlib.util.find_spec("gradio") is None:
         raise CommandError("the app needs gradio: pip install 'dynadrag[app]', or `make app` in a clone.")
-    from ..app.server import ended_by_signals, is_loopback, running_app, warn_of_host
+    from ..app.server import check_address, ended_by_signals, is_loopback, running_app, warn_of_host
 
     if args.share_never and not is_loopback(args.host):
         raise CommandError(f"--host: {args.host} can be reached from other machines, which --share-never refuses.")
     if args.port is not None and not 0 < args.port < 65536:
         raise CommandError(f"--port must be from 1 to 65535, got {args.port}.")
+    check_address(args.host, args.port)
     args.device = available_device(args.device)
     args.dtype = suitable_dtype(args.dtype, args.device)
     args.quiet, args.load_identity_lora = True, None
     with suppress(KeyboardInterrupt), ended_by_signals() as ended:
+        print("dynadrag app: loading the model ...", file=sys.stderr, flush=True)
         pipe = load_pipeline(args)
         warn_of_host(args.host)
         with running_app(pipe, args, args.host, args.port) as address:

@@ -94,7 +94,7 @@ def _save_pictures(job: Job, output: DynaDragPipelineOutput, saver: ResultSaver)
     sheet = contact_sheet(job.image, picture, output, job.targets)
     saver.save(job.files["sheet"], lambda file: sheet.save(file, format="PNG"))
     if "gif" in job.files:
-        saver.save(job.files["gif"], lambda file: write_gif(output, file, job.image))
+        saver.save(job.files["gif"], lambda file: write_gif(output, file, job.image, result=picture))
 
 
 def _summary(record: dict[str, Any], written: list[Path]) -> str:
@@ -105,8 +105,9 @@ def _summary(record: dict[str, Any], written: list[Path]) -> str:
         "track": "unit steps and tracking",
         "search": "a line search",
     }
+    count, source = len(record["iterations"]), record["motion_source"]
     figures = (
-        f"{len(record['iterations'])} iterations by {motion.get(record['motion_source'], record['motion_source'])}, "
+        f"{count} iteration{'' if count == 1 else 's'} by {motion.get(source, source)}, "
         f"ended: {record['stop_reason'].replace('_', ' ')}; mean remaining distance "
         f"{record['mean_remaining_distance']:.1f} px; {record['seconds']:.0f} s"
     )

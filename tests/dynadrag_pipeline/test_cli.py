@@ -257,7 +257,7 @@ def test_options_go_before_the_paths_of_an_instruction_file(pipeline, portrait, 
 def test_gif_on_request(pipeline, portrait, out):
     assert edit(portrait, out, *EDIT, "--gif") == 0
     with Image.open(out / "portrait.gif") as gif:
-        assert gif.n_frames == 3
+        assert gif.n_frames == 4  # the portrait, two iterations, and what came of it
 
 
 def test_identity_lora_is_loaded_before_and_saved_after(pipeline, portrait, out, tmp_path):

@@ -267,18 +267,18 @@ def test_sheet_of_several_edits_at_once_is_refused():
         contact_sheet(grey(64, 64), grey(64, 64), output, targets=[(1, 1)])
 
 
-def test_gif_has_the_source_and_each_iteration(tmp_path):
-    path = tmp_path / "edit.gif"
-    save_gif(edit_of([0.2, 0.6, 1.0]), path, source=Image.new("RGB", (640, 320)), frame_ms=100)
+def test_gif_has_the_source_each_iteration_and_the_result(tmp_path):
+    path, result = tmp_path / "edit.gif", Image.new("RGB", (640, 320), (102, 102, 102))
+    save_gif(edit_of([0.2, 0.6, 1.0]), path, source=Image.new("RGB", (640, 320)), frame_ms=100, result=result)
     with Image.open(path) as gif:
-        assert (gif.n_frames, gif.size, gif.info["loop"]) == (4, (128, 64), 0)
+        assert (gif.n_frames, gif.size, gif.info["loop"]) == (5, (128, 64), 0)
         levels, durations = [], []
         for frame in range(gif.n_frames):
             gif.seek(frame)
             levels.append(gif.convert("L").getpixel((5, 5)))
             durations.append(gif.info["duration"])
-    assert levels == pytest.approx([0, 51, 153, 255], abs=2)
-    assert durations == [100, 100, 100, 1000]
+    assert levels == pytest.approx([0, 51, 153, 255, 102], abs=2)
+    assert durations == [100, 100, 100, 100, 1000]
     assert list(tmp_path.iterdir()) == [path]
 
 

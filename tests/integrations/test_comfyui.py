@@ -137,10 +137,13 @@ def test_points_of_a_link_are_not_checked_beforehand():
     assert OURS["DynaDragEdit"].VALIDATE_INPUTS() is True
 
 
-def test_the_registrys_file_has_what_it_has_to():
+def test_the_registrys_file_says_what_is_known_and_nothing_that_is_not():
     described = tomllib.loads((FOLDER / "pyproject.toml").read_text())
     assert {"name", "version", "license", "dependencies"} <= described["project"].keys()
-    assert {"PublisherId", "DisplayName"} <= described["tool"]["comfy"].keys()
+    assert described["tool"]["comfy"] == {"DisplayName": "DynaDrag"}
+    assert "" not in [
+        value for table in (described["project"], described["tool"]["comfy"]) for value in table.values()
+    ]
 
 
 def test_a_folder_that_was_written_anew_is_loaded_anew(tmp_path):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from headless_chromium import ARGUMENTS, REMEDY, find_chromium
 
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline
 
@@ -28,16 +28,6 @@ QUICK = {
     "restore_source": True,
 }
 MODEL = argparse.Namespace(model=None, motion_predictor=None, device="cpu", dtype="float32")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def quick_pipeline() -> DynaDragPipeline:
@@ -52,9 +42,9 @@ def quick_pipeline() -> DynaDragPipeline:
 def browser() -> Iterator[Any]:
     """A headless Chromium, or a skip that says how to get one."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = find_chromium()
     if path is None:
-        pytest.skip("needs a browser: apt-get install chromium, or Google Chrome")
+        pytest.skip(f"needs a browser: {REMEDY}")
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:

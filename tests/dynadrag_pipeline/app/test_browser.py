@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -146,13 +147,40 @@ def test_points_are_moved_pinned_typed_and_taken_back(page: AppPage, face: Path)
     page.tab.locator("#points-table input").nth(2).fill("50")
     page.tab.keyboard.press("Enter")
     assert page.told()["points"][0] == [[30, 30], [50, 36]]
+    page.tab.locator("#points-table input").nth(2).fill("")
+    page.tab.keyboard.press("Enter")
+    assert page.told()["points"][0] == [[30, 30], [50, 36]]
+    assert page.tab.locator("#points-table input").nth(2).input_value() == "50"
     page.tab.locator("#stage .view").focus()
     page.tab.keyboard.press("z")
     assert page.told()["points"][0] == [[30, 30], [44, 36]]
+    drag(page, (61, 60), (62, 64))
+    assert page.told()["points"][1] == [[62, 64], [62, 64]]
+    page.tab.keyboard.press("p")
+    drag(page, (62, 64), (70, 64))
+    assert page.told()["points"][1] == [[62, 64], [70, 64]]
     page.tab.click("#undo-pair")
     page.tab.wait_for_function("dragStage.state.pairs.length === 1")
     page.tab.click("#clear-points")
     page.tab.wait_for_function("dragStage.state.pairs.length === 0")
+
+
+def test_a_picture_is_pasted_and_dropped_anywhere(page: AppPage, face: Path) -> None:
+    """As a browser tells of it: by an event with a file."""
+    for kind, where in (("paste", "body"), ("drop", "#stage canvas"), ("drop", "#side")):
+        before = page.state("picture")
+        was_taken = page.tab.evaluate(
+            """([kind, where, text]) => {
+            const parcel = new DataTransfer(), bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+            parcel.items.add(new File([bytes], "face.png", { type: "image/png" }));
+            const about = { bubbles: true, cancelable: true, clipboardData: parcel, dataTransfer: parcel };
+            const event = kind === "paste" ? new ClipboardEvent(kind, about) : new DragEvent(kind, about);
+            return !document.querySelector(where).dispatchEvent(event); }""",
+            [kind, where, base64.b64encode(face.read_bytes()).decode()],
+        )
+        assert was_taken or kind == "paste"
+        page.tab.wait_for_function("before => dragStage.state.picture !== before", arg=before)
+        assert page.state("width") == 96
 
 
 def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_path: Path) -> None:
@@ -200,6 +228,23 @@ def test_cancel_ends_an_edit_with_what_there_is(page: AppPage, face: Path) -> No
     page.tab.keyboard.press("Escape")
     page.tab.wait_for_function("document.querySelector('#words').innerText.includes('cancelled')")
     page.tab.wait_for_function("dragStage.state.result !== null")
+
+
+def test_what_is_over_is_taken_off_the_picture(page: AppPage, face: Path) -> None:
+    """A preview that is switched off, and an edit that is cancelled before it has a picture."""
+    page.open(face)
+    page.click((30, 30), (40, 30))
+    page.tab.wait_for_function("dragStage.state.preview")
+    page.tab.uncheck("#preview input")
+    page.tab.wait_for_function("!dragStage.state.preview")
+    page.tab.fill("#seed input", "11")  # so that the picture is opened anew, which takes a while
+    page.tab.keyboard.press("Tab")
+    page.tab.click("#run")
+    page.tab.wait_for_function("dragStage.state.live")
+    page.tab.click("#cancel")
+    page.tab.wait_for_function("!dragStage.state.live && document.querySelector('#cancel').disabled")
+    page.click((60, 60))
+    assert page.state("pending") == [60, 60]
 
 
 def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.utils import delete_none
 from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
@@ -19,7 +20,7 @@ from dynadrag_pipeline.app.handlers import Handlers, links, words
 from dynadrag_pipeline.app.limits import MOST_EDITS
 from dynadrag_pipeline.app.options_drawer import OPTIONS, given_by
 from dynadrag_pipeline.app.parts import Parts
-from dynadrag_pipeline.app.stage import Drawn, mask_of, mask_url
+from dynadrag_pipeline.app.stage import NOTHING, Drawn, mask_of, mask_url
 from dynadrag_pipeline.app.visitors import Visitors
 from dynadrag_pipeline.app.workshop import Workshop
 from dynadrag_pipeline.cli import build_parser
@@ -89,8 +90,22 @@ def test_a_picture_that_is_none_is_a_toast_in_words(handlers: Handlers, tmp_path
     (tmp_path / "bad.png").write_text("nothing")
     with pytest.raises(gr.Error) as refused:
         handlers.load(str(tmp_path / "bad.png"), ME)
-    assert "must be" in str(refused.value.message)
+    assert str(refused.value.message).startswith("`path` must be a picture file")
+    assert str(refused.value.message).endswith("got 'bad.png'.")
     assert refused.value.print_exception is False
+
+
+def test_messages_do_not_say_where_the_server_keeps_files(handlers: Handlers, photo: Path, tmp_path: Path) -> None:
+    handlers.load(str(photo), ME)
+    folder = tmp_path / "dynadrag-app-x" / "0f3a"
+    folder.mkdir(parents=True)
+    for name, content in (("bad.json", "[1"), ("odd.json", '{"points": [[1, 2]]}'), ("bad.png", "nothing")):
+        (folder / name).write_text(content)
+        with pytest.raises(gr.Error, match=name) as refused:
+            handlers.bring([str(folder / name)], ME)
+        assert "dynadrag-app-" not in str(refused.value.message)
+    with pytest.raises(gr.Error, match=r"No such file or directory: 'gone\.png'"):
+        handlers.load(str(folder / "gone.png"), ME)
 
 
 def test_an_edit_fills_the_page_and_edits_are_undone_and_redone(handlers: Handlers, photo: Path) -> None:
@@ -111,13 +126,15 @@ def test_an_edit_fills_the_page_and_edits_are_undone_and_redone(handlers: Handle
     assert undone["redo"]["interactive"]
     empty = handlers.step(-1, ME)
     assert empty["stage"]["scene"]["result"] is None
+    assert "undone" in empty["status"]
     with pytest.raises(gr.Error, match=r"nothing to undo"):
         handlers.step(-1, ME)
     handlers.step(1, ME)
     again = handlers.step(1, ME)
     assert again["stage"]["scene"]["points"] == [[[30, 40], [36, 40]]]
     assert "--seed 7" in again["command"]
-    picked = handlers.pick(SimpleNamespace(index=0), ME)
+    assert [caption.rpartition(", ")[2] for _, caption in again["gallery"]] == ["seed 7", "seed 0"]
+    picked = handlers.pick(SimpleNamespace(index=1), ME)
     assert "--seed 0" in picked["command"]
 
 
@@ -144,6 +161,38 @@ def test_candidates_differ_by_their_seed(handlers: Handlers, photo: Path) -> Non
     assert [made.edit.order.seed for made in handlers.visitors.of("me").gallery] == [3, 4]
     with pytest.raises(gr.Error, match="`candidates` must be a whole number of at least 1 and at most 4"):
         run(handlers, [[[30, 40], [40, 40]]], candidates=9)
+    for seed in (1.5, -1, None):
+        with pytest.raises(gr.Error, match="`seed` must be a whole number of at least 0"):
+            run(handlers, [[[30, 40], [40, 40]]], seed=seed)
+
+
+def test_what_an_edit_showed_is_taken_off_however_it_ends(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a value that gradio sends on, which None is not."""
+    handlers.load(str(photo), ME)
+    assert run(handlers, [[[30, 40], [40, 40]]])[-2]["stage"]["live"] is NOTHING
+    updates = handlers.run(ME, drawn(handlers, [[[30, 40], [40, 40]]]), "", 5, 1, "", *UNSAID)
+    monkeypatch.setattr(handlers.workshop.pipe.unet, "forward", lambda *_, **__: 1 / 0)
+    told: list[Any] = []
+    with pytest.raises(gr.Error, match="ZeroDivisionError"):
+        told.extend(updates)
+    last = told[-1]
+    assert last["stage"]["live"] is NOTHING
+    assert last["run"]["interactive"]
+    assert delete_none(dict(last["stage"])) == last["stage"]
+
+
+def test_who_cancels_before_there_is_a_picture_is_told_so_and_goes_on(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    updates = handlers.run(ME, drawn(handlers, [[[30, 40], [40, 40]]]), "", 0, 2, "", *UNSAID)
+    next(updates)
+    handlers.cancel(ME)
+    *_, cancelled, idle = updates
+    assert "cancelled before there was a picture" in cancelled["status"]
+    assert cancelled["stage"]["live"] is NOTHING
+    assert idle == {"run": gr.update(interactive=True), "cancel": gr.update(interactive=False)}
+    assert "pair 1" in run(handlers, [[[30, 40], [40, 40]]])[-2]["words"]
 
 
 def test_visitors_know_nothing_of_each_other(handlers: Handlers, photo: Path) -> None:
@@ -164,7 +213,7 @@ def test_the_preview_answers_for_the_points_that_it_was_asked_for(handlers: Hand
     assert shown["url"].startswith("data:image/jpeg;base64,")
     assert shown["paths"][0][0] == pytest.approx([30, 40], abs=0.01)
     assert shown["paths"][0][-1] == pytest.approx([40, 40], abs=0.01)
-    assert handlers.preview(value, False, ME)["stage"]["preview"] is None
+    assert handlers.preview(value, False, ME)["stage"]["preview"] is NOTHING
     assert "must lie inside" in handlers.preview(drawn(handlers, [[[300, 4], [1, 1]]]), True, ME)["status"]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import torch
 from PIL import Image
 
 from dynadrag_pipeline.app.samples import sample_picture
-from dynadrag_pipeline.app.server import is_loopback, running_app
+from dynadrag_pipeline.app.server import check_address, is_loopback, running_app
 from dynadrag_pipeline.cli import main
 from support.app_pages import MODEL, quick_pipeline
 
@@ -85,18 +87,47 @@ def test_nothing_of_the_machine_is_handed_out(address: str) -> None:
 
 
 @pytest.mark.embedded
-def test_the_command_prints_its_address_and_leaves_nothing(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize(("number", "in_an_edit"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_the_command_prints_its_address_and_leaves_nothing(
+    tmp_path: Path, portrait: Path, number: signal.Signals, in_an_edit: bool
+) -> None:
+    """Whether it is asked to end while it waits, or by Ctrl+C in the middle of an edit."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "torch")  # torch makes one, whoever imports it
     command = [sys.executable, "-m", "dynadrag_pipeline", "app"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("dynadrag app: http://127.0.0.1:")
-        assert list(tmp_path.glob("dynadrag-app-*")) != []
-        process.send_signal(signal.SIGTERM)
-        assert "nothing was kept" in process.stdout.read()
-        assert process.wait(60) == 0
-    assert list(tmp_path.iterdir()) == []
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=environment, cwd=tmp_path) as process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("dynadrag app: http://127.0.0.1:")
+            (folder,) = temporary.iterdir()
+            if in_an_edit:
+                begin_an_edit(line.split()[2], portrait)
+            process.send_signal(number)
+            said, complaints = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert "nothing was kept" in said
+    assert "Traceback" not in complaints
+    assert process.returncode == 0
+    assert folder.name.startswith("dynadrag-app-")
+    assert list(temporary.iterdir()) == []
+
+
+def begin_an_edit(address: str, portrait: Path) -> None:
+    """Ask for an edit of half a minute, and wait until it is on its way."""
+    from gradio_client import Client, handle_file
+    from gradio_client.utils import Status
+
+    client = Client(address, verbose=False, download_files=str(portrait.parent))
+    job = client.submit(
+        handle_file(portrait), [[48, 58]], [[55, 58]], options={"identity_lora_steps": 500}, api_name="/edit"
+    )
+    while job.status().code is not Status.PROCESSING:
+        time.sleep(0.1)
+    time.sleep(2)  # into the steps of the LoRA
 
 
 def test_other_machines_are_let_in_on_request_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +143,18 @@ def test_other_machines_are_let_in_on_request_alone(capsys: pytest.CaptureFixtur
     assert "--share-never refuses" in capsys.readouterr().err
     assert main(["app", "--port", "99999"]) == 2
     assert "--port must be from 1 to 65535" in capsys.readouterr().err
+
+
+def test_an_address_that_is_taken_or_elsewhere_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert main(["app", "--port", str(port)]) == 2
+        assert f"--port: {port} is taken" in capsys.readouterr().err
+    check_address("127.0.0.1", port)
+    assert main(["app", "--host", "192.0.2.1"]) == 2  # kept for documents, so no machine has it
+    assert "--host: cannot listen on 192.0.2.1" in capsys.readouterr().err
 
 
 def test_without_gradio_the_command_says_what_to_install(

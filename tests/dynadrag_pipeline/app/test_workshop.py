@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,11 @@ import torch
 from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
+from dynadrag_pipeline.app import workshop as workshop_module
 from dynadrag_pipeline.app.edits import Base, Cancelled, Edit, Order, Progress, Watcher
 from dynadrag_pipeline.app.limits import MOST_PAIRS, check_picture
 from dynadrag_pipeline.app.turns import Turns
-from dynadrag_pipeline.app.workshop import Workshop
+from dynadrag_pipeline.app.workshop import Workshop, _iterations_left
 from motion_predictor.common.command_errors import CommandError
 
 
@@ -42,6 +45,8 @@ def test_an_edit_is_what_a_call_of_the_pipeline_makes(workshop: Workshop, order:
     assert steps[-1].paths[0] == called.trajectories[:, 0].tolist()
     assert steps[0].text.startswith("iteration 1 of at most 3 · loss ")
     assert "px to go · about " in steps[0].text
+    opening = [event.text for event in told if event.text.startswith("opening the picture: ")]
+    assert any("DDIM inversion" in text for text in opening)
     assert [event.share for event in told] == sorted(event.share for event in told)
 
 
@@ -56,6 +61,11 @@ def test_what_a_picture_costs_once_is_kept(workshop: Workshop, order: Order, mon
     assert (first.was_open, second.was_open) == (False, True)
     assert np.array_equal(np.asarray(first.after), np.asarray(second.after))
     assert "what was kept of the picture" in second.words[0]
+
+
+def test_the_time_left_is_told_from_how_fast_handles_come_nearer() -> None:
+    assert doctest.testmod(workshop_module).failed == 0
+    assert [_iterations_left([8.0 - k for k in range(done + 1)], 20) for done in (1, 4, 8)] == [8, 5, 1]
 
 
 def test_an_edit_goes_on_from_another(workshop: Workshop, order: Order) -> None:
@@ -93,6 +103,28 @@ def test_an_edit_that_nobody_listens_to_ends_and_the_next_one_is_made(workshop: 
     next(events)
     events.close()
     assert isinstance(list(workshop.edit(order, Watcher()))[-1], Edit)
+
+
+def test_content_that_stayed_behind_is_told_with_what_may_help(workshop: Workshop, order: Order) -> None:
+    edit = list(workshop.edit(order, Watcher()))[-1]
+    assert isinstance(edit, Edit)
+    assert edit.output.content is not None
+    edit = replace(edit, result=replace(edit.result, stop_reason="reached"))
+    for distance, advice in ((9.0, 1), (1.0, 0)):
+        edit.output.content = replace(
+            edit.output.content, distances=torch.tensor([distance, 0.0]), found=torch.tensor([True, True])
+        )
+        assert edit.words[1:3] == [f"pair 1: content {distance:.0f} px from its target of 10 px asked", "pin 2: held"]
+        assert ["`supervision_steps`" in line for line in edit.words[3:]] == [True] * advice
+
+
+def test_edits_end_with_the_app_also_those_that_wait(workshop: Workshop, order: Order) -> None:
+    with workshop.turns.ask():
+        events = workshop.edit(order, Watcher())
+        next(events)
+        workshop.close()
+        with pytest.raises(Cancelled):
+            list(events)
 
 
 def test_an_edit_takes_no_more_than_its_time(workshop: Workshop, order: Order) -> None:
