@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from motion_predictor.common.checks import got
 from motion_predictor.common.command_errors import CommandError, errors_as_one_line
+from motion_predictor.common.output_folder import folder_of
 
 if TYPE_CHECKING:
     from motion_predictor.data.video import VideoFile
@@ -93,7 +94,7 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
     parser.add_argument("--video-pairs", metavar="N", type=count_of, default=40, help="(default: 40)")
     parser.add_argument("--size", metavar="PX", type=count_of, default=128, help="side of the pictures (default: 128)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the sets")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder for the sets")
     parser.set_defaults(run=_build_pairs)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from motion_predictor.common.checks import check_choice
 from motion_predictor.common.command_errors import errors_as_one_line
 from motion_predictor.common.options import add_options, given_options
+from motion_predictor.common.output_folder import folder_of
 
 from ..settings import PRESETS, DragSettings
 from .build_pairs import count_of
@@ -71,7 +72,7 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
         type=Path,
         help="a set of pairs, or a benchmark without true outcomes, in the layout of DragBench or Drag100",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder of the run")
     parser.add_argument(
         "--methods",
         metavar="METHOD",
