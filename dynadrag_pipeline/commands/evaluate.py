@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  The frameworks of the paper's Fig. 1 on the same engine, with the model that comes with the package:
+  The frameworks of the paper's Fig. 1 on the same engine. The model that comes with the package carries the latent,
+  all the way at once, which asks no framework for steps; without that, they move content by gradients:
 
-    dynadrag evaluate pairs/portraits --methods "no edit" straight track search predicted --out runs/frameworks
+    dynadrag evaluate pairs/portraits --methods "no edit" straight track search predicted \\
+        --carry none --settle-iterations 1 --out runs/frameworks
 
-  The same on four processes; press Ctrl-C at any time, and start the same command again to go on:
+  All methods, on four processes; press Ctrl-C at any time, and start the same command again to go on:
 
-    torchrun --nproc-per-node 4 -m dynadrag_pipeline evaluate pairs/portraits --out runs/frameworks
+    torchrun --nproc-per-node 4 -m dynadrag_pipeline evaluate pairs/portraits --carry none \\
+        --settle-iterations 1 --out runs/all
 
   Rows of your own, such as `{"carried once": {"motion": "straight", "carry": "once", "settle_iterations": 0},
   "half as far": {"inversion_strength": 0.5}}`, beside a method that has a name:
@@ -39,7 +42,7 @@ examples:
   DragBench, whose pickles are read without being run (by --judge own, figures are of this run alone):
 
     dynadrag convert benchmark drag_bench_data
-    dynadrag evaluate drag_bench_data --judge own --drag-back --methods track straight --out runs/dragbench
+    dynadrag evaluate drag_bench_data --judge own --drag-back --methods "no edit" one-step predicted --out runs/bench
 
 what is written to --out:
   evaluation.md        means, and differences to the baseline pair by pair, with intervals
@@ -210,10 +213,15 @@ def _methods(args: argparse.Namespace) -> list[Method]:
 def _described(methods: list[Method], run: EvaluationRun) -> list[str]:
     """A line for what holds for all edits, and for each method that says more than how it is called."""
     from ..evaluation.method_names import METHOD_NAMES
+    from ..evaluation.methods import SOURCES_WITH_NUMBERS
 
     lines = []
     if run.preset or run.settings:
         lines.append(f"All edits: {json.dumps({'preset': run.preset, **run.settings})}.\n")
+    rivals = [method for method in methods if method.motion in SOURCES_WITH_NUMBERS]
+    unasked = [method.name for method in rivals if run.in_force(method).settings.carry == "once"]
+    if unasked:
+        lines.append(f"{', '.join(unasked)}: as straight, since `carry` is 'once', which asks for no steps.\n")
     for method in methods:
         said: dict[str, Any] = {**method.said(), **method.options}
         empty = {"options", *(name for name in said if said[name] in ({}, None) or said[name] is False)}

@@ -56,6 +56,7 @@ class LineSearchMotion(BaseMotionSource):
 
     name = "search"
     always_arrives = True  # a handle stays where it is as long as its content comes nearer
+    knows_steps_alone = True
 
     def __init__(self, expected_loss: float = 1.0, longest_step: float = 5.0) -> None:
         self.expected_loss = check_number("expected_loss", expected_loss, above=0, most=1e6)

@@ -44,6 +44,7 @@ class TrackedMotion(BaseMotionSource):
 
     name = "track"
     always_arrives = True  # a handle may rest for some iterations, until its content is a cell further
+    knows_steps_alone = True
 
     def __init__(self, radius: int = 3, step: float = 1.0) -> None:
         self.radius = check_whole_number("radius", radius, least=1, most=256)

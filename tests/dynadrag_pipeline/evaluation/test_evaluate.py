@@ -471,7 +471,9 @@ def test_the_command_compares_two_methods(tmp_path, capsys):
     quick = ["--max-iterations", "1", "--supervision-steps", "1", "--steps", "2", "--identity-lora-steps", "0"]
     command = ["evaluate", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--clip", str(tmp_path), "--quiet"]
     assert main([*command, "--methods", "track", "straight", "--settle-iterations", "0", *quick]) == 0
-    assert "| track |" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "| track |" in table
+    assert "track: as straight, since `carry` is 'once'" in table
     written = {path.name for path in (tmp_path / "run").iterdir()}
     drawn = {"evaluation.png", "distances.png", "paths.png"}
     assert written == {"evaluation.md", "figures.000.jsonl", "records.000.jsonl", "pictures", *drawn}
