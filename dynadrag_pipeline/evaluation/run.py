@@ -323,7 +323,7 @@ class EvaluationRun:
         motion = source_of_motion(method, pair, self._predictors.get(method.motion_predictor))
         began, self._passes = time.perf_counter(), 0
         mask = Image.fromarray(np.uint8(255) * pair.mask)
-        given = with_misplaced_handle(pair) if method.misplaced_handle else pair
+        given = with_misplaced_handle(pair) if method.misplaced_handle and pair.has_flow else pair
         for _ in session.drag(given.handles, given.targets, mask, motion=motion, **changes):
             pass
         result, passes, seconds = session.history[-1], self._passes, time.perf_counter() - began

@@ -259,6 +259,12 @@ class TestRun:
         assert record.figures["asked"] == pytest.approx(8)
         assert record.figures["points"] == 2
 
+    def test_a_pair_whose_true_motion_is_not_known_gets_no_misplaced_handle(self, pipe, tmp_path):
+        one = replace(self.PAIRS[0], flow=np.full_like(self.PAIRS[0].flow, np.nan))
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
+        [record] = run([one], [Method("row", "straight", misplaced_handle=True)])
+        assert np.array(record.told["trajectory"]).shape[1] == 2
+
     def test_a_picture_without_a_true_outcome_is_edited_with_its_prompt_and_measured_by_the_rest(self, pipe, tmp_path):
         one = replace(self.PAIRS[0], target=None, prompt="a cat", name="animals/one")
         run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
