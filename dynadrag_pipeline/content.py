@@ -165,5 +165,6 @@ def warn_if_left_behind(content: ContentLocations, stop_reason: str) -> None:
     if stop_reason == "reached" and share is not None and share < LEAST_SHARE:
         logger.warning(
             f"The handles have reached their targets, and their content has made {max(share, 0):.0%} of the way "
-            f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help."
+            f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help; with "
+            "`carry='once'`, which takes no such steps on its way, so may `settle_iterations`."
         )
