@@ -423,6 +423,8 @@ class TestReport:
         table = format_tables(self.records(), Metrics({}))
         assert "| straight | 2 [2, 2] |" in table
         assert "3 pairs, 8.00 px asked for" in table
+        alone = [record for record in self.records() if record.method == "straight"]
+        assert "Difference" not in format_tables(alone, Metrics({}))
         other_way = format_tables(self.records(), Metrics({}), baseline="straight")
         assert "| predicted | -2 [-2, -2] |" in other_way
 
