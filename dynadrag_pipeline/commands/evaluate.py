@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motion_predictor.common.checks import check_choice
-from motion_predictor.common.command_errors import errors_as_one_line
+from motion_predictor.common.command_errors import errors_as_one_line, one_line
 from motion_predictor.common.options import add_options, given_options
 from motion_predictor.common.output_folder import folder_of
 
@@ -191,7 +191,7 @@ def _set_table(pairs: list[EvaluationPair], names: list[str], run: EvaluationRun
     try:
         measure = InceptionDistances(device)
     except Exception as error:  # whatever packages and downloads raise
-        return f"FID, KID: not measured: {' '.join(str(error).split())[:300]}\n"
+        return f"FID, KID: not measured: {one_line(error, 300)}\n"
     distances = {name: measure([run.picture(name, pair.name) for pair in pairs], targets) for name in names}
     return format_set_table(distances, len(targets), measure.protocol)
 

