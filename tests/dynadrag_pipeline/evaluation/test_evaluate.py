@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -488,6 +489,18 @@ def test_the_command_compares_two_methods(tmp_path, capsys):
     lines = [json.loads(line) for line in (tmp_path / "run" / "records.000.jsonl").read_text().splitlines()]
     expected = [(name, method) for name in ("001", "002") for method in ("track", "straight")]
     assert [(line["pair"], line["method"]) for line in lines] == expected
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "omegaconf"])
+def test_a_package_that_is_missing_is_named_before_any_work(package, tmp_path, monkeypatch, capsys):
+    for name in [each for each in sys.modules if each.split(".")[0] == package or each.endswith(("plots", "rows"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "rows.yaml").write_text("half: {inversion_strength: 0.5}")
+    command = ["evaluate", str(tmp_path), "--rows", str(tmp_path / "rows.yaml"), "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "pip install 'dynadrag[evaluation]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.embedded
