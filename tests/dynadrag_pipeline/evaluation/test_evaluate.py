@@ -37,6 +37,7 @@ from dynadrag_pipeline.evaluation.records import Record, RecordFile, read_record
 from dynadrag_pipeline.evaluation.report import best_median_worst, edits_sheet, format_tables, interval
 from dynadrag_pipeline.evaluation.rows import load_rows
 from dynadrag_pipeline.evaluation.run import EvaluationRun
+from dynadrag_pipeline.network_state import why_not_captured
 from dynadrag_pipeline.session import DragSession
 from support.evaluation_pairs import SIDE, make_pair, smooth_picture
 from support.tiny_models import make_motion_predictor
@@ -187,6 +188,7 @@ class TestRun:
         assert np.abs(run.picture("track", one.name) / 255 - output.images[0]).max() < 0.51 / 255
         assert tracked.told["stop_reason"] == output.stop_reason
         assert tracked.figures["passes"] == 2 + 2 + 1, "a step in each iteration, one denoising, the last loss"
+        assert why_not_captured(pipe.unet) is None, "counting passes leaves them free to be captured on a GPU"
 
     def test_the_true_motion_leads_a_tenth_of_the_way_and_goes_on_where_it_is_not_known(self):
         one = make_pair(1)
