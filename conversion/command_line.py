@@ -13,6 +13,7 @@ from pathlib import Path
 
 from motion_predictor.choices import DELTA_CONVENTIONS, DELTA_PAINTS
 from motion_predictor.common.command_errors import CommandError, errors_as_one_line
+from motion_predictor.common.output_folder import folder_of
 
 from .choices import DTYPE_NAMES, PREDICTION_TYPES
 
@@ -218,7 +219,7 @@ def _add_identity_lora_command(kinds: argparse._SubParsersAction[argparse.Argume
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="the new folder")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="the new folder")
     parser.add_argument("--force", action="store_true", help="replace the folder of an earlier conversion")
 
 

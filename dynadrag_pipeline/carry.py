@@ -39,7 +39,16 @@ class LatentCarry:
         self._keep(noise.detach().float())
 
     def move(self, flow: DenseFlow, latents: torch.Tensor) -> torch.Tensor:
-        """`latents` after another motion, of which what differs from the last move's is what supervision added."""
+        """The latent after another motion.
+
+        Args:
+            flow ([`DenseFlow`]): of that motion alone.
+            latents (`torch.Tensor` of shape `(1, channels, h, w)`):
+                the latent before it; what differs from the last move's is what supervision added.
+
+        Returns:
+            `torch.Tensor` of shape `(1, channels, h, w)`.
+        """
         self._keep(latents.detach())
         self.flow = self.flow.then(flow)
         self._additions = [

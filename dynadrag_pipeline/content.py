@@ -169,7 +169,8 @@ def left_behind(content: ContentLocations, stop_reason: str) -> str | None:
         return None
     return (
         f"The handles have reached their targets, and their content has made {max(share, 0):.0%} of the way "
-        f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help."
+        f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help; with "
+        "`carry='once'`, which takes no such steps on its way, so may `settle_iterations`."
     )
 
 

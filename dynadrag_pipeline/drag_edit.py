@@ -18,7 +18,7 @@ from .drag_instruction import DragInstruction
 from .drag_state import DragPoints, DragState, DragStep
 from .latent_bend import NoisyLatent
 from .latent_optimizer import LatentOptimizer, LeastLoss, latent_reach
-from .motion.source import EditView, Motion, MotionSource, dense_flow_of
+from .motion.source import EditView, Motion, MotionSource, dense_flow_of, warn_if_not_asked
 from .motion.straight import SettlingMotion, WholeWayMotion
 from .motion_supervision import mask_loss, motion_supervision_loss, sample_patches
 from .pipeline_output import DragIteration
@@ -136,6 +136,7 @@ class DragEdit:
         self._look: tuple[torch.Tensor, torch.Tensor] | None = None
         self._open_record: tuple[DragIteration, Supervised] | None = None
         self.original_patches = self._patches_at(self.points.handles)
+        warn_if_not_asked(source, settings.carry)
         source.start(self.view)
 
     @property

@@ -6,7 +6,7 @@ The engine knows a denoiser, schedulers and a decoder, and no pipeline. Call it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,7 @@ class DragEngine:
         settings ([`DragSettings`]): the numbers.
         kv_start_layer (`int`, defaults to 0): the first self-attention layer with the original's keys and values.
         decode_preview (`Callable`, *optional*): like `decode`, for pictures that only a source of motion sees.
+        passes (`int`): UNet passes that it has made, replayed ones among them.
     """
 
     denoiser: Denoiser
@@ -71,6 +72,7 @@ class DragEngine:
     settings: DragSettings
     kv_start_layer: int = 0
     decode_preview: Callable[[torch.Tensor], torch.Tensor] | None = None
+    passes: int = field(default=0, init=False)
 
     @property
     def timesteps(self) -> torch.Tensor:
@@ -82,7 +84,7 @@ class DragEngine:
         """DDIM inversion of the picture's latent: z_0 -> z_t^0, both `(1, channels, h, w)`."""
         timesteps = self.timesteps.flip(0)
         with self.denoiser.prompt_projected(), self.progress_bar(len(timesteps), "DDIM inversion") as progress:
-            return ddim_invert(_counted(self.denoiser, progress), self.inverse, latents, timesteps)
+            return ddim_invert(_counted(self._predict_noise, progress), self.inverse, latents, timesteps)
 
     def denoise_reference(self, noise: torch.Tensor) -> Reference:
         """Denoise the unedited latent once, z_t^0 -> z_0^0, and keep what KV replacement and the mask need of it.
@@ -97,7 +99,7 @@ class DragEngine:
             self.denoiser.prompt_projected(),
             self.progress_bar(len(self.timesteps), "Reference denoising") as progress,
         ):
-            predict_noise = _counted(self.denoiser, progress)
+            predict_noise = _counted(self._predict_noise, progress)
             previous = ddim_denoise(predict_noise, self.sampler, noise, first)
             latents = ddim_denoise(predict_noise, self.sampler, previous, rest)
         if not torch.isfinite(latents).all():
@@ -109,6 +111,7 @@ class DragEngine:
 
     def features(self, latents: torch.Tensor, image_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass at t, with its graph: the model output, and F(z_t) on the supervision grid of a picture."""
+        self.passes += 1
         output, features = self.denoiser.features(latents, self.timesteps[0])
         return output, resize_to_supervision_grid(features, supervision_grid(image_size))
 
@@ -134,12 +137,19 @@ class DragEngine:
         """
         with self.denoiser.replaying(reference.kv_bank), reference.kv_bank.silent_at(reference.silent):
             if steps is None:
-                latents = ddim_denoise(self.denoiser, self.sampler, noise, self.timesteps)
+                latents = ddim_denoise(self._predict_noise, self.sampler, noise, self.timesteps)
             else:
-                latents = ddim_preview(self.denoiser, self.sampler, noise, preview_timesteps(self.timesteps, steps))
+                latents = ddim_preview(
+                    self._predict_noise, self.sampler, noise, preview_timesteps(self.timesteps, steps)
+                )
         if not torch.isfinite(latents).all():
             raise FloatingPointError("The edited latent was denoised to values that are not finite.")
         return latents
+
+    def _predict_noise(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """A pass of the denoiser, without its graph."""
+        self.passes += 1
+        return self.denoiser(latents, timestep)
 
     def decode_finite(self, latents: torch.Tensor, is_preview: bool = False) -> torch.Tensor:
         """Decode z_0 to a picture `(1, 3, height, width)` in [0, 1]; a preview by its own decoder, if there is one.

@@ -14,6 +14,7 @@ from pathlib import Path
 from .common.checks import got
 from .common.command_errors import CommandError, errors_as_one_line
 from .common.options import add_options, given_options
+from .common.output_folder import folder_of
 
 BUILD_EXAMPLES = """\
 examples:
@@ -126,7 +127,7 @@ def _add_build_command(commands: argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument(
         "videos", metavar="VIDEOS", nargs="+", type=Path, help="files, and folders, which are searched recursively"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the dataset")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder of the dataset")
     add_options(parser, BuildSettings)
     parser.set_defaults(run=_build)
 
@@ -181,7 +182,7 @@ def _add_portraits_command(commands: argparse._SubParsersAction[argparse.Argumen
     parser.add_argument(
         "--landmarks", metavar="FILE", type=Path, help="npz file, see below; without it, pictures may have any shape"
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the dataset")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder of the dataset")
     parser.add_argument(
         "--hold-out", action="store_true", help="keep the 60 pictures whose names have the smallest SHA-256 for `val`"
     )
@@ -275,7 +276,7 @@ def _add_evaluate_command(commands: argparse._SubParsersAction[argparse.Argument
         help="folders of motion predictors, of training runs or of pipelines, or names on the Hugging Face Hub",
     )
     parser.add_argument("--data", metavar="DIR", nargs="+", type=Path, required=True, help="datasets to judge by")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for figures and pictures")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder for figures and pictures")
     add_options(parser, EvaluationSettings)
     parser.set_defaults(run=_evaluate)
 

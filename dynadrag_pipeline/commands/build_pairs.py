@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from motion_predictor.common.checks import got
 from motion_predictor.common.command_errors import CommandError, errors_as_one_line
+from motion_predictor.common.output_folder import folder_of
 
 if TYPE_CHECKING:
     from motion_predictor.data.video import VideoFile
@@ -19,7 +20,8 @@ examples:
 
     dynadrag build-pairs --faces faces.zip --landmarks faces.npz --videos clip.mp4 talks/ --out pairs
 
-  FaceForensics++ and TED-talks at 512 pixels, of the videos that their split files hold back:
+  FaceForensics++ and TED-talks at 512 pixels, of the videos that their split files hold back (for the paper's split
+  into 95 and 5 %, give --val-share 0.05 in the place of --names, and train on what `build-dataset` leaves):
 
     dynadrag build-pairs --videos original_sequences/youtube/c23/videos --names test.json --size 512 --out pairs/ff
     dynadrag build-pairs --videos TED-talks/test --size 512 --out pairs/ted
@@ -90,10 +92,17 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
         help="of the videos, those that a JSON file names, without suffixes: a list, or a list of lists as "
         "FaceForensics++'s split files (default: all)",
     )
+    parser.add_argument(
+        "--val-share",
+        metavar="SHARE",
+        type=share_of,
+        help="of the videos, those that `build-dataset` of the same files and folders holds out with this share (the "
+        "paper's is 0.05) and its own seed of 0 (default: all)",
+    )
     parser.add_argument("--video-pairs", metavar="N", type=count_of, default=40, help="(default: 40)")
     parser.add_argument("--size", metavar="PX", type=count_of, default=128, help="side of the pictures (default: 128)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the sets")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder for the sets")
     parser.set_defaults(run=_build_pairs)
 
 
@@ -120,8 +129,9 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
         raise CommandError("give --faces with --landmarks, --videos, or both.")
     if bool(args.faces) != bool(args.landmarks):
         raise CommandError("--faces and --landmarks go together: the motion of a face is made from its landmarks.")
-    if args.names and not args.videos:
-        raise CommandError("--names chooses among --videos: give these too.")
+    for flag, chooser in (("--names", args.names), ("--val-share", args.val_share)):
+        if chooser and not args.videos:
+            raise CommandError(f"{flag} chooses among --videos: give these too.")
     with errors_as_one_line():
         try:
             from motion_predictor.data.portraits import PortraitSource
@@ -154,17 +164,21 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
 
 
 def _groups(args: argparse.Namespace) -> list[list[VideoFile]]:
-    """The videos of each argument, those that are named alone."""
+    """The videos of each argument, those alone that are named and held out, if that is wanted."""
+    from motion_predictor.data.shards import split_of
     from motion_predictor.data.video import find_videos
 
-    groups = [find_videos([path]) for path in args.videos]
-    if args.names:
-        wanted = names_of(args.names)
-        groups = [[video for video in group if video.path.stem in wanted] for group in groups]
-    groups = [group for group in groups if group]
-    if not groups:
-        raise ValueError(f"`--names` ({args.names}) must name some of the videos, got none of them.")
-    return groups
+    names = None if args.names is None else names_of(args.names)
+    share = 1.0 if args.val_share is None else args.val_share
+    wanted = {
+        video.path
+        for video in find_videos(args.videos)  # named as `build-dataset` does, by all of them
+        if (names is None or video.path.stem in names) and split_of(video.name, share, seed=0) == "val"
+    }
+    groups = [[video for video in find_videos([path]) if video.path in wanted] for path in args.videos]
+    if not wanted:
+        raise ValueError("`--names` and `--val-share` must leave some of the videos, got none of them.")
+    return [group for group in groups if group]
 
 
 def names_of(path: Path) -> set[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from motion_predictor.common.checks import check_whole_number
 from motion_predictor.common.options import add_options
+from motion_predictor.common.output_folder import folder_of
 
 from ..motion.names import MOTION_NAMES
 from ..settings import PRESETS, DragSettings, settings_in_force
@@ -174,7 +175,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=folder_of,
         default=Path("dynadrag-out"),
         help="folder for the results, made if it is not there (default: dynadrag-out)",
     )

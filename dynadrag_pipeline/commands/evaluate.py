@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motion_predictor.common.checks import check_choice
-from motion_predictor.common.command_errors import errors_as_one_line
+from motion_predictor.common.command_errors import CommandError, errors_as_one_line, one_line
 from motion_predictor.common.options import add_options, given_options
+from motion_predictor.common.output_folder import folder_of
 
 from ..settings import PRESETS, DragSettings
 from .build_pairs import count_of
@@ -17,18 +18,24 @@ from .edit_model import available_device, load_pipeline
 
 if TYPE_CHECKING:
     from ..evaluation.methods import Method
+    from ..evaluation.metrics import Metrics
     from ..evaluation.pairs import EvaluationPair
+    from ..evaluation.records import Record
     from ..evaluation.run import EvaluationRun
+    from ..pipeline_dynadrag import DynaDragPipeline
 
 EXAMPLES = """\
 examples:
-  The frameworks of the paper's Fig. 1 on the same engine, with the model that comes with the package:
+  The frameworks of the paper's Fig. 1 on the same engine. The model that comes with the package carries the latent,
+  all the way at once, which asks no framework for steps; without that, they move content by gradients:
 
-    dynadrag evaluate pairs/portraits --methods "no edit" straight track search predicted --out runs/frameworks
+    dynadrag evaluate pairs/portraits --methods "no edit" straight track search predicted \\
+        --carry none --settle-iterations 1 --out runs/frameworks
 
-  The same on four processes; press Ctrl-C at any time, and start the same command again to go on:
+  All methods, on four processes; press Ctrl-C at any time, and start the same command again to go on:
 
-    torchrun --nproc-per-node 4 -m dynadrag_pipeline evaluate pairs/portraits --out runs/frameworks
+    torchrun --nproc-per-node 4 -m dynadrag_pipeline evaluate pairs/portraits --carry none \\
+        --settle-iterations 1 --out runs/all
 
   Rows of your own, such as `{"carried once": {"motion": "straight", "carry": "once", "settle_iterations": 0},
   "half as far": {"inversion_strength": 0.5}}`, beside a method that has a name:
@@ -38,7 +45,7 @@ examples:
   DragBench, whose pickles are read without being run (by --judge own, figures are of this run alone):
 
     dynadrag convert benchmark drag_bench_data
-    dynadrag evaluate drag_bench_data --judge own --drag-back --methods track straight --out runs/dragbench
+    dynadrag evaluate drag_bench_data --judge own --drag-back --methods "no edit" one-step predicted --out runs/bench
 
 what is written to --out:
   evaluation.md        means, and differences to the baseline pair by pair, with intervals
@@ -71,7 +78,7 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
         type=Path,
         help="a set of pairs, or a benchmark without true outcomes, in the layout of DragBench or Drag100",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder of the run")
     parser.add_argument(
         "--methods",
         metavar="METHOD",
@@ -118,60 +125,100 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
 
 def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
     settings: dict[str, Any] = given_options(args, DragSettings)
-    args.device = available_device(args.device)
-    import torch
-
-    from motion_predictor.data.dataset_folder import build_processes
-
+    args.device = _own_device(available_device(args.device))
     with errors_as_one_line():
-        from ..evaluation.dragbench import load_benchmark
-        from ..evaluation.pairs import holds_pairs, load_pairs
-        from ..evaluation.perceptual import LearnedPerceptualDistance
+        try:
+            from ..evaluation.perceptual import LearnedPerceptualDistance
+            from ..evaluation.plots import paths_figure  # noqa: F401 - whether what it needs is there, before any work
+            from ..evaluation.run import EvaluationRun
 
-        methods = _methods(args)
+            methods = _methods(args)
+        except ModuleNotFoundError as error:
+            raise CommandError(f"this needs {error.name}: pip install 'dynadrag[evaluation]'.") from error
         names = [method.name for method in methods]
         baseline = names[-1] if args.baseline is None else check_choice("--baseline", args.baseline, names)
-        pairs = load_pairs(args.pairs, args.limit) if holds_pairs(args.pairs) else []
-        pairs = pairs or list(load_benchmark(args.pairs, args.limit))
+        pairs = _pairs(args)
         back = LearnedPerceptualDistance("alexnet", args.device) if args.drag_back else None
-    processes = build_processes()
-    if args.device == "cuda" and processes.num_processes > 1:
-        args.device = f"cuda:{processes.local_process_index % torch.cuda.device_count()}"
     pipe = load_pipeline(args)
-    from motion_predictor.common.atomic_file import atomic_file
-
-    from ..evaluation.judge import DEFAULT_JUDGE, distance_metrics
-    from ..evaluation.metrics import DEFAULT_CLIP, Metrics, picture_metrics
-    from ..evaluation.plots import distances_figure, paths_figure
-    from ..evaluation.report import best_median_worst, edits_sheet, format_tables
-    from ..evaluation.run import EvaluationRun
-
     pipe.set_progress_bar_config(disable=True)
-    has_targets = all(pair.target is not None for pair in pairs)
-    wanted = picture_metrics(args.clip or DEFAULT_CLIP, args.device, args.dino)
-    wanted = {name: metric for name, metric in wanted.items() if has_targets or not metric.needs_target}
-    judge = args.judge or (None if has_targets else DEFAULT_JUDGE)
-    metrics = Metrics({**wanted, **({} if judge is None else distance_metrics(judge, pipe, args.device))})
+    metrics = _metrics(args, pairs, pipe)
     with errors_as_one_line():
         run = EvaluationRun(pipe, args.out, metrics, settings, args.preset, back)
         run.prepare(methods)
         written.append(args.out)
         records = run(pairs, methods)
-    if not processes.is_main_process:
-        return
-    table = format_tables(records, metrics, baseline)
-    if has_targets:
-        table += _set_table(pairs, names, run, args.device)
+    from motion_predictor.data.dataset_folder import build_processes
+
+    if build_processes().is_main_process:
+        _write_report(run, pairs, methods, records, baseline, args.device)
+
+
+def _own_device(device: str) -> str:
+    """The device of this process: each of several has a GPU of its own."""
+    import torch
+
+    from motion_predictor.data.dataset_folder import build_processes
+
+    processes = build_processes()
+    if device != "cuda" or processes.num_processes == 1:
+        return device
+    return f"cuda:{processes.local_process_index % torch.cuda.device_count()}"
+
+
+def _pairs(args: argparse.Namespace) -> list[EvaluationPair]:
+    """A set of pairs, or the pictures of a benchmark."""
+    from ..evaluation.dragbench import load_benchmark
+    from ..evaluation.pairs import holds_pairs, load_pairs
+
+    if holds_pairs(args.pairs):
+        return load_pairs(args.pairs, args.limit)
+    return list(load_benchmark(args.pairs, args.limit))
+
+
+def _metrics(args: argparse.Namespace, pairs: list[EvaluationPair], pipe: DynaDragPipeline) -> Metrics:
+    """What these pairs can be measured by."""
+    from ..evaluation.judge import DEFAULT_JUDGE, distance_metrics
+    from ..evaluation.metrics import DEFAULT_CLIP, Metrics, picture_metrics
+
+    has_targets = _have_targets(pairs)
+    wanted = picture_metrics(args.clip or DEFAULT_CLIP, args.device, args.dino)
+    wanted = {name: metric for name, metric in wanted.items() if has_targets or not metric.needs_target}
+    judge = args.judge or (None if has_targets else DEFAULT_JUDGE)
+    return Metrics({**wanted, **({} if judge is None else distance_metrics(judge, pipe, args.device))})
+
+
+def _have_targets(pairs: list[EvaluationPair]) -> bool:
+    return all(pair.target is not None for pair in pairs)
+
+
+def _write_report(
+    run: EvaluationRun,
+    pairs: list[EvaluationPair],
+    methods: list[Method],
+    records: list[Record],
+    baseline: str,
+    device: str,
+) -> None:
+    """Tables and figures of a run, beside its pictures; the tables are printed too."""
+    from motion_predictor.common.atomic_file import atomic_file
+
+    from ..evaluation.plots import distances_figure, paths_figure
+    from ..evaluation.report import best_median_worst, edits_sheet, format_tables
+
+    names = [method.name for method in methods]
+    table = format_tables(records, run.metrics, baseline)
+    if _have_targets(pairs):
+        table += _set_table(pairs, names, run, device)
     table += "".join(f"\n{line}" for line in _described(methods, run))
     by_name = {pair.name: pair for pair in pairs}
     shown = [by_name[name] for name in best_median_worst(records, baseline)]
-    with atomic_file(args.out / "evaluation.md") as file:
+    with atomic_file(run.folder / "evaluation.md") as file:
         file.write(table.encode())
-    with atomic_file(args.out / "evaluation.png") as file:
+    with atomic_file(run.folder / "evaluation.png") as file:
         edits_sheet(shown, names, run.picture).save(file, "PNG")
-    with atomic_file(args.out / "distances.png") as file:
+    with atomic_file(run.folder / "distances.png") as file:
         distances_figure(records).savefig(file, format="png", dpi=150)
-    with atomic_file(args.out / "paths.png") as file:
+    with atomic_file(run.folder / "paths.png") as file:
         paths_figure(shown, records, names).savefig(file, format="png", dpi=150)
     print(table)
 
@@ -187,7 +234,7 @@ def _set_table(pairs: list[EvaluationPair], names: list[str], run: EvaluationRun
     try:
         measure = InceptionDistances(device)
     except Exception as error:  # whatever packages and downloads raise
-        return f"FID, KID: not measured: {' '.join(str(error).split())[:300]}\n"
+        return f"FID, KID: not measured: {one_line(error, 300)}\n"
     distances = {name: measure([run.picture(name, pair.name) for pair in pairs], targets) for name in names}
     return format_set_table(distances, len(targets), measure.protocol)
 
@@ -209,10 +256,15 @@ def _methods(args: argparse.Namespace) -> list[Method]:
 def _described(methods: list[Method], run: EvaluationRun) -> list[str]:
     """A line for what holds for all edits, and for each method that says more than how it is called."""
     from ..evaluation.method_names import METHOD_NAMES
+    from ..evaluation.methods import SOURCES_WITH_NUMBERS
 
     lines = []
     if run.preset or run.settings:
         lines.append(f"All edits: {json.dumps({'preset': run.preset, **run.settings})}.\n")
+    rivals = [method for method in methods if method.motion in SOURCES_WITH_NUMBERS]
+    unasked = [method.name for method in rivals if run.in_force(method).settings.carry == "once"]
+    if unasked:
+        lines.append(f"{', '.join(unasked)}: as straight, since `carry` is 'once', which asks for no steps.\n")
     for method in methods:
         said: dict[str, Any] = {**method.said(), **method.options}
         empty = {"options", *(name for name in said if said[name] in ({}, None) or said[name] is False)}

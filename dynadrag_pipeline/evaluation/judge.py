@@ -9,6 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from motion_predictor.common.checks import got
+from motion_predictor.common.command_errors import one_line
 
 from ..components import native_edit_size
 from ..content import CONTENT_BLOCK, CONTENT_TIMESTEP
@@ -157,9 +158,7 @@ def _load_judge(name: str, device: str) -> Judge:
     try:
         models = StableDiffusionPipeline.from_pretrained(name, safety_checker=None).to(device)
     except Exception as error:  # whatever packages and hubs raise
-        raise OSError(
-            f"a Stable Diffusion is needed, got {got(name)}: {' '.join(str(error).split())[:160]}"
-        ) from error
+        raise OSError(f"a Stable Diffusion is needed, got {got(name)}: {one_line(error, 160)}") from error
     models.set_progress_bar_config(disable=True)
     return Judge(models, f"DIFT of `{name}`, t = {TIMESTEP}, up-block {BLOCK}, {NOISES} noises")
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from motion_predictor import MotionPredictorModel
+from motion_predictor.common.checks import got
+from motion_predictor.common.command_errors import one_line
 
 from ..dense_flow import DenseFlow, filled, resize_shift, unfolded
 from ..latent_bend import bent_picture
@@ -152,9 +154,9 @@ def load_predictor(name: str, own: Any, device: Any, dtype: torch.dtype) -> Any:
     try:
         return MotionPredictorModel.from_pretrained(folder, dtype=dtype).to(device)
     except Exception as error:  # damaged files make the libraries raise anything
-        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"`motion_predictor` must be 'own', 'embedded', or the folder or Hub id of one, got {name!r}: {reason}"
+            "`motion_predictor` must be 'own', 'embedded', or the folder or Hub id of one, "
+            f"got {got(name)}: {one_line(error, 300)}"
         ) from error
 
 
@@ -173,5 +175,8 @@ true motion, and one step.
 
 One step is the idea of FastDrag (Zhao et al., 2024, arXiv 2405.15769): the latent is bent once, by all of the way, and
 denoised with the original's keys and values; there is no supervision. Here the flow is smooth through the points and
-noise is kept noise, as for `carry`; FastDrag weighs the handles' ways by their distances. A session's settings are
-the run's, as for every other method: FastDrag itself inverts by 0.7 of its steps, with the few steps of an LCM."""
+noise is kept noise, as for `carry`. FastDrag's code (github.com/XuanjiaZ/FastDrag, `utils/continuous_drag.py`)
+stretches each handle's way down to nought at a circle round the mask, takes the mean of these ways by the inverse
+distances to the handles, and fills what is left empty from the four nearest cells along row and column. A session's
+settings are the run's, as for every other method; that code inverts by 0.7 of ten steps, with the UNet of an LCM
+(`drag_ui.py`)."""

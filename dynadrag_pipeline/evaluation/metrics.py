@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from motion_predictor.common.command_errors import one_line
+
 from .pairs import EvaluationPair
 from .perceptual import ImageFidelity, LearnedPerceptualDistance
 
@@ -257,7 +259,7 @@ class Metrics:
             try:
                 self._loaded[name] = metric.load()
             except Exception as error:  # whatever packages and hubs raise
-                self.missing[name] = " ".join(str(error).split())[:300] or type(error).__name__
+                self.missing[name] = one_line(error, 300)
 
     @property
     def had(self) -> dict[str, Metric]:

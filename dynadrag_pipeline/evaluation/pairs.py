@@ -57,7 +57,7 @@ class EvaluationPair:
         return self.target
 
     @property
-    def is_moving(self) -> bool:
+    def has_flow(self) -> bool:
         """Whether the true motion is known somewhere."""
         return bool(np.isfinite(self.flow).any())
 

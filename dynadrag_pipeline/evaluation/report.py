@@ -90,8 +90,9 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
         cells = [cell(column, values(method, column)) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     baseline = methods[-1] if baseline is None else baseline
-    lines += [f"\nDifference to {baseline}, pair by pair:\n", head]
-    for method in [each for each in methods if each != baseline]:
+    others = [each for each in methods if each != baseline]
+    lines += [f"\nDifference to {baseline}, pair by pair:\n", head] if others else []
+    for method in others:
         cells = [cell(column, values(method, column) - values(baseline, column)) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines.append("\nContent is looked for by features of the UNet; its distance is the mean over what was found.")

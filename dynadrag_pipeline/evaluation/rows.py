@@ -8,7 +8,7 @@ carried once:
   carry: once
   settle_iterations: 0
 half as far: {inversion_strength: 0.5}
-easier steps: {motion: {search: {expected_loss: 0.3}}}
+easier steps: {carry: none, motion: {search: {expected_loss: 0.3}}}
 another predictor: {motion: predicted, motion_predictor: runs/robust}
 the paper, without selection: {preset: paper, dynamic_selection: none}
 ```

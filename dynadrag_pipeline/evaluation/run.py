@@ -93,11 +93,6 @@ class EvaluationRun:
         self._models = models_content(pipe)
         self._predictors: dict[str, Any] = {}
         self._predictor_contents: dict[str, str] = {}
-        self._passes = 0
-        pipe.unet.register_forward_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        self._passes += 1
 
     def prepare(self, methods: Sequence[Method]) -> None:
         """Load the motion predictors that methods ask for, and check their settings: before any work.
@@ -321,12 +316,12 @@ class EvaluationRun:
         settings = self.in_force(method).settings
         changes = {name: value for name, value in vars(settings).items() if name not in ONCE_PER_PICTURE}
         motion = source_of_motion(method, pair, self._predictors.get(method.motion_predictor))
-        began, self._passes = time.perf_counter(), 0
+        began = time.perf_counter()
         mask = Image.fromarray(np.uint8(255) * pair.mask)
-        given = with_misplaced_handle(pair) if method.misplaced_handle else pair
+        given = with_misplaced_handle(pair) if method.misplaced_handle and pair.has_flow else pair
         for _ in session.drag(given.handles, given.targets, mask, motion=motion, **changes):
             pass
-        result, passes, seconds = session.history[-1], self._passes, time.perf_counter() - began
+        result, passes, seconds = session.history[-1], session.drag_engine.passes, time.perf_counter() - began
         image = session.image(result, restore=settings.restore_source)
         content = session.content(result, image)
         session.undo()

@@ -31,13 +31,14 @@ class LineSearchMotion(BaseMotionSource):
     the loss fell, the handle stays for another iteration; where it did not fall, the handle goes back by the longest
     step, and from there to the place on the line, up to twice that step away, that is most like the template.
 
-    The numbers are those of FreeDrag's code for diffusion models: an expected loss of 1, and steps of at most 5
-    cells of the supervision grid of a picture of 512 px, in proportion for others. It compares patches of
-    radius 4, and takes up to 5 Adam steps at each place, 300 in all (`supervision_radius=4`,
+    The numbers are those of FreeDrag's code for diffusion models (github.com/LPengYang/FreeDrag): an expected loss of
+    1, and steps of at most 5 cells of the supervision grid of a picture of 512 px, in proportion for others. It
+    compares patches of radius 4, and takes up to 5 Adam steps at each place, 300 in all (`supervision_radius=4`,
     `supervision_steps=5`, `max_iterations=60`); here these are the edit's own, so that sources of motion can be
-    compared with all else alike. The template is what motion supervision pulls, whatever `source_patches` says.
-    Steps back belong to the search: no guard removes them. It knows no selection of handles: a handle that is
-    set aside looks like one whose content does not follow (`dynamic_selection=None`).
+    compared with all else alike. The template is what motion supervision pulls, whatever `source_patches` says. Steps
+    back belong to the search: no guard removes them. It knows no selection of handles: a handle that is set aside
+    looks like one whose content does not follow (`dynamic_selection=None`). There, a template whose content has
+    arrived takes on all that it sees; here it goes by the same shares as before.
 
     Args:
         expected_loss (`float`, *optional*, defaults to 1.0):
@@ -56,6 +57,7 @@ class LineSearchMotion(BaseMotionSource):
 
     name = "search"
     always_arrives = True  # a handle stays where it is as long as its content comes nearer
+    knows_steps_alone = True
 
     def __init__(self, expected_loss: float = 1.0, longest_step: float = 5.0) -> None:
         self.expected_loss = check_number("expected_loss", expected_loss, above=0, most=1e6)

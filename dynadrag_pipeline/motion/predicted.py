@@ -40,6 +40,11 @@ class PredictedMotion(BaseMotionSource):
         """Short side that pictures are brought to for the network; `None` if it sees them at their own size."""
         return getattr(self.predictor, "config", {}).get("sample_size")
 
+    @property
+    def knows_steps_alone(self) -> bool:  # type: ignore[override]
+        """Whether the network was taught steps, and not the whole way."""
+        return "total" not in getattr(self.predictor, "horizons", ())
+
     def propose(self, view: EditView) -> Motion:
         """The predicted flow at the handles, guarded."""
         moving = view.moving
@@ -53,7 +58,7 @@ class PredictedMotion(BaseMotionSource):
 
         One that does was taught all of the picture; one that does not may say nothing beyond its handles.
         """
-        if "total" not in getattr(self.predictor, "horizons", ()):
+        if self.knows_steps_alone:
             return super().dense_flow(view, destinations)
         is_whole_way = torch.equal(destinations[view.moving], view.targets[view.moving])
         predicted = self._predict(view)

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from diffusers.utils import logging
 
 from motion_predictor.choices import MotionGuard
 from motion_predictor.points import guard_step, is_wrong_way, move_handles, straight_step
 
 from ..drag_instruction import DragInstruction
 from .smooth import smooth_flow
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,18 +125,34 @@ def dense_flow_of(source: MotionSource, view: EditView, destinations: torch.Tens
     return getattr(source, "dense_flow", BaseMotionSource().dense_flow)(view, destinations)
 
 
+def warn_if_not_asked(source: MotionSource, carry: str) -> None:
+    """Say so when a latent is carried all the way at once, and the source knows nothing but steps.
+
+    Args:
+        source ([`MotionSource`]): of an edit.
+        carry (`str`): as in its settings.
+    """
+    if carry == "once" and getattr(source, "knows_steps_alone", False):
+        logger.warning(
+            f"`motion` {source.name!r} says where handles go step by step, and `carry='once'` asks for no steps: this "
+            "is the edit of 'straight'. `carry='none'` and `carry='iteration'` ask for them."
+        )
+
+
 class BaseMotionSource:
     """A source that keeps nothing between iterations, and takes handles to be where they were sent.
 
     Attributes:
         paths (`Sequence[torch.Tensor]` of shape `(corners, 2)`, *optional*):
             what handles are known to pass before they arrive, in pixels of the input, for `supervision_reach`.
+        knows_steps_alone (`bool`): whether its dense flow says nothing but where handles are sent, and straight.
     """
 
     paths: Sequence[torch.Tensor] | None = None
 
     needs_picture = False
     always_arrives = False
+    knows_steps_alone = False
 
     def check(self, instruction: DragInstruction) -> None:
         """Serves every instruction."""

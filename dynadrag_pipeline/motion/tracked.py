@@ -23,12 +23,12 @@ class TrackedMotion(BaseMotionSource):
     began, by the sum of the absolute differences of their features. Nothing keeps it from missing content that left
     the window (Fig. 1(b) of the paper), or from taking a like place for it (Fig. 1(c)).
 
-    The numbers are DragDiffusion's (Sec. 4.1 of its paper, and its code): steps of one cell of the supervision grid,
-    r_2 = 3 cells, features of the unedited latent. It takes a single Adam step between two searches, and at most 80 of
-    them (`supervision_steps=1`, `max_iterations=80`); here both are the edit's own, so that sources of motion can be
-    compared with all else alike. Its handles are rounded to cells. Here they stay fractional: what is searched are the
-    places whole cells away from where the handle was, and the one that it was sent to, without which a handle might
-    never land on its target.
+    The numbers are those of DragDiffusion's code (github.com/Yujun-Shi/DragDiffusion): steps of one cell of the
+    supervision grid, r_2 = 3 cells, features of the unedited latent. It takes a single Adam step between two searches,
+    and at most 80 of them (`supervision_steps=1`, `max_iterations=80`); here both are the edit's own, so that sources
+    of motion can be compared with all else alike. Its handles are rounded to cells. Here they stay fractional: what is
+    searched are the places whole cells away from where the handle was, and the one that it was sent to, without which
+    a handle might never land on its target.
 
     Args:
         radius (`int`, *optional*, defaults to 3): r_2, half the side of the window, in cells of the supervision grid.
@@ -44,6 +44,7 @@ class TrackedMotion(BaseMotionSource):
 
     name = "track"
     always_arrives = True  # a handle may rest for some iterations, until its content is a cell further
+    knows_steps_alone = True
 
     def __init__(self, radius: int = 3, step: float = 1.0) -> None:
         self.radius = check_whole_number("radius", radius, least=1, most=256)

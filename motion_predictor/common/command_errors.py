@@ -17,11 +17,12 @@ class NotSaved(Exception):
     """The work is done, and not all of it could be saved where it was to be; the command line exits with 1."""
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException, longest: int = LONGEST_LINE) -> str:
     """The message of an error on one line of bearable length; its class, if it has none.
 
     Args:
         error (`BaseException`): of any kind.
+        longest (`int`, *optional*, defaults to 1000): letters, beyond which it is cut.
 
     Returns:
         `str`: its message.
@@ -29,9 +30,11 @@ def one_line(error: BaseException) -> str:
     Example:
         >>> one_line(ValueError("not\\n  here"))
         'not here'
+        >>> one_line(ValueError("not here"), longest=6)
+        'not...'
     """
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - 3]}..."
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 @contextmanager

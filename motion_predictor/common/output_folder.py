@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def folder_of(text: str) -> Path:
+    """The folder that an option of a command names: `type=` of argparse. An empty name is not the present folder.
+
+    Args:
+        text (`str`): what was given.
+
+    Raises:
+        argparse.ArgumentTypeError: if there is no name.
+
+    Example:
+        >>> folder_of("runs/first").name
+        'first'
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"a folder's name is wanted; got {text!r}")
+    return Path(text)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..common.checks import check_choice, got
+from ..common.command_errors import one_line
 from .build_settings import FLOWS
 
 if TYPE_CHECKING:
@@ -225,9 +226,8 @@ def _with_weights(model: Any, checkpoint: str, device: torch.device) -> Any:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(weights.get("model", weights))
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"`flow_checkpoint` must be a file with the weights of {type(model).__name__}, got {got(checkpoint)} "
-            f"({reason})."
+            f"({one_line(error, 300)})."
         ) from error
     return model.to(device).eval()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import avg_pool2d, max_pool2d
 from torch.utils.data import Dataset
 
 from ..common.checks import check_number, check_whole_number, got
@@ -293,20 +293,37 @@ def _far_enough(candidates: np.ndarray, displacements: np.ndarray, share: float)
 
 
 def _draw_mask(total: np.ndarray, settings: SampleSettings, random: np.random.Generator) -> np.ndarray:
-    """Where an edit to the end frame may change the picture, `[H, W]` float32, more or less amply; or everywhere."""
+    """Where an edit to the end frame may change the picture, `[H, W]` float32, more or less amply; or everywhere.
+
+    Pixels whose motion is not known are as those near by, and as what comes to them.
+    """
     height, width = total.shape[:2]
     length = np.nan_to_num(np.linalg.norm(total, axis=-1))
     if not settings.masks or random.random() >= settings.masks or not length.any():
         return np.ones((height, width), dtype=np.float32)
-    changes = length > LEAST_CHANGE * length.max()
-    y, x = np.nonzero(changes)
-    ends = np.rint(np.stack([x, y], axis=-1) + total[changes]).astype(int)
+    moves = length > LEAST_CHANGE * length.max()
+    y, x = np.nonzero(moves)
+    ends = np.rint(np.stack([x, y], axis=-1) + total[moves]).astype(int)
+    changes = _as_near_by(moves, np.isfinite(total).all(axis=-1))
     inside = ((ends >= 0) & (ends < (width, height))).all(axis=-1)
     changes[ends[inside, 1], ends[inside, 0]] = True
     side = min(height, width)
     rim = max(side // 32, 1) if not settings.augment else int(random.integers(1, max(side // 8, 1) + 1))
     widened = max_pool2d(torch.from_numpy(changes)[None].float(), 2 * rim + 1, stride=1, padding=rim)
     return widened[0].numpy()
+
+
+def _as_near_by(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """`values` `[H, W]` bool where they are `known` `[H, W]`; elsewhere what most of those near by are that are."""
+    told = torch.from_numpy(np.stack([values & known, known]))[None].float()
+    filled, missing, radius = torch.from_numpy(values & known), torch.from_numpy(~known), 1
+    while missing.any() and known.any():
+        share, weight = avg_pool2d(told, 2 * radius + 1, stride=1, padding=radius)[0]
+        found = missing & (weight > 0)
+        filled[found] = share[found] > weight[found] / 2
+        missing &= ~found
+        radius *= 2
+    return filled.numpy()
 
 
 def _draw_window(

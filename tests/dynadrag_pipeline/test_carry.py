@@ -243,6 +243,13 @@ def test_a_predictor_that_knows_the_whole_way_is_asked_for_it_with_pins_and_mask
     assert not asked.mask[..., -1].any()
 
 
+def test_a_predictor_that_knows_steps_alone_is_said_not_to_be_asked(pipe, picture, quick, caplog):
+    edit(pipe, picture, quick, carry="once", motion=PredictedMotion(KnowingPredictor()))
+    assert "asks for no steps" not in caplog.text
+    edit(pipe, picture, quick, carry="once", motion=PredictedMotion(SimpleNamespace()))
+    assert "`motion` 'predicted' says where handles go step by step" in caplog.text
+
+
 class TestSearch:
     def test_content_is_found_where_it_was_moved_to(self):
         features = torch.randn(1, 6, 24, 24, generator=torch.Generator().manual_seed(0))

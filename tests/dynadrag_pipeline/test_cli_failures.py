@@ -40,6 +40,32 @@ def run(*arguments: str | bytes, **how: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, text=True, env=environment, timeout=300, **streams)
 
 
+# --- folders without a name ---
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["edit", "picture.png"],
+        ["evaluate", "pairs"],
+        ["build-pairs", "--videos", "films"],
+        ["build-dataset", "films"],
+        ["build-portraits", "faces", "--landmarks", "faces.npz"],
+        ["evaluate-motion-predictor", "--model", "model", "--data", "set"],
+        ["convert", "pipeline", "--base", "model"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_folder_without_a_name_is_not_the_present_one(command, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--out", name])
+    assert left.value.code == 2
+    assert f"--out: a folder's name is wanted; got {name!r}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 # --- files that are something else ---
 
 

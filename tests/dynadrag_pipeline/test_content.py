@@ -103,6 +103,7 @@ class TestTelling:
         with caplog.at_level(logging.WARNING):
             warn_if_left_behind(located([distance], [8.0], [True]), stop_reason)
         assert ("content has made" in caplog.text) == warns
+        assert ("so may `settle_iterations`" in caplog.text) == warns, "carried at once, nothing is supervised before"
 
 
 class TestInAnEdit:

@@ -244,6 +244,21 @@ class TestInAnEdit:
         passes("straight")  # the identity LoRA is fitted once
         assert passes(name) == passes("straight")
 
+    def test_carried_all_the_way_at_once_it_is_not_asked_and_the_edit_says_so(
+        self, pipe, picture, quick, name, caplog
+    ):
+        def edit(motion: str, carry: str) -> torch.Tensor:
+            caplog.clear()
+            output = pipe(picture, [(40, 30)], [(88, 30)], motion=motion, carry=carry, output_type="pt", **quick)
+            return output.images
+
+        straight = edit("straight", "once")
+        assert "asks for no steps" not in caplog.text
+        assert torch.equal(edit(name, "once"), straight)
+        assert f"`motion` {name!r} says where handles go step by step" in caplog.text
+        edit(name, "iteration")
+        assert "asks for no steps" not in caplog.text
+
     def test_content_that_does_not_move_holds_the_tracked_handle_alone(self, pipe, picture, quick, name):
         """At a learning rate of next to nothing a handle is found where it was; a search looks for easier places."""
         output = pipe(picture, [(40, 30)], [(88, 30)], motion=name, supervision_lr=1e-9, **quick)

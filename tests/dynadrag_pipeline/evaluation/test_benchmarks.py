@@ -78,7 +78,7 @@ class TestReading:
             (place / name).unlink()
         [pair] = load_pairs(tmp_path)
         assert pair.mask.all()
-        assert not pair.is_moving
+        assert not pair.has_flow
         assert pair.outcome.shape == pair.source.shape
 
     def test_a_pickle_is_never_opened(self, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Evaluation pairs: a faithful record, and true motion."""
 
+import argparse
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,9 +9,11 @@ from skimage import data, transform
 
 from dynadrag_pipeline import load_instruction
 from dynadrag_pipeline.cli import main
-from dynadrag_pipeline.commands.build_pairs import names_of
+from dynadrag_pipeline.commands.build_pairs import _groups, names_of
 from dynadrag_pipeline.evaluation.build_pairs import build, cut_pair, dense_motion
 from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs
+from motion_predictor.data.shards import split_of
+from motion_predictor.data.video import find_videos
 
 SIZE = 128
 
@@ -102,12 +106,33 @@ def test_a_pair_without_a_flow_is_read_and_pictures_of_two_sizes_are_refused(fil
         ([], "give --faces with --landmarks"),
         (["--faces", "faces.zip"], "--faces and --landmarks go together"),
         (["--faces", "f.zip", "--landmarks", "f.npz", "--names", "n.json"], "--names chooses among --videos"),
+        (["--faces", "f.zip", "--landmarks", "f.npz", "--val-share", "0.1"], "--val-share chooses among --videos"),
     ],
 )
 def test_what_the_command_can_not_do_is_said_at_once(options, message, tmp_path, capsys):
     assert main(["build-pairs", "--out", str(tmp_path / "pairs"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "pairs").exists()
+
+
+def test_videos_that_are_held_out_are_those_of_a_dataset_of_the_same_files(tmp_path):
+    for name in [f"{folder}/{number}.mp4" for folder in ("ff", "ted") for number in range(20)]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    videos = [tmp_path / "ff", tmp_path / "ted"]
+
+    def chosen(**options) -> list[set[str]]:
+        given = argparse.Namespace(videos=videos, names=None, val_share=None)
+        return [{video.path.stem for video in group} for group in _groups(argparse.Namespace(**vars(given) | options))]
+
+    held_out = {video.path for video in find_videos(videos) if split_of(video.name, 0.3, seed=0) == "val"}
+    assert 0 < len(held_out) < 40
+    assert chosen() == [{str(number) for number in range(20)}] * 2
+    assert chosen(val_share=0.3) == [{path.stem for path in held_out if path.parent == folder} for folder in videos]
+    (tmp_path / "names.json").write_text('["3", "7"]')
+    assert chosen(names=tmp_path / "names.json") == [{"3", "7"}] * 2
+    with pytest.raises(ValueError, match="must leave some of the videos"):
+        chosen(val_share=1e-9)
 
 
 def test_names_are_read_from_lists_and_from_split_files(tmp_path):

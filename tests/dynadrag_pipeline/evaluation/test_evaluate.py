@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from dynadrag_pipeline.evaluation.records import Record, RecordFile, read_record
 from dynadrag_pipeline.evaluation.report import best_median_worst, edits_sheet, format_tables, interval
 from dynadrag_pipeline.evaluation.rows import load_rows
 from dynadrag_pipeline.evaluation.run import EvaluationRun
+from dynadrag_pipeline.network_state import why_not_captured
 from dynadrag_pipeline.session import DragSession
 from support.evaluation_pairs import SIDE, make_pair, smooth_picture
 from support.tiny_models import make_motion_predictor
@@ -186,6 +188,7 @@ class TestRun:
         assert np.abs(run.picture("track", one.name) / 255 - output.images[0]).max() < 0.51 / 255
         assert tracked.told["stop_reason"] == output.stop_reason
         assert tracked.figures["passes"] == 2 + 2 + 1, "a step in each iteration, one denoising, the last loss"
+        assert why_not_captured(pipe.unet) is None, "counting passes leaves them free to be captured on a GPU"
 
     def test_the_true_motion_leads_a_tenth_of_the_way_and_goes_on_where_it_is_not_known(self):
         one = make_pair(1)
@@ -258,6 +261,12 @@ class TestRun:
         assert np.array(record.told["trajectory"]).shape[1] == 3
         assert record.figures["asked"] == pytest.approx(8)
         assert record.figures["points"] == 2
+
+    def test_a_pair_whose_true_motion_is_not_known_gets_no_misplaced_handle(self, pipe, tmp_path):
+        one = replace(self.PAIRS[0], flow=np.full_like(self.PAIRS[0].flow, np.nan))
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
+        [record] = run([one], [Method("row", "straight", misplaced_handle=True)])
+        assert np.array(record.told["trajectory"]).shape[1] == 2
 
     def test_a_picture_without_a_true_outcome_is_edited_with_its_prompt_and_measured_by_the_rest(self, pipe, tmp_path):
         one = replace(self.PAIRS[0], target=None, prompt="a cat", name="animals/one")
@@ -417,6 +426,8 @@ class TestReport:
         table = format_tables(self.records(), Metrics({}))
         assert "| straight | 2 [2, 2] |" in table
         assert "3 pairs, 8.00 px asked for" in table
+        alone = [record for record in self.records() if record.method == "straight"]
+        assert "Difference" not in format_tables(alone, Metrics({}))
         other_way = format_tables(self.records(), Metrics({}), baseline="straight")
         assert "| predicted | -2 [-2, -2] |" in other_way
 
@@ -471,13 +482,27 @@ def test_the_command_compares_two_methods(tmp_path, capsys):
     quick = ["--max-iterations", "1", "--supervision-steps", "1", "--steps", "2", "--identity-lora-steps", "0"]
     command = ["evaluate", str(tmp_path / "pairs"), "--out", str(tmp_path / "run"), "--clip", str(tmp_path), "--quiet"]
     assert main([*command, "--methods", "track", "straight", "--settle-iterations", "0", *quick]) == 0
-    assert "| track |" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "| track |" in table
+    assert "track: as straight, since `carry` is 'once'" in table
     written = {path.name for path in (tmp_path / "run").iterdir()}
     drawn = {"evaluation.png", "distances.png", "paths.png"}
     assert written == {"evaluation.md", "figures.000.jsonl", "records.000.jsonl", "pictures", *drawn}
     lines = [json.loads(line) for line in (tmp_path / "run" / "records.000.jsonl").read_text().splitlines()]
     expected = [(name, method) for name in ("001", "002") for method in ("track", "straight")]
     assert [(line["pair"], line["method"]) for line in lines] == expected
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "omegaconf"])
+def test_a_package_that_is_missing_is_named_before_any_work(package, tmp_path, monkeypatch, capsys):
+    for name in [each for each in sys.modules if each.split(".")[0] == package or each.endswith(("plots", "rows"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "rows.yaml").write_text("half: {inversion_strength: 0.5}")
+    command = ["evaluate", str(tmp_path), "--rows", str(tmp_path / "rows.yaml"), "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "pip install 'dynadrag[evaluation]'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.embedded

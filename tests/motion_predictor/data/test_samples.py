@@ -184,6 +184,21 @@ def test_masks_hold_what_moves_where_it_is_and_where_it_comes_to_and_no_more():
     assert free.mask.all()
 
 
+def test_what_is_not_known_of_a_motion_tears_no_hole_into_a_mask_and_opens_none_outside():
+    known, partly = steady_record(), steady_record()
+    for record in (known, partly):
+        record.end_flows[:] = 0
+        record.end_flows[:, 1:7, 1:5] = (8.0, 0.0)
+    partly.end_flows[:, 3:5, 2:4] = np.nan  # in the middle of what moves
+    partly.end_flows[:, :, -2:] = np.nan  # along the border, far from it
+    masks = [
+        draws(record, SampleSettings(total=True, masks=1.0), count=1, size=None)[0].mask[0]
+        for record in (known, partly)
+    ]
+    assert masks[0][8:24, 6:24].all()
+    assert torch.equal(*masks)
+
+
 def test_far_handles_go_at_least_their_share_of_the_longest_displacement():
     record = steady_record()
     record.tracks[:20] *= 0.3
