@@ -167,7 +167,7 @@ def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -
         name,
         frames[0],
         frames[-1],
-        where_it_changes(np.nan_to_num(flow), np.nan_to_num(back)),
+        where_it_changes(flow, back),
         handles,
         handles + flow[rows, columns],
         flow,

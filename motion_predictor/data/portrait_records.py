@@ -12,6 +12,7 @@ from .head_factors import FPS
 from .head_fields import HeadFields
 from .motion_record import HORIZON_STRIDE, MotionRecord, end_frames_within
 from .portrait_motion import FoldedPicture, PortraitMotion, pixel_centres
+from .unknown_motion import as_near_by
 
 MAX_HANDLES = 7
 MAX_TRIES = 100
@@ -210,12 +211,15 @@ def draw_apart(length: np.ndarray, number: int, distance: float, random: np.rand
 def where_it_changes(flow: np.ndarray, back: np.ndarray) -> np.ndarray:
     """The mask `[S, S]` bool of an edit: what moves in the source or has moved in the target, and a rim around it.
 
+    Pixels whose motion is not known, NaN, are as those near by.
+
     Args:
         flow (`np.ndarray` of shape `(side, side, 2)`): from the source to the target, in pixels of the source.
         back (`np.ndarray` of shape `(side, side, 2)`): from the target to the source, in pixels of the target.
     """
-    forth_length, back_length = np.linalg.norm(flow, axis=-1), np.linalg.norm(back, axis=-1)
-    moves = np.maximum(forth_length, back_length) > LEAST_CHANGE * forth_length.max()
+    lengths = [np.linalg.norm(motion, axis=-1) for motion in (flow, back)]
+    least = LEAST_CHANGE * np.nan_to_num(lengths[0]).max()
+    forth, has_moved = (as_near_by(length > least, np.isfinite(length)) for length in lengths)
     rim = len(flow) // 32
-    widened = max_pool2d(torch.from_numpy(moves)[None].float(), 2 * rim + 1, stride=1, padding=rim)
+    widened = max_pool2d(torch.from_numpy(forth | has_moved)[None].float(), 2 * rim + 1, stride=1, padding=rim)
     return np.asarray(widened[0] > 0)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import max_pool2d
 from torch.utils.data import Dataset
 
 from ..common.checks import check_number, check_whole_number, got
@@ -21,6 +21,7 @@ from .motion_record import HORIZON_STRIDE, MotionRecord
 from .portrait_records import LEAST_CHANGE
 from .shards import MotionShards
 from .tilted_window import TiltedWindow
+from .unknown_motion import as_near_by
 
 MAX_HANDLES = 7
 FEW_HANDLES = 2
@@ -304,26 +305,13 @@ def _draw_mask(total: np.ndarray, settings: SampleSettings, random: np.random.Ge
     moves = length > LEAST_CHANGE * length.max()
     y, x = np.nonzero(moves)
     ends = np.rint(np.stack([x, y], axis=-1) + total[moves]).astype(int)
-    changes = _as_near_by(moves, np.isfinite(total).all(axis=-1))
+    changes = as_near_by(moves, np.isfinite(total).all(axis=-1))
     inside = ((ends >= 0) & (ends < (width, height))).all(axis=-1)
     changes[ends[inside, 1], ends[inside, 0]] = True
     side = min(height, width)
     rim = max(side // 32, 1) if not settings.augment else int(random.integers(1, max(side // 8, 1) + 1))
     widened = max_pool2d(torch.from_numpy(changes)[None].float(), 2 * rim + 1, stride=1, padding=rim)
     return widened[0].numpy()
-
-
-def _as_near_by(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """`values` `[H, W]` bool where they are `known` `[H, W]`; elsewhere what most of those near by are that are."""
-    told = torch.from_numpy(np.stack([values & known, known]))[None].float()
-    filled, missing, radius = torch.from_numpy(values & known), torch.from_numpy(~known), 1
-    while missing.any() and known.any():
-        share, weight = avg_pool2d(told, 2 * radius + 1, stride=1, padding=radius)[0]
-        found = missing & (weight > 0)
-        filled[found] = share[found] > weight[found] / 2
-        missing &= ~found
-        radius *= 2
-    return filled.numpy()
 
 
 def _draw_window(

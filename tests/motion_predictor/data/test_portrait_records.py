@@ -11,7 +11,13 @@ import torch
 from motion_predictor.data.head_factors import POSE, Factors
 from motion_predictor.data.head_fields import HeadFields
 from motion_predictor.data.portrait_motion import PortraitMotion, pixel_centres
-from motion_predictor.data.portrait_records import PortraitPair, portrait_pair, portrait_record, stays_visible
+from motion_predictor.data.portrait_records import (
+    PortraitPair,
+    portrait_pair,
+    portrait_record,
+    stays_visible,
+    where_it_changes,
+)
 from support.synthetic_face import make_landmarks, make_picture
 
 SIZE = 64
@@ -147,3 +153,14 @@ def test_handles_of_a_head_that_turns_far_are_few_and_on_what_is_seen_before_and
         before = pair.source[rows, columns].astype(float)
         after = pair.target[tuple(pair.targets.round().astype(int).clip(0, SIZE - 1).T[::-1])]
         assert np.abs(after - before).mean() < 25
+
+
+def test_what_is_hidden_on_its_way_is_in_the_mask_where_what_is_round_it_moves():
+    known = np.zeros((64, 64, 2), dtype=np.float32)
+    known[16:40, 16:40] = (6.0, 0.0)
+    partly = known.copy()
+    partly[24:28, 24:28] = np.nan  # in the middle of what moves
+    partly[:, -8:] = np.nan  # along the border, far from it
+    still = np.zeros_like(known)
+    np.testing.assert_array_equal(where_it_changes(partly, still), where_it_changes(known, still))
+    np.testing.assert_array_equal(where_it_changes(known, partly), where_it_changes(known, known))
