@@ -128,18 +128,21 @@ class Handlers:
 
     def preview(self, value: Any, is_wanted: bool, request: gr.Request) -> Updates:
         """The picture bent along the motion, for as long as somebody places points."""
-        visitor, parts = self.visitors.of(request.session_hash), self.parts
-        if not is_wanted or visitor.base is None:
-            return {parts.stage: gr.update(preview=NOTHING)}
+        visitor = self.visitors.of(request.session_hash)
+        said = self._preview_of(visitor, value) if is_wanted and _is_put_on(value, visitor) else NOTHING
+        return {self.parts.stage: gr.update(preview=said)}
+
+    def _preview_of(self, visitor: Visitor, value: Any) -> Any:
+        """What the component shows for points: it knows by the revision whether they are still there."""
+        assert visitor.base is not None
         try:
-            drawn = self._drawn(visitor, value)
+            drawn = Drawn.of(value, visitor.base.shown.size)
             if not drawn.handles:
-                return {parts.stage: gr.update(preview=NOTHING)}
+                return NOTHING
             shown = preview_of(self.workshop.pipe, visitor.base.shown, drawn.handles, drawn.targets, drawn.mask)
-        except ValueError as error:  # said where it is no bother: points are still being placed
-            return {parts.stage: gr.update(preview=NOTHING), parts.status: status(one_line(error))}
-        said = {"revision": drawn.revision, "url": passing_url(shown.image), "paths": shown.paths}
-        return {parts.stage: gr.update(preview=said)}
+        except ValueError as error:  # on the picture, where it is no bother: points are still being placed
+            return {"revision": value.get("revision"), "text": one_line(error)}
+        return {"revision": drawn.revision, "url": passing_url(shown.image), "paths": shown.paths}
 
     @in_words
     def bring(self, paths: list[str], request: gr.Request) -> Updates:
@@ -362,11 +365,9 @@ class Handlers:
 
     def _drawn(self, visitor: Visitor, value: Any) -> Drawn:
         assert visitor.base is not None
-        assert visitor.scene is not None
-        drawn = Drawn.of(value, visitor.base.shown.size)
-        if drawn.handles and drawn.picture != visitor.scene.parent.name:
+        if not _is_put_on(value, visitor):
             raise ValueError("The picture changed meanwhile: place the points again.")
-        return drawn
+        return Drawn.of(value, visitor.base.shown.size)
 
     def _visitor_with_picture(self, request: gr.Request) -> Visitor:
         visitor = self.visitors.of(request.session_hash)
@@ -412,6 +413,15 @@ def as_base(opened: Image.Image, name: str) -> Base:
     upright = to_picture_tensor(opened)[0].mul(255).round().byte().permute(1, 2, 0).numpy()
     shown = Image.fromarray(upright)
     return Base(shown, re.sub(r"[^\w-]+", "-", name)[:60].strip("-") or "picture", shown)
+
+
+def _is_put_on(value: Any, visitor: Visitor) -> bool:
+    """Whether points and a mask, if there are any, were put on the picture that is shown, and not on one before it."""
+    value = value or {}
+    if isinstance(value, dict) and not value.get("points") and not value.get("mask"):
+        return True
+    name = None if visitor.scene is None else visitor.scene.parent.name
+    return isinstance(value, dict) and value.get("picture") == name
 
 
 def _live(event: Progress, order: Order, head: str) -> dict[str, Any]:

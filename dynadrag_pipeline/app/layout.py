@@ -156,7 +156,7 @@ def _connect(handlers: Handlers, points: dict[str, Any], run: dict[str, Any]) ->
         [parts.stage.input, points["preview"].change],
         handlers.preview,
         [parts.stage, points["preview"]],
-        [parts.stage, parts.status],
+        parts.stage,
         **looking,
     )
     wanted = [parts.stage, run["preset"], run["seed"], run["candidates"], parts.prompt, *parts.options]

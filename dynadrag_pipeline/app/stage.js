@@ -3,7 +3,7 @@
 // What a person does is `props.value`: {picture, points: [[handle, target], ...], mask, revision}. What the server
 // says comes by other props, so that no answer overwrites a click that was made meanwhile:
 //   scene   {picture, url, width, height, points, mask, result}    shown anew whenever it changes
-//   preview {revision, url, paths} or false                        shown while it fits the points
+//   preview {revision, url, paths}, {revision, text} or false      shown while it fits the points
 //   live    {url, paths, targets, text, badge, share} or false     shown while an edit runs
 //   parcel  [{url, name}, ...]                                     files for the browser's downloads
 const HANDLE = "#D55E00", TARGET = "#0072B2", PIN = "#009E73", PATH = "#F0E442"; // Okabe and Ito's
@@ -22,6 +22,12 @@ function load(url) {
   if (!url) return Promise.resolve(null);
   const image = new Image();
   return new Promise((resolve) => { image.onload = () => resolve(image); image.onerror = () => resolve(null); image.src = url; });
+}
+const newest = {}; // of what the server says by each prop
+async function loadFor(prop, ...urls) { // pictures, or nothing if the server says something newer while they load
+  const mine = (newest[prop] = {});
+  const images = await Promise.all(urls.map(load));
+  return newest[prop] === mine ? images : null;
 }
 
 // --- from the screen to the picture and back ---
@@ -127,7 +133,7 @@ async function undo() {
   if (!before) return;
   state.pairs = before.pairs;
   state.pending = before.pending;
-  if (before.mask !== maskText()) await setMask(before.mask);
+  if (before.mask !== maskText()) setMask(await load(before.mask), before.mask);
   tell();
 }
 function removePair(index) {
@@ -152,8 +158,7 @@ function emptyMask() {
   mask.height = state.height;
   return mask;
 }
-async function setMask(url) {
-  const image = await load(url);
+function setMask(image, url) {
   state.mask = null;
   if (image) {
     state.mask = emptyMask();
@@ -242,7 +247,7 @@ function drawNow() {
   ink.clearRect(0, 0, wide, high);
   if (!state.image) return;
   if (state.fitted) fit();
-  const shown = shownView(), isPreview = shown === "points" && fitsPoints(state.preview);
+  const shown = shownView(), isPreview = shown === "points" && fitsPoints(state.preview) && Boolean(state.preview.image);
   const picture = (image) => ink.drawImage(image, state.left, state.top, state.width * state.zoom, state.height * state.zoom);
   ink.imageSmoothingEnabled = state.zoom < 6;
   ink.imageSmoothingQuality = "high";
@@ -272,9 +277,10 @@ function drawNow() {
   find("[data-zoom]").textContent = state.fitted ? "fit" : `${Math.round(state.zoom * 100)} %`;
   canvas.setAttribute("aria-label", described(shown, isPreview));
 }
-function fitsPoints(preview) { return preview && preview.image && preview.revision === state.revision; }
+function fitsPoints(preview) { return preview && preview.revision === state.revision; }
 function badge(shown, isPreview) {
-  const text = shown === "live" ? state.live.badge : isPreview ? "preview: not the edit" : "";
+  const said = isPreview ? "preview: not the edit" : shown === "points" && fitsPoints(state.preview) ? state.preview.text : "";
+  const text = shown === "live" ? state.live.badge : said;
   find(".badge").textContent = text;
   find(".badge").classList.toggle("shown", Boolean(text));
 }
@@ -596,8 +602,9 @@ document.addEventListener("paste", (event) => {
 
 async function onScene(scene) {
   if (!scene || !scene.url) return;
-  const [image, result] = await Promise.all([load(scene.url), load(scene.result)]);
-  if (!image) return;
+  const images = await loadFor("scene", scene.url, scene.result, scene.mask);
+  if (!images || !images[0]) return;
+  const [image, result, mask] = images;
   const isOther = state.picture !== scene.picture;
   Object.assign(state, { picture: scene.picture, image, result, width: scene.width, height: scene.height, live: null });
   root.classList.add("has-picture");
@@ -607,27 +614,27 @@ async function onScene(scene) {
     Object.assign(state, { pairs: [], pending: null, past: [], chosen: null, preview: null, fitted: true });
     find("[data-brush]").max = Math.max(16, Math.round(Math.min(image.naturalWidth, image.naturalHeight) / 4));
     find("[data-brush]").value = Math.max(4, Math.round(Math.min(scene.width, scene.height) / 16));
-    await setMask(null);
+    setMask(null, null);
   }
   if (scene.points) {
     state.pairs = structuredClone(scene.points);
     state.pending = null;
   }
-  if (scene.mask !== undefined) await setMask(scene.mask);
+  if (scene.mask !== undefined) setMask(mask, scene.mask);
   showView(result ? "compare" : "points");
   tell();
 }
 async function onPreview(preview) {
-  if (!preview) { state.preview = null; return draw(); }
-  const image = await load(preview.url);
-  if (preview.revision !== state.revision) return;
-  state.preview = { ...preview, image };
+  const images = await loadFor("preview", preview && preview.url);
+  if (!images || (preview && !fitsPoints(preview))) return;
+  state.preview = preview ? { ...preview, image: images[0] } : null;
   draw();
 }
 async function onLive(live) {
-  const image = live && live.url ? await load(live.url) : null, before = state.live || {};
+  const images = await loadFor("live", live && live.url), before = state.live || {};
+  if (!images) return;
   const paths = live && live.paths.length ? live.paths : before.paths; // what tells of neither leaves both
-  state.live = live ? { ...live, image: image || before.image, paths } : null;
+  state.live = live ? { ...live, image: images[0] || before.image, paths } : null;
   root.classList.toggle("running", Boolean(live));
   find(".track div").style.width = live ? `${Math.round(100 * (live.share || 0))}%` : "0";
   draw();

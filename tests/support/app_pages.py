@@ -112,6 +112,14 @@ class AppPage:
         """Until the line that says what goes on has a text in it."""
         self.tab.wait_for_function(f"document.querySelector('#status').innerText.includes({text!r})")
 
+    def set_options(self, **options: float) -> None:
+        """Fill in fields of the drawer, which is opened and closed."""
+        self.tab.click("#all-options")
+        for name, value in options.items():
+            self.tab.fill(f"#option-{name} input, #option-{name} textarea", str(value))
+        self.tab.keyboard.press("Tab")
+        self.tab.click(".sidebar .toggle-button")
+
     def run(self) -> None:
         """Make an edit, and wait for it."""
         self.tab.click("#run")

@@ -15,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'dynadrag[app]'")
 
+from dynadrag_pipeline.app.limits import MOST_PAIRS
 from dynadrag_pipeline.app.samples import sample_picture
 from dynadrag_pipeline.app.server import running_app
 from support.app_pages import MODEL, AppPage, browser, quick_pipeline
@@ -216,12 +217,7 @@ def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_pat
 def test_cancel_ends_an_edit_with_what_there_is(page: AppPage, face: Path) -> None:
     page.open(face)
     page.click((39, 32), (60, 32))
-    page.tab.click("#all-options")
-    page.tab.fill("#option-max_iterations input, #option-max_iterations textarea", "200")
-    page.tab.fill("#option-stop_distance input, #option-stop_distance textarea", "0")
-    page.tab.fill("#option-settle_iterations input, #option-settle_iterations textarea", "200")
-    page.tab.keyboard.press("Tab")
-    page.tab.click(".sidebar .toggle-button")
+    page.set_options(max_iterations=200, stop_distance=0, settle_iterations=200)
     page.tab.click("#run")
     page.wait_for_status("iteration 2")
     page.tab.locator("#stage .view").focus()
@@ -237,14 +233,44 @@ def test_what_is_over_is_taken_off_the_picture(page: AppPage, face: Path) -> Non
     page.tab.wait_for_function("dragStage.state.preview")
     page.tab.uncheck("#preview input")
     page.tab.wait_for_function("!dragStage.state.preview")
-    page.tab.fill("#seed input", "11")  # so that the picture is opened anew, which takes a while
-    page.tab.keyboard.press("Tab")
+    page.set_options(identity_lora_steps=1000)  # which takes as long as cancelling needs
     page.tab.click("#run")
     page.tab.wait_for_function("dragStage.state.live")
     page.tab.click("#cancel")
     page.tab.wait_for_function("!dragStage.state.live && document.querySelector('#cancel').disabled")
     page.click((60, 60))
     assert page.state("pending") == [60, 60]
+
+
+def test_a_picture_that_comes_late_is_not_shown_over_the_one_after_it(page: AppPage, face: Path) -> None:
+    late: list[Any] = []
+
+    def hold_the_first(route: Any) -> None:
+        if late:
+            route.continue_()
+        else:
+            late.append(route)
+
+    page.tab.route("**/picture.png", hold_the_first)
+    page.tab.click("#sample-hopper")
+    while not late:
+        page.tab.wait_for_timeout(20)
+    page.open(face)
+    late[0].fulfill(path=face)
+    page.tab.wait_for_timeout(200)
+    assert page.state("width") == 96
+    assert page.told()["points"] == []
+
+
+def test_what_is_wrong_with_points_is_said_on_the_picture_while_they_are_there(page: AppPage, face: Path) -> None:
+    page.open(face)
+    said = page.status()
+    page.tab.click("[data-tool=pin]")
+    page.click(*((10 + 8 * (number % 9), 10 + 12 * (number // 9)) for number in range(MOST_PAIRS + 1)))
+    page.tab.wait_for_function(f"document.querySelector('#stage .badge').innerText.includes('at most {MOST_PAIRS}')")
+    assert page.status() == said
+    page.tab.click("#undo-point")
+    page.tab.wait_for_function("document.querySelector('#stage .badge').innerText === 'preview: not the edit'")
 
 
 def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:

@@ -214,7 +214,20 @@ def test_the_preview_answers_for_the_points_that_it_was_asked_for(handlers: Hand
     assert shown["paths"][0][0] == pytest.approx([30, 40], abs=0.01)
     assert shown["paths"][0][-1] == pytest.approx([40, 40], abs=0.01)
     assert handlers.preview(value, False, ME)["stage"]["preview"] is NOTHING
-    assert "must lie inside" in handlers.preview(drawn(handlers, [[[300, 4], [1, 1]]]), True, ME)["status"]
+    said = handlers.preview(drawn(handlers, [[[300, 4], [1, 1]]]), True, ME)["stage"]["preview"]
+    assert said["revision"] == 3
+    assert "must lie inside" in said["text"]
+
+
+def test_a_preview_of_the_picture_before_says_nothing(handlers: Handlers, photo: Path) -> None:
+    """It comes late when somebody is quick, and must not speak over what is said of the picture that is shown."""
+    handlers.load(str(photo), ME)
+    value = drawn(handlers, [[[30, 40], [40, 40]]], mask=mask_url(Image.new("L", (96, 80), 200)))
+    handlers.sample("astronaut", ME)
+    assert list(handlers.preview(value, True, ME)) == ["stage"]
+    assert handlers.preview(value, True, ME)["stage"]["preview"] is NOTHING
+    for wrong in ([1], "points", {**value, "points": "many"}):
+        assert handlers.preview(wrong, True, ME)["stage"]["preview"] is NOTHING
 
 
 def test_an_instruction_goes_out_and_comes_back(handlers: Handlers, photo: Path) -> None:
