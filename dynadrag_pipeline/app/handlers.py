@@ -194,42 +194,50 @@ class Handlers:
         *texts: Any,
     ) -> Iterator[Updates]:
         """Make an edit, or several with one seed each, and tell how it goes."""
-        parts, watcher = self.parts, Watcher()
+        parts = self.parts
         idle = {parts.run: gr.update(interactive=True), parts.cancel: gr.update(interactive=False)}
         with said_in_words():
             visitor = self._visitor_with_picture(request)
             self._refuse_while_running(visitor)
             orders = self._orders(visitor, value, preset, seed, candidates, prompt, texts)
-            visitor.watcher = watcher
+        try:
+            yield from self._candidates(visitor, orders)
+            yield idle
+        except gr.Error as error:
+            yield {**idle, parts.stage: gr.update(live=NOTHING), parts.status: status(error.title)}
+            raise
+
+    def _candidates(self, visitor: Visitor, orders: list[Order]) -> Iterator[Updates]:
+        """Make the edits one after the other; when this ends, however it does, the visitor may ask for more."""
+        parts, watcher = self.parts, Watcher()
+        visitor.watcher = watcher
         try:
             yield {parts.run: gr.update(interactive=False), parts.cancel: gr.update(interactive=True)}
             for number, order in enumerate(orders, start=1):
                 head = f"candidate {number} of {len(orders)}: " if len(orders) > 1 else ""
                 with said_in_words():
                     try:
-                        for event in self.workshop.edit(order, watcher):
-                            if isinstance(event, Progress):
-                                yield {
-                                    parts.stage: gr.update(live=_live(event, order, head)),
-                                    parts.status: status(head + event.text),
-                                }
-                            else:
-                                self._keep(visitor, event)
+                        yield from self._candidate(visitor, order, watcher, head)
                     except Cancelled:  # as was asked for, so it is no error
                         text = "cancelled before there was a picture"
                         yield {parts.stage: gr.update(live=NOTHING), parts.status: status(text)}
                         break
-                yield {**self._shown(visitor), parts.status: status(DONE)}
                 if watcher.is_cancelled:
                     break
                 watcher = visitor.watcher = Watcher()
-            yield idle
-        except gr.Error as error:
-            yield {**idle, parts.stage: gr.update(live=NOTHING), parts.status: status(error.title)}
-            raise
         finally:
             watcher.cancel()
             visitor.watcher = None
+
+    def _candidate(self, visitor: Visitor, order: Order, watcher: Watcher, head: str) -> Iterator[Updates]:
+        """Make an edit, and show how it goes and what comes of it."""
+        parts = self.parts
+        for event in self.workshop.edit(order, watcher):
+            if isinstance(event, Progress):
+                yield {parts.stage: gr.update(live=_live(event, order, head)), parts.status: status(head + event.text)}
+            else:
+                self._keep(visitor, event)
+        yield {**self._shown(visitor), parts.status: status(DONE)}
 
     def cancel(self, request: gr.Request) -> Updates:
         """End the edit that runs, with what there is."""

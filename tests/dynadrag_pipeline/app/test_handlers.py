@@ -195,6 +195,14 @@ def test_who_cancels_before_there_is_a_picture_is_told_so_and_goes_on(handlers: 
     assert "pair 1" in run(handlers, [[[30, 40], [40, 40]]])[-2]["words"]
 
 
+def test_who_hears_that_an_edit_is_over_can_go_on_at_once(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    edit = handlers.run(ME, drawn(handlers, [[[30, 40], [40, 40]]]), "", 0, 1, "", *UNSAID)
+    while "run" not in (told := next(edit)) or not told["run"]["interactive"]:
+        pass
+    assert "goes on from here" in handlers.go_on(ME)["status"]
+
+
 def test_visitors_know_nothing_of_each_other(handlers: Handlers, photo: Path) -> None:
     handlers.load(str(photo), ME)
     with pytest.raises(gr.Error, match="There is no picture yet"):
