@@ -284,7 +284,6 @@ class Handlers:
         visitor, made = self._with_result(request)
         base = Base(made.edit.after, f"{made.edit.order.base.name}-edited", made.edit.after)
         visitor.put(base)
-        visitor.line, visitor.position = [], 0
         text = "the result is the picture now: place new points on it"
         return {**self._shown(visitor, points=[], mask=None), self.parts.status: status(text)}
 
@@ -297,14 +296,15 @@ class Handlers:
         ends = _inside(result.trajectory[-1].tolist(), made.edit.after.size)
         points = [[end, target] for end, target in zip(ends, order.targets, strict=True)]
         text = "the edit goes on from here: pull the targets further, or add points, and run"
-        shown = self._shown(visitor, points=points, mask=mask_url(order.mask), result=None)
-        return {**shown, self.parts.status: status(text)}
+        return {**self._shown(visitor, points=points, mask=mask_url(order.mask)), self.parts.status: status(text)}
 
     @in_words
     def step(self, by: int, request: gr.Request) -> Updates:
-        """Undo (-1) or redo (1) an edit."""
+        """Undo (-1) or redo (1) an edit; what undoes an edit first undoes that its result was taken as a picture."""
         visitor = self._visitor_with_picture(request)
         self._refuse_while_running(visitor)
+        if by < 0 and visitor.last and not visitor.shown:
+            return self._at(visitor, visitor.last)
         position = visitor.position + by
         if not 0 <= position <= len(visitor.line):
             raise ValueError("There is nothing to undo." if by < 0 else "There is nothing to redo.")
@@ -344,16 +344,15 @@ class Handlers:
 
     def _shown(self, visitor: Visitor, **scene: Any) -> Updates:
         """The picture, and all that hangs on which edit is shown."""
-        parts, made = self.parts, visitor.last
-        is_there = made is not None and scene.get("result", "") is not None
+        parts, made = self.parts, visitor.shown
         return {
             parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=NOTHING, preview=NOTHING),
-            parts.words: words(made.edit.words if made and is_there else []),
+            parts.words: words(made.edit.words if made else []),
             parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.newest_first],
-            parts.files: links(made.files if made and is_there else []),
-            parts.command: command_line(made.edit.order, self.model) if made and is_there else "",
-            parts.use: gr.update(interactive=is_there),
-            parts.go_on: gr.update(interactive=is_there),
+            parts.files: links(made.files if made else []),
+            parts.command: command_line(made.edit.order, self.model) if made else "",
+            parts.use: gr.update(interactive=made is not None),
+            parts.go_on: gr.update(interactive=made is not None),
             parts.undo: gr.update(interactive=visitor.position > 0),
             parts.redo: gr.update(interactive=visitor.position < len(visitor.line)),
         }
@@ -361,14 +360,14 @@ class Handlers:
     def _scene(self, visitor: Visitor) -> dict[str, Any]:
         assert visitor.base is not None
         assert visitor.scene is not None
-        made = visitor.last
+        made = visitor.shown
         width, height = visitor.base.shown.size
         return {
             "picture": visitor.scene.parent.name,
             "url": file_url(visitor.scene),
             "width": width,
             "height": height,
-            "result": file_url(made.files[0]) if made and made.edit.order.base is visitor.base else None,
+            "result": file_url(made.files[0]) if made else None,
         }
 
     def _drawn(self, visitor: Visitor, value: Any) -> Drawn:
@@ -386,9 +385,9 @@ class Handlers:
     def _with_result(self, request: gr.Request) -> tuple[Visitor, Made]:
         visitor = self._visitor_with_picture(request)
         self._refuse_while_running(visitor)
-        if visitor.last is None:
+        if visitor.shown is None:
             raise ValueError("There is no result yet: run an edit first.")
-        return visitor, visitor.last
+        return visitor, visitor.shown
 
     def _refuse_while_running(self, visitor: Visitor) -> None:
         if visitor.watcher is not None:

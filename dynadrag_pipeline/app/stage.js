@@ -598,6 +598,10 @@ document.addEventListener("paste", (event) => {
   if (file) take(file);
 });
 
+window.addEventListener("beforeunload", (event) => { // a reload forgets all, and the browser asks first
+  if (state.pairs.length || state.mask || state.result) event.preventDefault();
+});
+
 // --- what the server says ---
 
 async function onScene(scene) {

@@ -51,8 +51,13 @@ class Visitor:
 
     @property
     def last(self) -> Made | None:
-        """The edit that is shown."""
+        """The last edit that is not undone."""
         return self.line[self.position - 1] if self.position else None
+
+    @property
+    def shown(self) -> Made | None:
+        """The edit that is shown: the last one, unless its result was taken as a picture since."""
+        return self.last if self.last and self.last.edit.order.base is self.base else None
 
     @property
     def newest_first(self) -> list[Made]:

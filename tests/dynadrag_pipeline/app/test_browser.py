@@ -273,6 +273,19 @@ def test_what_is_wrong_with_points_is_said_on_the_picture_while_they_are_there(p
     page.tab.wait_for_function("document.querySelector('#stage .badge').innerText === 'preview: not the edit'")
 
 
+def test_a_reload_asks_first_when_there_is_something_to_lose(page: AppPage, face: Path) -> None:
+    asked: list[str] = []
+    page.tab.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    page.open(face)
+    page.tab.reload()
+    assert asked == []
+    page.tab.wait_for_function("window.dragStage")
+    page.open(face)
+    page.click((30, 30), (40, 30))
+    page.tab.reload()
+    assert asked == ["beforeunload"]
+
+
 def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"this is no picture")

@@ -155,6 +155,29 @@ def test_a_result_is_the_next_picture_or_goes_on(handlers: Handlers, photo: Path
     assert visitor.base.name.endswith("-edited")
 
 
+@pytest.mark.parametrize("way", ["use", "go_on"])
+def test_a_result_that_was_taken_as_the_picture_is_there_again_by_undo(
+    handlers: Handlers, photo: Path, way: str
+) -> None:
+    handlers.load(str(photo), ME)
+    points = [[[30, 40], [40, 40]]]
+    done = run(handlers, points)[-2]
+    taken = getattr(handlers, way)(ME)
+    assert taken["stage"]["scene"]["result"] is None
+    assert taken["files"] == ""
+    assert not taken["use"]["interactive"]
+    assert taken["undo"]["interactive"]
+    undone = handlers.step(-1, ME)
+    assert undone["stage"]["scene"]["points"] == points
+    assert undone["stage"]["scene"]["result"] == done["stage"]["scene"]["result"]
+    assert [undone[name] for name in ("words", "files", "command")] == [
+        done[name] for name in ("words", "files", "command")
+    ]
+    assert handlers.step(-1, ME)["stage"]["scene"]["result"] is None
+    with pytest.raises(gr.Error, match="nothing to undo"):
+        handlers.step(-1, ME)
+
+
 def test_candidates_differ_by_their_seed(handlers: Handlers, photo: Path) -> None:
     handlers.load(str(photo), ME)
     run(handlers, [[[30, 40], [40, 40]]], seed=3, candidates=2)
