@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count, islice, pairwise
+from copy import deepcopy
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from motion_predictor.data.portrait_settings import PortraitSettings
 from motion_predictor.data.portraits import PortraitSource
 from motion_predictor.data.still_framing import framed_stills
 from motion_predictor.data.tracks import FlowStep, chain_tracks, has_texture, is_cut
-from motion_predictor.data.video import VideoFile, read_frames
+from motion_predictor.data.video import UnusableVideo, VideoFile, read_frames, read_header
 
 from ..visualization import draw_points
 from .pairs import EvaluationPair, load_pairs
@@ -119,6 +121,8 @@ def first_that_goes_so_far(
 def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) -> Iterator[EvaluationPair]:
     """Groups of videos in turn, and the videos of each in turn, until none of them gives another pair.
 
+    A video that cannot be read is left out, and named on stderr.
+
     Args:
         groups (`list[list[VideoFile]]`): videos, of which the groups take turns.
         out (`Path`): folder of the set; what is there already is read from there.
@@ -126,15 +130,21 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) 
         side (`int`): of the square pictures.
     """
     orders = [random_source(seed, "order", number).permutation(len(group)) for number, group in enumerate(groups)]
+    unusable: set[Path] = set()
     barren = 0
     for turn in count():
         round_, number = divmod(turn, len(groups))
         video = groups[number][orders[number][round_ % len(groups[number])]]
         name = f"{turn:03d}_{video.name}"
+        pair: EvaluationPair | None = None
         if (out / name).exists():
-            pair: EvaluationPair | None = EvaluationPair.load(out / name)
-        else:
-            pair = video_pair(video, name, random_source(seed, turn, video.name), side)
+            pair = EvaluationPair.load(out / name)
+        elif video.path not in unusable:
+            try:
+                pair = video_pair(video, name, random_source(seed, turn, video.name), side)
+            except UnusableVideo as error:
+                unusable.add(video.path)
+                tqdm.write(f"`{video.path}` is left out: {error}", file=sys.stderr)
         barren = 0 if pair else barren + 1
         if barren >= len(groups) * max(len(group) for group in groups):
             return
@@ -143,15 +153,33 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) 
 
 
 def video_pair(video: VideoFile, name: str, random: np.random.Generator, side: int) -> EvaluationPair | None:
-    """A pair cut from a video, or `None` if nothing was found in it that goes far enough and can be followed."""
-    frames = [central_square(frame) for frame in read_frames(video.path, side)]
-    for _ in range(TRIES if len(frames) > SHORTEST_SPAN else 0):
-        first = int(random.integers(len(frames) - SHORTEST_SPAN))
-        span = int(random.integers(SHORTEST_SPAN, LONGEST_SPAN + 1))
-        pair = cut_pair(name, frames[first : first + span + 1], random)
-        if pair:
-            return pair
+    """A pair cut from a video, or `None` if nothing was found in it that goes far enough and can be followed.
+
+    Raises:
+        UnusableVideo: if the video can't be opened or holds no pictures.
+    """
+    header = read_header(video.path)
+    number = header.frames
+    while number > SHORTEST_SPAN:
+        needed = set(chain.from_iterable(draw_spans(number, deepcopy(random))))
+        frames, read = {}, 0  # of a film, no more than all tries look at
+        for read, frame in enumerate(islice(read_frames(video.path, side, header.fps), max(needed) + 1), start=1):
+            if read - 1 in needed:
+                frames[read - 1] = central_square(frame).copy()  # a view would keep what was cut off
+        if read <= max(needed):  # damaged: it ends before its header says
+            number = read
+            continue
+        tries = (cut_pair(name, [frames[index] for index in span], random) for span in draw_spans(number, random))
+        return next((pair for pair in tries if pair), None)
     return None
+
+
+def draw_spans(frames: int, random: np.random.Generator) -> Iterator[range]:
+    """Where to look in a video of so many frames, try by try; each span is drawn when it is asked for."""
+    for _ in range(TRIES):
+        first = int(random.integers(frames - SHORTEST_SPAN))
+        span = int(random.integers(SHORTEST_SPAN, LONGEST_SPAN + 1))
+        yield range(first, min(first + span + 1, frames))
 
 
 def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -> EvaluationPair | None:

@@ -1,7 +1,10 @@
 """Evaluation pairs: a faithful record, and true motion."""
 
 import argparse
+import weakref
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,10 +13,11 @@ from skimage import data, transform
 from dynadrag_pipeline import load_instruction
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands.build_pairs import _groups, names_of
-from dynadrag_pipeline.evaluation.build_pairs import build, cut_pair, dense_motion
+from dynadrag_pipeline.evaluation import build_pairs
+from dynadrag_pipeline.evaluation.build_pairs import build, cut_pair, dense_motion, video_pair
 from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs
 from motion_predictor.data.shards import split_of
-from motion_predictor.data.video import find_videos
+from motion_predictor.data.video import VideoFile, VideoHeader, find_videos
 
 SIZE = 128
 
@@ -28,6 +32,17 @@ def film() -> list[np.ndarray]:
         warped = transform.warp(picture, shift, output_shape=(2 * SIZE, 2 * SIZE), mode="edge")
         frames.append(np.uint8(255 * transform.resize(warped, (SIZE, SIZE), anti_aliasing=True)))
     return frames
+
+
+def write_film(path: Path, frames: list[np.ndarray]) -> VideoFile:
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "bgr0"
+        for picture in [*(av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames), None]:
+            container.mux(stream.encode(picture))
+    return VideoFile(path.stem, path, path.name)
 
 
 def test_motion_over_many_frames_is_that_of_the_content(film):
@@ -63,6 +78,47 @@ def test_a_film_in_which_nothing_moves_gives_no_pair(film):
 def test_another_scene_has_no_motion_from_the_first(film):
     cut = [*film[:8], np.uint8(255 * transform.resize(data.chelsea(), (SIZE, SIZE)))]
     assert np.isnan(dense_motion(cut)).all()
+
+
+def test_a_film_that_cannot_be_read_is_left_out_by_name_and_the_others_give_their_pairs(film, tmp_path, capsys):
+    write_film(tmp_path / "films" / "sound.mkv", film)
+    (tmp_path / "films" / "broken.mkv").write_bytes(b"no film")
+    films, out = tmp_path / "films", tmp_path / "out"
+    assert main(["build-pairs", "--videos", str(films), "--video-pairs", "3", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "3 pairs in" in said.out
+    assert said.err.count("broken.mkv` is left out: cannot be opened") == 1, "though its turn comes more than once"
+    assert all(pair.name.endswith("_sound") for pair in load_pairs(out / "videos"))
+
+
+def test_a_film_that_ends_before_its_header_says_gives_the_pair_of_its_readable_part(film, tmp_path, monkeypatch):
+    video = write_film(tmp_path / "short.mkv", film)
+    whole = video_pair(video, "000_short", np.random.default_rng(0), SIZE)
+    monkeypatch.setattr(build_pairs, "read_header", lambda path: VideoHeader(200, 25.0, ""))
+    short = video_pair(video, "000_short", np.random.default_rng(0), SIZE)
+    assert (short.target == whole.target).all()
+    assert short.handles.tolist() == whole.handles.tolist()
+
+
+def test_of_a_long_film_only_the_squares_that_are_looked_at_are_kept(tmp_path, monkeypatch):
+    decoded: list[weakref.ref] = []
+    seen: list[np.ndarray] = []
+
+    def read_frames(*_):
+        for _ in range(2000):
+            frame = np.zeros((48, 32, 3), dtype=np.uint8)
+            decoded.append(weakref.ref(frame))
+            yield frame
+
+    def nothing_moves(name, frames, random):
+        seen.extend(frames)
+        assert sum(reference() is not None for reference in decoded) <= 1, "the last one, at most"
+
+    monkeypatch.setattr(build_pairs, "read_header", lambda path: VideoHeader(2000, 25.0, ""))
+    monkeypatch.setattr(build_pairs, "read_frames", read_frames)
+    monkeypatch.setattr(build_pairs, "cut_pair", nothing_moves)
+    assert video_pair(VideoFile("a", tmp_path / "a.mkv", "a.mkv"), "000_a", np.random.default_rng(0), 32) is None
+    assert {frame.shape for frame in seen} == {(32, 32, 3)}
 
 
 def test_a_saved_pair_is_read_as_it_was_and_its_instruction_by_the_command_line(film, tmp_path):
