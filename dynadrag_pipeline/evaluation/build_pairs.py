@@ -67,6 +67,8 @@ def portrait_pairs(
 ) -> Iterator[EvaluationPair]:
     """Held-out faces in turn, each time with another motion and other handles, without an end.
 
+    A turn whose picture cannot be used, or moves too little, is left out, and named on stderr.
+
     Args:
         source ([`PortraitSource`]): pictures with landmarks, of which some are held out.
         out (`Path`): folder of the set; what is there already is read from there.
@@ -78,6 +80,9 @@ def portrait_pairs(
             and of any height from this to 0.75. None: as the pictures are.
         largest_turn (`float`, *optional*): degrees that a head is turned at most, and hides parts of itself. None: as
             far as it can turn and hide nothing.
+
+    Raises:
+        ValueError: if no face is held out, or none of them can be used.
     """
     settings = PortraitSettings(size=side, smallest_face=smallest_face, largest_turn=largest_turn)
     turn = None if largest_turn is None else math.radians(largest_turn)
@@ -87,15 +92,25 @@ def portrait_pairs(
         if not names:
             raise ValueError(f"`--landmarks` ({source.landmarks}) must name held-out faces, got none of them.")
         order = random_source(seed, "order").permutation(len(names))
+        barren = 0
         for number in count():
             name = names[order[number % len(names)]]
             folder = f"{number:03d}_{Path(name).stem}"
             if (out / folder).exists():
+                barren = 0
                 yield EvaluationPair.load(out / folder)
                 continue
             random = random_source(seed, number, name)
             stills = framed_stills(pictures, name, marks[name], settings, random)
-            pair = first_that_goes_so_far(stills, random, least_displacement, most_handles, turn)
+            try:
+                pair = first_that_goes_so_far(stills, random, least_displacement, most_handles, turn)
+            except ValueError as error:
+                barren += 1
+                if barren == len(names):
+                    raise
+                tqdm.write(f"`{folder}` is left out: {error}", file=sys.stderr)
+                continue
+            barren = 0
             yield EvaluationPair(folder, pair.source, pair.target, pair.mask, pair.handles, pair.targets, pair.flow)
 
 

@@ -14,10 +14,12 @@ from dynadrag_pipeline import load_instruction
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands.build_pairs import _groups, names_of
 from dynadrag_pipeline.evaluation import build_pairs
-from dynadrag_pipeline.evaluation.build_pairs import build, cut_pair, dense_motion, video_pair
+from dynadrag_pipeline.evaluation.build_pairs import build, cut_pair, dense_motion, portrait_pairs, video_pair
 from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs
+from motion_predictor.data.portraits import PortraitSource
 from motion_predictor.data.shards import split_of
 from motion_predictor.data.video import VideoFile, VideoHeader, find_videos
+from support.synthetic_face import make_landmarks, make_picture
 
 SIZE = 128
 
@@ -43,6 +45,15 @@ def write_film(path: Path, frames: list[np.ndarray]) -> VideoFile:
         for picture in [*(av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames), None]:
             container.mux(stream.encode(picture))
     return VideoFile(path.stem, path, path.name)
+
+
+def write_faces(folder: Path, *names: str) -> PortraitSource:
+    """Pictures of one face, all of which are held out."""
+    (folder / "faces").mkdir()
+    for name in names:
+        Image.fromarray(make_picture()).save(folder / "faces" / name)
+    np.savez(folder / "marks.npz", files=names, landmarks=np.stack([make_landmarks()] * len(names)))
+    return PortraitSource(folder / "faces", folder / "marks.npz", hold_out=True)
 
 
 def test_motion_over_many_frames_is_that_of_the_content(film):
@@ -89,6 +100,17 @@ def test_a_film_that_cannot_be_read_is_left_out_by_name_and_the_others_give_thei
     assert "3 pairs in" in said.out
     assert said.err.count("broken.mkv` is left out: cannot be opened") == 1, "though its turn comes more than once"
     assert all(pair.name.endswith("_sound") for pair in load_pairs(out / "videos"))
+
+
+def test_a_face_that_cannot_be_used_is_left_out_by_name_and_no_face_at_all_is_an_error(tmp_path, capsys):
+    source = write_faces(tmp_path, "whole.png", "broken.png")
+    (tmp_path / "faces" / "broken.png").write_bytes(b"no picture")
+    build(portrait_pairs(source, tmp_path / "out", seed=0, side=64), tmp_path / "out", 2)
+    assert {pair.name[3:] for pair in load_pairs(tmp_path / "out")} == {"_whole"}
+    assert "_broken` is left out: `broken.png` in" in capsys.readouterr().err
+    (tmp_path / "faces" / "whole.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="must be a picture, got another file"):
+        next(portrait_pairs(source, tmp_path / "none", seed=0, side=64))
 
 
 def test_a_film_that_ends_before_its_header_says_gives_the_pair_of_its_readable_part(film, tmp_path, monkeypatch):
