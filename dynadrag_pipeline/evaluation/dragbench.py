@@ -44,11 +44,15 @@ def load_benchmark(folder: Path, limit: int | None = None) -> Iterator[Evaluatio
         [`EvaluationPair`], whose name has that of its category before it.
 
     Raises:
-        ValueError: if a picture has a pickle alone, which is not unpickled, or there are no pictures.
+        ValueError: if a picture has a pickle alone, which is not unpickled, if there are no pictures, or if they have
+            true outcomes, which would be lost.
     """
     places = sorted({path.parent for name in PICTURES for path in folder.rglob(name)})
     if not places:
         raise ValueError(f"`{folder}` must hold pairs, or pictures named {', '.join(PICTURES)}, got none.")
+    sets = sorted({str(place.parent) for place in places if any(place.glob("target.*"))})
+    if sets:
+        raise ValueError(f"`{folder}` must be one set of pairs, got one above or below it: give {' or '.join(sets)}.")
     for place in places[:limit]:
         yield _load(place, folder)
 

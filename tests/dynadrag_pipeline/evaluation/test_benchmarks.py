@@ -69,6 +69,16 @@ class TestReading:
         make_pair(1).save(tmp_path / "pairs")
         assert holds_pairs(tmp_path / "pairs")
 
+    @pytest.mark.parametrize("given", ["pairs", "pairs/videos/001", "."])
+    def test_true_outcomes_are_never_dropped_but_their_sets_are_named(self, tmp_path, given, capsys):
+        for kind in ("portraits", "videos"):
+            make_pair(1).save(tmp_path / "pairs" / kind)
+        assert main(["evaluate", str(tmp_path / given), "--methods", "no edit", "--out", str(tmp_path / "run")]) == 2
+        said = capsys.readouterr().err
+        assert "must be one set of pairs" in said
+        assert str(tmp_path / "pairs" / "videos") in said
+        assert (str(tmp_path / "pairs" / "portraits") in said) == (given != "pairs/videos/001")
+
     def test_a_pair_of_ours_needs_no_mask_and_no_true_motion(self, tmp_path):
         """The layout that other sets with true outcomes can be brought into."""
         make_pair(1).save(tmp_path)
