@@ -28,7 +28,7 @@ from .pairs import EvaluationPair
 from .plain_pickle import read_plain_pickle
 
 INSTRUCTIONS = ("drag_instruction.json", "meta_data.json", "points.json", "instruction.json")
-PICTURES = ("original_image.png", "original_image.jpg", "original.jpg", "original.png", "source.png", "user_drag.png")
+PICTURES = ("original_image.png", "original_image.jpg", "original.jpg", "original.png", "source.png")
 MASK = "mask.png"
 PICKLE = "meta_data.pkl"
 

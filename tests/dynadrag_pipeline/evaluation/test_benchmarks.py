@@ -49,6 +49,15 @@ class TestReading:
             assert picture.mask.all()
             assert picture.prompt == "a cat"
 
+    def test_a_picture_with_arrows_drawn_on_is_no_source(self, tmp_path):
+        """DragBench shows each drag in one, beside the picture itself."""
+        for name in ("one", "two"):
+            write(tmp_path / name)
+            Image.new("RGB", SIZE[::-1]).save(tmp_path / name / "user_drag.png")
+        (tmp_path / "two" / "original_image.png").unlink()
+        (picture,) = load_benchmark(tmp_path)
+        assert picture.source[0, 0].tolist() == [9, 8, 7]
+
     def test_without_a_mask_everything_may_change(self, tmp_path):
         write(tmp_path / "one")
         (tmp_path / "one" / "mask.png").unlink()
