@@ -33,6 +33,7 @@ examples:
 
 what is written to --out:
   portraits/, videos/   a folder for each pair: source.png, target.png, mask.png, instruction.json, flow.npz
+  */options.json        what the pairs of a set are made with
   portraits.png, ...    the first twelve of them
 """
 
@@ -45,7 +46,7 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
         help="make pairs of pictures whose true outcome is known, to judge edits by",
         description="Make pairs of a source, an instruction, and the picture that it should lead to (Sec. 4):\n"
         "held-out faces that are set in motion, and two frames of films, 15 to 55 apart. The same command goes on\n"
-        "after Ctrl-C.",
+        "after Ctrl-C, or with more pairs; one with other options is refused.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

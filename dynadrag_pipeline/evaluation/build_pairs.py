@@ -23,6 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from motion_predictor.common.atomic_file import atomic_file
+from motion_predictor.common.json_file import read_json, write_json
+from motion_predictor.data.dataset_folder import check_same_settings
 from motion_predictor.data.head_fields import HeadFields
 from motion_predictor.data.optical_flow import make_optical_flow
 from motion_predictor.data.portrait_motion import pixel_centres
@@ -44,6 +46,7 @@ from motion_predictor.data.video import UnusableVideo, VideoFile, read_frames, r
 from ..visualization import draw_points
 from .pairs import EvaluationPair, load_pairs
 
+OPTIONS_FILE = "options.json"  # of a set: what it was begun with
 LEAST_DISPLACEMENT = 0.05  # of the side: some handle goes so far
 LONGEST_SPAN, SHORTEST_SPAN = 55, 15  # frames from source to target (Sec. 8)
 TRIES = 20  # start frames of one video, or framings of a portrait, for one pair
@@ -53,6 +56,44 @@ def random_source(seed: int, *labels: str | int) -> np.random.Generator:
     """Chance that depends on the seed and on what it is for, and on nothing that was drawn before."""
     digest = hashlib.sha256("/".join(map(str, labels)).encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+
+
+def begin_or_go_on(out: Path, options: dict[str, Any]) -> None:
+    """Keep what a set is made with, in its folder; go on with no other options than it was begun with.
+
+    A set that was begun before such a file was written is taken as it is.
+
+    Args:
+        out (`Path`): folder of the set.
+        options (`dict[str, Any]`): all that its pairs depend on; plain values for JSON.
+
+    Raises:
+        ValueError: if it was begun with others.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as out:
+        ...     begin_or_go_on(Path(out), {"size": 128})
+        ...     read_json(Path(out, OPTIONS_FILE), "remove it")
+        {'size': 128}
+    """
+    file = out / OPTIONS_FILE
+    if not any(out.glob("[!.]*/instruction.json")):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(file, options)
+    elif file.exists():
+        check_same_settings(file, read_json(file, "put its like back, or choose another folder"), options)
+
+
+def told_by_names(*groups: list[str]) -> str:
+    """What tells groups of files from others, for people and for [`begin_or_go_on`]: where they lie does not matter.
+
+    Example:
+        >>> told_by_names(["ada.png", "grace.png"])
+        '2 files (6297743c)'
+    """
+    digest = hashlib.sha256("//".join("/".join(names) for names in groups).encode()).hexdigest()
+    return f"{sum(map(len, groups))} files ({digest[:8]})"
 
 
 def portrait_pairs(
@@ -82,7 +123,7 @@ def portrait_pairs(
             far as it can turn and hide nothing.
 
     Raises:
-        ValueError: if no face is held out, or none of them can be used.
+        ValueError: if no face is held out, or none of them can be used, or the set was begun with other options.
     """
     settings = PortraitSettings(size=side, smallest_face=smallest_face, largest_turn=largest_turn)
     turn = None if largest_turn is None else math.radians(largest_turn)
@@ -91,6 +132,9 @@ def portrait_pairs(
         names = [name for name in pictures.names() if name in source.held_out() and name in marks]
         if not names:
             raise ValueError(f"`--landmarks` ({source.landmarks}) must name held-out faces, got none of them.")
+        options = {"least_displacement": least_displacement, "most_handles": most_handles}
+        framing = {"smallest_face": smallest_face, "largest_turn": largest_turn}
+        begin_or_go_on(out, {"size": side, "seed": seed, "faces": told_by_names(names), **options, **framing})
         order = random_source(seed, "order").permutation(len(names))
         barren = 0
         for number in count():
@@ -143,7 +187,12 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) 
         out (`Path`): folder of the set; what is there already is read from there.
         seed (`int`): of all chance.
         side (`int`): of the square pictures.
+
+    Raises:
+        ValueError: if the set was begun with other options or videos.
     """
+    names = [[video.name for video in group] for group in groups]
+    begin_or_go_on(out, {"size": side, "seed": seed, "videos": told_by_names(*names)})
     orders = [random_source(seed, "order", number).permutation(len(group)) for number, group in enumerate(groups)]
     unusable: set[Path] = set()
     barren = 0

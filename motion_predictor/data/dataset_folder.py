@@ -69,7 +69,7 @@ class DatasetFolder:
         file = folder.path / SETTINGS_FILE
         if file.exists():
             remedy = "put its like back, or build into another folder"
-            _check_same(file, read_json(file, remedy), settings)
+            check_same_settings(file, read_json(file, remedy), settings)
         else:
             folder.path.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
@@ -199,7 +199,17 @@ def _checked(name: str) -> str:
     return name
 
 
-def _check_same(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same_settings(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on in a folder with other settings than it was begun with.
+
+    Args:
+        file (`Path`): of the folder, which keeps them.
+        found (`dict[str, Any]`): the settings in it.
+        wanted (`dict[str, Any]`): those to go on with.
+
+    Raises:
+        ValueError: if they differ, naming the first that does.
+    """
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise ValueError(

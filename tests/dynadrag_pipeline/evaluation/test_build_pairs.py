@@ -1,6 +1,9 @@
 """Evaluation pairs: a faithful record, and true motion."""
 
 import argparse
+import doctest
+import json
+import re
 import weakref
 from pathlib import Path
 
@@ -14,7 +17,16 @@ from dynadrag_pipeline import load_instruction
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands.build_pairs import _groups, names_of
 from dynadrag_pipeline.evaluation import build_pairs
-from dynadrag_pipeline.evaluation.build_pairs import build, cut_pair, dense_motion, portrait_pairs, video_pair
+from dynadrag_pipeline.evaluation.build_pairs import (
+    OPTIONS_FILE,
+    begin_or_go_on,
+    build,
+    cut_pair,
+    dense_motion,
+    portrait_pairs,
+    video_pair,
+    video_pairs,
+)
 from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs
 from motion_predictor.data.portraits import PortraitSource
 from motion_predictor.data.shards import split_of
@@ -111,6 +123,50 @@ def test_a_face_that_cannot_be_used_is_left_out_by_name_and_no_face_at_all_is_an
     (tmp_path / "faces" / "whole.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="must be a picture, got another file"):
         next(portrait_pairs(source, tmp_path / "none", seed=0, side=64))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (["--size", "64"], r"`size` must be 96, which `.*out/portraits` was begun with, got 64"),
+        (["--seed", "1"], "`seed` must be 0"),
+        (["--largest-turn", "20"], "`largest_turn` must be None"),
+        (["--held-out", "one"], r"`faces` must be '2 files \(.*\)', .* got '1 files"),
+    ],
+)
+def test_a_set_goes_on_with_the_options_that_it_was_begun_with_and_no_others(tmp_path, capsys, other, message):
+    write_faces(tmp_path, "a.png", "b.png")
+    (tmp_path / "one").write_text("a.png\n")
+    other = [str(tmp_path / "one") if word == "one" else word for word in other]
+    faces, marks, out = (str(tmp_path / name) for name in ("faces", "marks.npz", "out"))
+    command = ["build-pairs", "--faces", faces, "--landmarks", marks, "--size", "96", "--out", out]
+    assert main([*command, "--portrait-pairs", "1"]) == 0
+    assert main([*command, "--portrait-pairs", "2", *other]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert main([*command, "--portrait-pairs", "2"]) == 0
+    assert [pair.source.shape[0] for pair in load_pairs(tmp_path / "out" / "portraits")] == [96, 96]
+
+
+def test_other_films_are_refused_as_well(film, tmp_path):
+    videos = [write_film(tmp_path / f"{name}.mkv", film) for name in "ab"]
+    build(video_pairs([videos[:1]], tmp_path / "out", 0, SIZE), tmp_path / "out", 1)
+    for others in ([videos], [videos[:1], videos[1:]]):
+        with pytest.raises(ValueError, match=r"`videos` must be '1 files \(.*\)', .*, got '2 files"):
+            next(video_pairs(others, tmp_path / "out", 0, SIZE))
+
+
+def test_a_set_without_a_record_of_its_options_is_taken_as_it_is(film, tmp_path):
+    videos = [write_film(tmp_path / "a.mkv", film)]
+    build(video_pairs([videos], tmp_path / "out", 0, SIZE), tmp_path / "out", 1)
+    (tmp_path / "out" / OPTIONS_FILE).unlink()
+    assert next(video_pairs([videos], tmp_path / "out", 0, SIZE // 2)).source.shape[0] == SIZE
+    assert not (tmp_path / "out" / OPTIONS_FILE).exists()
+
+
+def test_a_set_in_which_nothing_was_made_yet_may_begin_anew(tmp_path):
+    for size in (128, 96):
+        begin_or_go_on(tmp_path / "out", {"size": size})
+    assert json.loads((tmp_path / "out" / OPTIONS_FILE).read_text()) == {"size": 96}
 
 
 def test_a_film_that_ends_before_its_header_says_gives_the_pair_of_its_readable_part(film, tmp_path, monkeypatch):
@@ -221,3 +277,7 @@ def test_names_are_read_from_lists_and_from_split_files(tmp_path):
     assert names_of(tmp_path / "list.json") == {"953"}
     with pytest.raises(ValueError, match="must be a list of names"):
         names_of(tmp_path / "wrong.json")
+
+
+def test_the_examples_in_the_docstrings_run():
+    assert doctest.testmod(build_pairs).failed == 0
