@@ -30,7 +30,7 @@ ELSEWHERE = 8 / 128  # what is so far from a handle is another place
 SAME_PLACE = 4 / 128  # what is found again within that is the same
 
 LEAST_SHARE = 0.5
-"""Of the way that was asked for: if content made less of it, a warning says so."""
+"""Of the way that was asked for, and of the points: if content made less, or less was found, a warning says so."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +162,30 @@ def left_behind(content: ContentLocations, stop_reason: str) -> str | None:
         stop_reason (`str`): why it ended.
 
     Returns:
-        `str`, *optional*: how far the content is, and what may help; nothing, if it has made most of the way.
+        `str`, *optional*: how far the content is, or that it was not found, and what may help; nothing, if most was
+        found, and has made most of the way.
+
+    Example:
+        >>> asked, found = torch.full((4,), 8.0), torch.tensor([True, False, False, False])
+        >>> places = torch.zeros(4, 2)
+        >>> content = ContentLocations(places, places, torch.zeros(4), asked, torch.ones(4), found)
+        >>> (left_behind(content, "reached") or "").split(" (")[0]
+        'The handles have reached their targets, and most of their content was not found'
     """
+    found = content.found[content.asked > 0]
+    if stop_reason != "reached" or not len(found):
+        return None
     share = content.share_of_way
-    if stop_reason != "reached" or share is None or share >= LEAST_SHARE:
+    if share is None or found.float().mean() < LEAST_SHARE:
+        missed = f"{'most of ' if found.any() else ''}their content was not found"
+    elif share < LEAST_SHARE:
+        missed = f"their content has made {max(share, 0):.0%} of the way"
+    else:
         return None
     return (
-        f"The handles have reached their targets, and their content has made {max(share, 0):.0%} of the way "
-        f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help; with "
-        "`carry='once'`, which takes no such steps on its way, so may `settle_iterations`."
+        f"The handles have reached their targets, and {missed} ({content.summary}). More `supervision_steps` or a "
+        "higher `supervision_lr` may help; with `carry='once'`, which takes no such steps on its way, so may "
+        "`settle_iterations`."
     )
 
 

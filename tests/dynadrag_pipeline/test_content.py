@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dynadrag_pipeline import content
-from dynadrag_pipeline.content import ContentLocations, locate_content, warn_if_left_behind
+from dynadrag_pipeline.content import ContentLocations, left_behind, locate_content, warn_if_left_behind
 
 SIZE = (128, 160)
 
@@ -104,6 +104,23 @@ class TestTelling:
             warn_if_left_behind(located([distance], [8.0], [True]), stop_reason)
         assert ("content has made" in caplog.text) == warns
         assert ("so may `settle_iterations`" in caplog.text) == warns, "carried at once, nothing is supervised before"
+
+    @pytest.mark.parametrize(
+        ("asked", "found", "warns"),
+        [
+            ([8.0], [False], True),
+            ([8.0] * 8, [True] + 7 * [False], True),
+            ([8.0, 8.0], [True, False], False),
+            ([8.0, 0.0], [True, False], False),
+            ([0.0], [False], False),
+        ],
+    )
+    def test_a_warning_when_handles_arrived_and_most_of_the_content_is_nowhere(self, caplog, asked, found, warns):
+        content = located([0.5] * len(asked), asked, found)
+        with caplog.at_level(logging.WARNING):
+            warn_if_left_behind(content, "reached")
+        assert ("their content was not found" in caplog.text) == warns
+        assert left_behind(content, "stalled") is None
 
 
 class TestInAnEdit:
