@@ -134,6 +134,24 @@ class TestReading:
         assert "nothing of it was run" in capsys.readouterr().err
         assert not (tmp_path / "one" / "drag_instruction.json").exists()
 
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            (["x" * 1000] * 1000, "must hold a mapping with `points`, got a list"),
+            ({"points": [], "prompt": ["x" * 1000] * 1000}, "must have a text for its `prompt`, got a list"),
+            ({"points": [["x" * 1000] * 2] * 1000}, r"must have points \[x, y\], got "),
+            ({"points": [], "mask": np.zeros((2, 3, 4))}, r"must have a mask \(height, width\), got \(2, 3, 4\)"),
+        ],
+    )
+    def test_what_a_pickle_says_is_refused_in_few_words(self, tmp_path, said, message):
+        """What is shared would be many times the file, if it were written out."""
+        write(tmp_path / "one", "meta_data.pkl")
+        (tmp_path / "one" / "mask.png").unlink()
+        (tmp_path / "one" / "meta_data.pkl").write_bytes(pickle.dumps(said))
+        with pytest.raises(ValueError, match=message) as refused:
+            write_instructions(tmp_path)
+        assert len(str(refused.value)) < 1000
+
     def test_a_folder_without_pictures_or_instructions_is_named(self, tmp_path):
         with pytest.raises(ValueError, match=r"must hold pairs, or pictures named original_image\.png"):
             list(load_benchmark(tmp_path))
