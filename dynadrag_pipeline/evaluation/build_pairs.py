@@ -217,10 +217,23 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) 
 
 
 def video_pair(video: VideoFile, name: str, random: np.random.Generator, side: int) -> EvaluationPair | None:
-    """A pair cut from a video, or `None` if nothing was found in it that goes far enough and can be followed.
+    """A pair cut from a video, of the middle of its frames.
+
+    Args:
+        video ([`VideoFile`]): whose frames it is cut from.
+        name (`str`): of the pair.
+        random (`np.random.Generator`): the only source of chance.
+        side (`int`): of the square pictures, a multiple of 4.
+
+    Returns:
+        [`EvaluationPair`], *optional*: none if nothing was found that goes far enough and can be followed.
 
     Raises:
         UnusableVideo: if the video can't be opened or holds no pictures.
+
+    Example:
+        >>> (video,) = find_videos(["talk.mp4"])  # doctest: +SKIP
+        >>> video_pair(video, "000_talk", random_source(0, video.name), side=128).save(Path("pairs"))  # doctest: +SKIP
     """
     header = read_header(video.path)
     number = header.frames
@@ -239,7 +252,12 @@ def video_pair(video: VideoFile, name: str, random: np.random.Generator, side: i
 
 
 def draw_spans(frames: int, random: np.random.Generator) -> Iterator[range]:
-    """Where to look in a video of so many frames, try by try; each span is drawn when it is asked for."""
+    """Where to look in a video, try by try; each span is drawn when it is asked for.
+
+    Args:
+        frames (`int`): that the video has.
+        random (`np.random.Generator`): the only source of chance.
+    """
     for _ in range(TRIES):
         first = int(random.integers(frames - SHORTEST_SPAN))
         span = int(random.integers(SHORTEST_SPAN, LONGEST_SPAN + 1))
@@ -247,7 +265,24 @@ def draw_spans(frames: int, random: np.random.Generator) -> Iterator[range]:
 
 
 def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -> EvaluationPair | None:
-    """The first and the last of `frames` `[S, S, 3]` as a pair, or `None` if hardly anything moves."""
+    """The first and the last of some frames as a pair.
+
+    Args:
+        name (`str`): of the pair.
+        frames (`list` of `np.ndarray` of shape `(side, side, 3)`): uint8 RGB, without gaps.
+        random (`np.random.Generator`): the only source of chance.
+
+    Returns:
+        [`EvaluationPair`], *optional*: none if hardly anything moves.
+
+    Example:
+        >>> noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+        >>> picture = np.array(noise.resize((96, 96)))
+        >>> frames = [picture[16:80, 16 - 2 * number : 80 - 2 * number] for number in range(4)]
+        >>> pair = cut_pair("000_drift", frames, np.random.default_rng(0))
+        >>> (pair.targets - pair.handles).round()[0].tolist()
+        [6.0, 0.0]
+    """
     side = frames[0].shape[0]
     flow, back = dense_motion(frames), dense_motion(frames[::-1])
     length = np.nan_to_num(np.linalg.norm(flow, axis=-1)) * has_texture(frames[0]) * stays_inside(flow)
@@ -267,7 +302,22 @@ def cut_pair(name: str, frames: list[np.ndarray], random: np.random.Generator) -
 
 
 def dense_motion(frames: list[np.ndarray]) -> np.ndarray:
-    """`[S, S, 2]` float32: where each pixel of the first frame is in the last, minus where it was; NaN if lost."""
+    """Where each pixel of the first frame is in the last, minus where it was: optical flow, chained.
+
+    Args:
+        frames (`list` of `np.ndarray` of shape `(side, side, 3)`): uint8 RGB, without gaps, at least two.
+
+    Returns:
+        `np.ndarray` of shape `(side, side, 2)`: float32, (x, y) in pixels; NaN where it is lost, and all over behind a
+        cut to another scene.
+
+    Example:
+        >>> noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+        >>> picture = np.array(noise.resize((96, 96)))
+        >>> flow = dense_motion([picture[16:80, 16:80], picture[15:79, 14:78], picture[14:78, 12:76]])
+        >>> np.nanmedian(flow, axis=(0, 1)).round().tolist()
+        [4.0, 2.0]
+    """
     optical_flow = make_optical_flow("dis", None, torch.device("cpu"))
     steps, side = [], frames[0].shape[0]
     for first, second in pairwise(frames):
@@ -279,14 +329,30 @@ def dense_motion(frames: list[np.ndarray]) -> np.ndarray:
 
 
 def central_square(frame: np.ndarray) -> np.ndarray:
-    """`[S, S, 3]` of the middle of a frame whose shorter side is S."""
+    """The middle of a frame.
+
+    Args:
+        frame (`np.ndarray` of shape `(height, width, 3)`): of any shape.
+
+    Returns:
+        `np.ndarray` of shape `(side, side, 3)`: a view of it; `side` is its shorter one.
+
+    Example:
+        >>> central_square(np.zeros((48, 64, 3))).shape
+        (48, 48, 3)
+    """
     side = min(frame.shape[:2])
     top, left = ((length - side) // 2 for length in frame.shape[:2])
     return frame[top : top + side, left : left + side]
 
 
 def pairs_sheet(pairs: list[EvaluationPair], zoom: int = 2) -> Image.Image:
-    """Source with its points, mask and target of each pair: two pairs in a row."""
+    """Source with its points, mask and target of each pair: two pairs in a row.
+
+    Args:
+        pairs (`list` of [`EvaluationPair`]): with true outcomes, at least one.
+        zoom (`int`, *optional*, defaults to 2): how many pixels of the sheet show one of a picture, along each side.
+    """
     side = zoom * pairs[0].source.shape[0]
     picture = Image.new("RGB", (6 * side, -(-len(pairs) // 2) * side), "white")
     for index, pair in enumerate(pairs):
