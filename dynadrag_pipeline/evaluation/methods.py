@@ -103,9 +103,23 @@ class TrueMotion(PredictedMotion):
 
 
 def bent_through_points(pair: EvaluationPair) -> np.ndarray:
-    """The source `(height, width, 3)` uint8, bent by the smooth dense flow through the pair's points: no model.
+    """The source, bent by the smooth dense flow through the pair's points: no model.
 
     Outside the mask nothing changes, and where nothing comes to, what is near is stretched.
+
+    Args:
+        pair ([`EvaluationPair`]): whose points and mask are followed; its target and its flow are not looked at.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`: uint8 RGB.
+
+    Example:
+        >>> source = np.zeros((64, 64, 3), dtype=np.uint8)
+        >>> source[28:37, 20:29] = 255
+        >>> handles, everywhere = np.float32([[24, 32]]), np.ones((64, 64), dtype=bool)
+        >>> pair = EvaluationPair("dot", source, None, everywhere, handles, handles + np.float32([8, 0]), source)
+        >>> bent_through_points(pair)[32, [24, 32], 0].tolist()
+        [0, 255]
     """
     size = (pair.source.shape[0], pair.source.shape[1])
     handles, targets = torch.from_numpy(pair.handles), torch.from_numpy(pair.targets)

@@ -16,7 +16,7 @@ from skimage import data, transform
 from dynadrag_pipeline import load_instruction
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands.build_pairs import _groups, names_of
-from dynadrag_pipeline.evaluation import build_pairs
+from dynadrag_pipeline.evaluation import build_pairs, methods
 from dynadrag_pipeline.evaluation.build_pairs import (
     OPTIONS_FILE,
     begin_or_go_on,
@@ -279,5 +279,6 @@ def test_names_are_read_from_lists_and_from_split_files(tmp_path):
         names_of(tmp_path / "wrong.json")
 
 
-def test_the_examples_in_the_docstrings_run():
-    assert doctest.testmod(build_pairs).failed == 0
+@pytest.mark.parametrize("module", [build_pairs, methods])
+def test_the_examples_in_the_docstrings_run(module):
+    assert doctest.testmod(module).failed == 0
