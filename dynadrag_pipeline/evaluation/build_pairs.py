@@ -38,7 +38,7 @@ from motion_predictor.data.portrait_records import (
     where_it_changes,
 )
 from motion_predictor.data.portrait_settings import PortraitSettings
-from motion_predictor.data.portraits import PortraitSource
+from motion_predictor.data.portraits import Marks, PortraitSource
 from motion_predictor.data.still_framing import framed_stills
 from motion_predictor.data.tracks import FlowStep, chain_tracks, has_texture, is_cut
 from motion_predictor.data.video import UnusableVideo, VideoFile, read_frames, read_header
@@ -123,20 +123,35 @@ def portrait_pairs(
             far as it can turn and hide nothing.
 
     Raises:
-        ValueError: if no face is held out, or none of them can be used, or the set was begun with other options.
+        ValueError: if an option is out of range, no face is held out, none of them can be used, or the set was begun
+            with other options or faces.
     """
-    settings = PortraitSettings(size=side, smallest_face=smallest_face, largest_turn=largest_turn)
+    settings = PortraitSettings(size=side, seed=seed, smallest_face=smallest_face, largest_turn=largest_turn)
     turn = None if largest_turn is None else math.radians(largest_turn)
-    marks = {name: each for name, each in source.load_marks().items() if each.landmarks is not None}
+    held_out, known = source.held_out(), source.load_marks()
     with source.open() as pictures:
-        names = [name for name in pictures.names() if name in source.held_out() and name in marks]
-        if not names:
-            raise ValueError(f"`--landmarks` ({source.landmarks}) must name held-out faces, got none of them.")
-        options = {"least_displacement": least_displacement, "most_handles": most_handles}
-        framing = {"smallest_face": smallest_face, "largest_turn": largest_turn}
-        begin_or_go_on(out, {"size": side, "seed": seed, "faces": told_by_names(names), **options, **framing})
-        order = random_source(seed, "order").permutation(len(names))
-        barren = 0
+        named = [name for name in pictures.names() if name in held_out]
+    marks = {name: known[name] for name in named if name in known and known[name].landmarks is not None}
+    if not named:
+        raise ValueError(f"`--faces` must hold pictures that are held out, got none of them in {source.pictures}.")
+    if not marks:
+        raise ValueError(
+            f"`--landmarks` ({source.landmarks}) must name some of the {len(named)} pictures of `--faces` "
+            f"({source.pictures}) that are held out, got none of them: give the file that was made of these pictures."
+        )
+    options = {"least_displacement": least_displacement, "most_handles": most_handles}
+    framing = {"smallest_face": smallest_face, "largest_turn": largest_turn}
+    begin_or_go_on(out, {"size": side, "seed": seed, "faces": told_by_names(list(marks)), **options, **framing})
+    return _faces_in_turn(source, marks, out, settings, least_displacement, most_handles, turn)
+
+
+def _faces_in_turn(
+    source: PortraitSource, marks: dict[str, Marks], out: Path, settings: PortraitSettings, *wanted: Any
+) -> Iterator[EvaluationPair]:
+    names = list(marks)
+    order = random_source(settings.seed, "order").permutation(len(names))
+    barren = 0
+    with source.open() as pictures:
         for number in count():
             name = names[order[number % len(names)]]
             folder = f"{number:03d}_{Path(name).stem}"
@@ -144,10 +159,10 @@ def portrait_pairs(
                 barren = 0
                 yield EvaluationPair.load(out / folder)
                 continue
-            random = random_source(seed, number, name)
+            random = random_source(settings.seed, number, name)
             stills = framed_stills(pictures, name, marks[name], settings, random)
             try:
-                pair = first_that_goes_so_far(stills, random, least_displacement, most_handles, turn)
+                pair = first_that_goes_so_far(stills, random, *wanted)
             except ValueError as error:
                 barren += 1
                 if barren == len(names):
@@ -189,10 +204,15 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) 
         side (`int`): of the square pictures.
 
     Raises:
-        ValueError: if the set was begun with other options or videos.
+        ValueError: if an option is out of range, or the set was begun with other options or videos.
     """
+    PortraitSettings(size=side, seed=seed)  # refuses the same sides and seeds
     names = [[video.name for video in group] for group in groups]
     begin_or_go_on(out, {"size": side, "seed": seed, "videos": told_by_names(*names)})
+    return _videos_in_turn(groups, out, seed, side)
+
+
+def _videos_in_turn(groups: list[list[VideoFile]], out: Path, seed: int, side: int) -> Iterator[EvaluationPair]:
     orders = [random_source(seed, "order", number).permutation(len(group)) for number, group in enumerate(groups)]
     unusable: set[Path] = set()
     barren = 0
@@ -211,6 +231,8 @@ def video_pairs(groups: list[list[VideoFile]], out: Path, seed: int, side: int) 
                 tqdm.write(f"`{video.path}` is left out: {error}", file=sys.stderr)
         barren = 0 if pair else barren + 1
         if barren >= len(groups) * max(len(group) for group in groups):
+            if barren == turn + 1:
+                raise ValueError("`--videos` must show something that moves and can be followed, got no such film.")
             return
         if pair:
             yield pair
@@ -377,7 +399,8 @@ def build(pairs: Iterator[EvaluationPair], out: Path, wanted: int) -> None:
         if not (out / pair.name).exists():
             pair.save(out)
         made += 1
-    print(f"{made} pairs in {out}" + ("" if made == wanted else f": no more than that, and {wanted} were asked for"))
+    missing = "" if made == wanted else f": no more than that, and {wanted} were asked for"
+    print(f"{made} pair{'s' * (made != 1)} in {out}{missing}")
     if made:
         with atomic_file(out.with_suffix(".png")) as file:
             pairs_sheet(load_pairs(out, 12)).save(file, "PNG")

@@ -249,6 +249,64 @@ def test_what_the_command_can_not_do_is_said_at_once(options, message, tmp_path,
     assert not (tmp_path / "pairs").exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--faces": "text"}, "`--faces` must be a folder or a zip archive of pictures, got `{folder}/text`"),
+        ({"--faces": "empty"}, "`--faces` must hold pictures that are held out, got none of them in {folder}/empty"),
+        ({"--landmarks": "none.npz"}, "`--landmarks` must be a file, got `{folder}/none.npz`"),
+        ({"--landmarks": "others.npz"}, "`--landmarks` ({folder}/others.npz) must name some of the 1 pictures of"),
+        ({"--held-out": "none.txt"}, "`--held-out` must be a file, got `{folder}/none.txt`"),
+        ({"--videos": "empty"}, "`videos` must be folders with videos"),
+        ({"--videos": "text"}, "`--videos` must show something that moves"),
+        ({"--size": "130"}, "`size` must be a multiple of 4, got 130"),
+        ({"--out": "text"}, "`--out` must be a folder, got `{folder}/text`"),
+        (
+            {"--out": "text/pairs"},
+            "got `{folder}/text/pairs`, but `{folder}/text` is a file",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_option_and_nothing_is_made(changed, message, tmp_path, capsys):
+    write_faces(tmp_path, "a.png")
+    np.savez(tmp_path / "others.npz", files=["b.png"], landmarks=make_landmarks()[None])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("text")
+    given = {"--faces": "faces", "--landmarks": "marks.npz", "--out": "out"}
+    if changed.get("--videos") == "text":
+        given = {"--out": "out"}
+    words = {flag: value if flag == "--size" else str(tmp_path / value) for flag, value in (given | changed).items()}
+    assert main(["build-pairs", *(word for pair in words.items() for word in pair)]) == 2
+    assert message.format(folder=tmp_path) in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*/*.png"))
+
+
+def test_a_side_that_films_can_not_be_cut_to_is_refused_too(film, tmp_path, capsys):
+    video = write_film(tmp_path / "a.mkv", film).path
+    assert main(["build-pairs", "--videos", str(video), "--size", "130", "--out", str(tmp_path / "out")]) == 2
+    assert "`size` must be a multiple of 4, got 130" in capsys.readouterr().err
+
+
+def test_an_interrupted_set_is_named_and_goes_on(tmp_path, monkeypatch, capsys):
+    write_faces(tmp_path, "a.png", "b.png")
+    faces, marks, out = (str(tmp_path / name) for name in ("faces", "marks.npz", "out"))
+    command = ["build-pairs", "--faces", faces, "--landmarks", marks, "--portrait-pairs", "2", "--out", out]
+
+    save = EvaluationPair.save
+
+    def save_the_first(pair, folder):
+        if pair.name.startswith("001"):
+            raise KeyboardInterrupt
+        save(pair, folder)
+
+    with monkeypatch.context() as during:
+        during.setattr(EvaluationPair, "save", save_the_first)
+        assert main(command) == 130
+    assert f"interrupted; kept: {out}/portraits" in capsys.readouterr().err
+    assert main(command) == 0
+    assert [pair.name[:3] for pair in load_pairs(tmp_path / "out" / "portraits")] == ["000", "001"]
+
+
 def test_videos_that_are_held_out_are_those_of_a_dataset_of_the_same_files(tmp_path):
     for name in [f"{folder}/{number}.mp4" for folder in ("ff", "ted") for number in range(20)]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
