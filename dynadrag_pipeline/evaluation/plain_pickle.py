@@ -206,7 +206,7 @@ class _Plain:
             return type(value)(self.of(each, depth + 1) for each in value)
         if isinstance(value, (_Call, bytearray)):
             made = bytes(value) if isinstance(value, bytearray) else _called(value)
-            self.bytes += memoryview(made).nbytes if isinstance(made, (bytes, np.ndarray)) else 0
+            self.bytes += made.nbytes if isinstance(made, np.ndarray) else len(made) if isinstance(made, bytes) else 0
             if self.bytes > MOST_BYTES:
                 raise ValueError(f"its arrays unfold to more than {MOST_BYTES >> 20} MiB.")
             return made
