@@ -150,7 +150,8 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
     from motion_predictor.data.dataset_folder import build_processes
 
     if build_processes().is_main_process:
-        _write_report(run, pairs, methods, records, baseline, args.device)
+        with errors_as_one_line():
+            _write_report(run, pairs, methods, records, baseline, args.device)
 
 
 def _own_device(device: str) -> str:
@@ -233,9 +234,9 @@ def _set_table(pairs: list[EvaluationPair], names: list[str], run: EvaluationRun
         return "FID, KID: not measured: a set is two pictures or more.\n"
     try:
         measure = InceptionDistances(device)
-    except Exception as error:  # whatever packages and downloads raise
+        distances = {name: measure([run.picture(name, pair.name) for pair in pairs], targets) for name in names}
+    except Exception as error:  # whatever packages, downloads and devices raise
         return f"FID, KID: not measured: {one_line(error, 300)}\n"
-    distances = {name: measure([run.picture(name, pair.name) for pair in pairs], targets) for name in names}
     return format_set_table(distances, len(targets), measure.protocol)
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from transformers import (
 )
 
 from dynadrag_pipeline.cli import main
-from dynadrag_pipeline.evaluation import code_version, method_names, metrics, report
+from dynadrag_pipeline.commands import evaluate as evaluate_command
+from dynadrag_pipeline.evaluation import code_version, method_names, metrics, report, set_metrics
 from dynadrag_pipeline.evaluation.method_names import METHOD_NAMES
 from dynadrag_pipeline.evaluation.methods import METHODS, Method, TrueFlow, bent_through_points, source_of_motion
 from dynadrag_pipeline.evaluation.metrics import (
@@ -473,6 +475,18 @@ class TestReport:
             [make_pair(1), make_pair(2)], ["m"], lambda method, name: make_pair(int(name)).source, side=64
         )
         assert sheet.size == (192, 128)
+
+
+def test_set_distances_that_fail_say_so_in_their_place(monkeypatch):
+    """After hours of work the report is still written."""
+
+    def out_of_memory(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(set_metrics, "InceptionDistances", lambda device: out_of_memory)
+    run = SimpleNamespace(picture=lambda method, name: make_pair(int(name)).source)
+    said = evaluate_command._set_table([make_pair(1), make_pair(2)], ["track"], run, "cpu")
+    assert said == "FID, KID: not measured: out of memory\n"
 
 
 @pytest.mark.embedded
