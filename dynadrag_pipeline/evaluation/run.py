@@ -157,9 +157,11 @@ class EvaluationRun:
         self.prepare(methods)
         state = build_processes()
         file, figures = (RecordFile(self.folder / f"{kind}.{state.process_index:03d}.jsonl") for kind in KINDS)
-        mine = list(pairs)[state.process_index :: state.num_processes]
+        done, measured = (read_records(self.folder, kind) for kind in KINDS)
+        left = [pair for pair in pairs if not self._is_whole(pair, methods, done, measured)]
+        state.wait_for_everyone()  # nobody writes before all have read: they share out the same pairs
+        mine = left[state.process_index :: state.num_processes]
         for pair in tqdm(mine, desc="Evaluating", unit="pair", disable=not state.is_main_process):
-            done, measured = (read_records(self.folder, kind) for kind in KINDS)
             for made in (methods, self._backwards(methods)):
                 missing = [each for each in made if not self._is_done(done, each, pair)]
                 for record in self._edits(pair, missing):
@@ -171,6 +173,19 @@ class EvaluationRun:
         state.wait_for_everyone()
         done, measured = (read_records(self.folder, kind) for kind in KINDS)
         return [self._whole(pair, method, done, measured) for pair in pairs for method in methods]
+
+    def _is_whole(
+        self,
+        pair: EvaluationPair,
+        methods: Sequence[Method],
+        done: Mapping[tuple[str, str, str], Record],
+        measured: Mapping[tuple[str, str, str], Record],
+    ) -> bool:
+        """Whether nothing of a pair is left to do; the ways back come last, since they begin with the ways there."""
+        if not all(self._is_done(done, each, pair) for each in (*methods, *self._backwards(methods))):
+            return False
+        marks = {each.name: self._measure_marks(pair, each).values() for each in methods}
+        return all((pair.name, name, mark) in measured for name, own in marks.items() for mark in own)
 
     def _backwards(self, methods: Sequence[Method]) -> list[Method]:
         """The same methods, for what each came to: none knows the true motion back."""
