@@ -63,6 +63,11 @@ class Method:
     back: bool = False
     picture: Callable[[EvaluationPair], np.ndarray] | None = None
 
+    @property
+    def asks_predictor(self) -> bool:
+        """Whether its edits depend on a motion predictor."""
+        return self.picture is None and self.motion in (None, "predicted")
+
     def said(self) -> dict[str, Any]:
         """All that it says, as JSON has it: what its results depend on beside the run's own settings."""
         names = ("motion", "motion_options", "motion_predictor", "options", "preset", "misplaced_handle")

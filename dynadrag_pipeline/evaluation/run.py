@@ -121,7 +121,8 @@ class EvaluationRun:
         values = vars(self.in_force(method).settings)
         parts: list[Any] = [method.name, pair.name, pair.prompt, method.said(), values, self._models]
         parts += [code_version(*EDITS_FROM), self.pipe._execution_device.type]
-        parts.append(self._predictor_contents.get(method.motion_predictor))
+        if method.asks_predictor:
+            parts.append(self._predictor_contents.get(method.motion_predictor))
         arrays = [pair.source, pair.mask, pair.handles, pair.targets]
         if method.motion == TRUE_MOTION or method.misplaced_handle:
             arrays.append(pair.flow)
@@ -129,7 +130,7 @@ class EvaluationRun:
 
     def _load_predictor(self, method: Method) -> None:
         name = method.motion_predictor
-        if method.picture is not None or method.motion not in (None, "predicted"):
+        if not method.asks_predictor:
             return
         if name not in self._predictors:
             unet = self.pipe.unet

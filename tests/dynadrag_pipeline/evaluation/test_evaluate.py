@@ -293,6 +293,14 @@ class TestRun:
         again.prepare(rows)
         assert again.mark(rows[0], self.PAIRS[0]) != mark
 
+    def test_a_row_that_asks_the_predictor_makes_no_other_row_again(self, pipe, tmp_path, monkeypatch):
+        monkeypatch.setattr(pipe, "motion_predictor", make_motion_predictor(0))
+        alone, beside = (EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS) for _ in range(2))
+        alone.prepare(self.CHOSEN)
+        beside.prepare([*self.CHOSEN, METHODS["predicted"]])
+        for method in self.CHOSEN:
+            assert alone.mark(method, self.PAIRS[0]) == beside.mark(method, self.PAIRS[0])
+
     def test_other_code_makes_other_figures_and_other_comments_do_not(self, pipe, tmp_path, monkeypatch):
         run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
         mark = run.mark(METHODS["straight"], self.PAIRS[0])
