@@ -94,19 +94,23 @@ class EvaluationRun:
         self._predictors: dict[str, Any] = {}
         self._predictor_contents: dict[str, str] = {}
 
-    def prepare(self, methods: Sequence[Method]) -> None:
-        """Load the motion predictors that methods ask for, and check their settings: before any work.
+    def prepare(self, pairs: Sequence[EvaluationPair], methods: Sequence[Method]) -> None:
+        """Load the motion predictors that methods ask for, and check what they edit: before any work.
 
         Args:
+            pairs (`Sequence` of [`EvaluationPair`]): that are to be edited.
             methods (`Sequence` of [`Method`]): that are to be run.
 
         Raises:
             ValueError: if one can't be run, naming it.
         """
+        unknown = next((pair.name for pair in pairs if not pair.has_flow), None)
         for method in methods:
             try:
                 self.in_force(method)
                 self._load_predictor(method)
+                if method.motion == TRUE_MOTION and unknown is not None:
+                    raise ValueError(f"pair {unknown!r} has no true motion in a `flow.npz`: leave the method out.")
             except ValueError as error:
                 raise ValueError(f"Method {method.name!r}: {error}") from error
 
@@ -155,7 +159,7 @@ class EvaluationRun:
         Returns:
             `list` of [`Record`]: of all pairs and methods, in their order, in every process.
         """
-        self.prepare(methods)
+        self.prepare(pairs, methods)
         state = build_processes()
         file, figures = (RecordFile(self.folder / f"{kind}.{state.process_index:03d}.jsonl") for kind in KINDS)
         done, measured = (read_records(self.folder, kind) for kind in KINDS)

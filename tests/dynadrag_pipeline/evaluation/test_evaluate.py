@@ -290,14 +290,14 @@ class TestRun:
         mark = run.mark(rows[0], self.PAIRS[0])
         make_motion_predictor(2).save_pretrained(tmp_path / "predictor0")
         again = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
-        again.prepare(rows)
+        again.prepare(self.PAIRS[:1], rows)
         assert again.mark(rows[0], self.PAIRS[0]) != mark
 
     def test_a_row_that_asks_the_predictor_makes_no_other_row_again(self, pipe, tmp_path, monkeypatch):
         monkeypatch.setattr(pipe, "motion_predictor", make_motion_predictor(0))
         alone, beside = (EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS) for _ in range(2))
-        alone.prepare(self.CHOSEN)
-        beside.prepare([*self.CHOSEN, METHODS["predicted"]])
+        alone.prepare(self.PAIRS, self.CHOSEN)
+        beside.prepare(self.PAIRS, [*self.CHOSEN, METHODS["predicted"]])
         for method in self.CHOSEN:
             assert alone.mark(method, self.PAIRS[0]) == beside.mark(method, self.PAIRS[0])
 
@@ -319,6 +319,17 @@ class TestRun:
         with pytest.raises(ValueError, match=r"Method 'row': `motion_predictor` must be 'own'.* got '.*nowhere'"):
             run(self.PAIRS, [Method("row", "predicted", motion_predictor=str(tmp_path / "nowhere"))])
         assert not (tmp_path / "run").exists()
+
+    def test_true_motion_that_is_not_known_is_not_made_up(self, pipe, tmp_path):
+        nowhere = np.full_like(self.PAIRS[1].flow, np.nan)
+        pairs = [self.PAIRS[0], replace(self.PAIRS[1], flow=nowhere)]
+        run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
+        with pytest.raises(ValueError, match="Method 'true motion': pair '002' has no true motion"):
+            run(pairs, [METHODS["straight"], METHODS["true motion"]])
+        assert not (tmp_path / "run").exists()
+        by_default = SimpleNamespace(methods=None)
+        assert METHODS["true motion"] in evaluate_command._named(by_default, [], pairs[:1])
+        assert METHODS["true motion"] not in evaluate_command._named(by_default, [], pairs)
 
     def test_every_name_is_a_method(self):
         assert set(METHOD_NAMES) == set(METHODS)
