@@ -21,6 +21,7 @@ from motion_predictor.common.picture_files import open_picture
 from motion_predictor.data.dataset_folder import build_processes
 
 from ..content import ContentLocations
+from ..drag_instruction import DragInstruction
 from ..drag_result import DragResult
 from ..fit_key import weights_content
 from ..pipeline_dynadrag import DynaDragPipeline
@@ -104,6 +105,11 @@ class EvaluationRun:
         Raises:
             ValueError: if one can't be run, naming it.
         """
+        for pair in pairs:
+            try:
+                DragInstruction.from_user(pair.handles, pair.targets, pair.mask, pair.source.shape[:2])
+            except ValueError as error:
+                raise ValueError(f"Pair {pair.name!r}: {error}") from error
         unknown = next((pair.name for pair in pairs if not pair.has_flow), None)
         for method in methods:
             try:

@@ -331,6 +331,19 @@ class TestRun:
         assert METHODS["true motion"] in evaluate_command._named(by_default, [], pairs[:1])
         assert METHODS["true motion"] not in evaluate_command._named(by_default, [], pairs)
 
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"targets": np.array([[20.0, 30.0], [64.0, 44.0]], dtype=np.float32)}, r"`targets` must lie inside"),
+            ({"mask": np.zeros((SIDE, SIDE), dtype=bool)}, "`mask` must select something"),
+        ],
+    )
+    def test_an_instruction_that_can_not_be_followed_is_named_before_any_work(self, wrong, said, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
+        with pytest.raises(ValueError, match=f"Pair '002': {said}"):
+            run([self.PAIRS[0], replace(self.PAIRS[1], **wrong)], self.CHOSEN)
+        assert not (tmp_path / "run").exists()
+
     def test_every_name_is_a_method(self):
         assert set(METHOD_NAMES) == set(METHODS)
 
