@@ -168,7 +168,7 @@ class EvaluationRun:
         self.prepare(pairs, methods)
         state = build_processes()
         file, figures = (RecordFile(self.folder / f"{kind}.{state.process_index:03d}.jsonl") for kind in KINDS)
-        done, measured = (read_records(self.folder, kind) for kind in KINDS)
+        done, measured = self._read()
         left = [pair for pair in pairs if not self._is_whole(pair, methods, done, measured)]
         state.wait_for_everyone()  # nobody writes before all have read: they share out the same pairs
         mine = left[state.process_index :: state.num_processes]
@@ -182,8 +182,17 @@ class EvaluationRun:
                 for record in self._measures(pair, method, measured):
                     figures.append(record)
         state.wait_for_everyone()
-        done, measured = (read_records(self.folder, kind) for kind in KINDS)
+        done, measured = self._read()
         return [self._whole(pair, method, done, measured) for pair in pairs for method in methods]
+
+    def _read(self) -> tuple[dict[tuple[str, str, str], Record], dict[tuple[str, str, str], Record]]:
+        """What there is of each of `KINDS`; edits count beside their pictures: another run may put its own there."""
+        edits, figures = KINDS
+        return read_records(self.folder, edits, self._has_its_picture), read_records(self.folder, figures)
+
+    def _has_its_picture(self, record: Record) -> bool:
+        path = self.picture_path(record.method, record.pair)
+        return path.is_file() and record.told.get("picture") == _digest(path)
 
     def _is_whole(
         self,
@@ -260,11 +269,7 @@ class EvaluationRun:
         return np.array(open_picture(self.picture_path(method, pair)).convert("RGB"))
 
     def _is_done(self, done: Mapping[tuple[str, str, str], Record], method: Method, pair: EvaluationPair) -> bool:
-        """Whether there are figures, and the picture that they are of: another run may have put its own there."""
-        instructed = self._instructed(method, pair)
-        record = done.get((pair.name, method.name, self.mark(method, instructed)))
-        path = self.picture_path(method.name, pair.name)
-        return record is not None and path.is_file() and record.told.get("picture") == _digest(path)
+        return (pair.name, method.name, self.mark(method, self._instructed(method, pair))) in done
 
     def _instructed(self, method: Method, pair: EvaluationPair) -> EvaluationPair:
         """The pair as a method is to edit it: back from what came out, or as it is."""

@@ -126,6 +126,20 @@ class TestRecords:
         file.append(Record("002", "track", "abc", {}, {}))
         assert [key[0] for key in read_records(tmp_path)] == ["001", "002"]
 
+    def test_what_is_not_known_is_null_in_the_file_and_read_as_such(self, tmp_path):
+        told = {"similarities": [float("-inf"), 0.5], "stop_reason": None}
+        file = RecordFile(tmp_path / "records.000.jsonl")
+        file.append(Record("001", "track", "abc", {"distance": float("nan"), "lost": 1.0}, told))
+
+        def refused(constant: str) -> None:
+            raise AssertionError(f"{constant} is no JSON")
+
+        json.loads(file.path.read_text(), parse_constant=refused)
+        [read] = read_records(tmp_path).values()
+        assert np.isnan(read.figures["distance"])
+        assert read.figures["lost"] == 1
+        assert read.told == {"similarities": [None, 0.5], "stop_reason": None}
+
 
 class TestRun:
     PAIRS = (make_pair(1), make_pair(2))
@@ -178,6 +192,15 @@ class TestRun:
         assert passes() > 0
         assert passes() == 0
         assert passes(supervision_lr=0.5) > 0
+
+    def test_figures_are_of_the_picture_that_lies_there_whichever_file_has_them(self, pipe, tmp_path):
+        """One process of several made the edit, and another one again when its picture was gone."""
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
+        [made] = run(self.PAIRS[:1], self.CHOSEN[1:2])
+        before = replace(made, figures={**made.figures, "distance": 99.0}, told={**made.told, "picture": "another"})
+        RecordFile(tmp_path / "records.001.jsonl").append(before)
+        assert run(self.PAIRS[:1], self.CHOSEN[1:2]) == [made]
+        assert len((tmp_path / "records.000.jsonl").read_text().splitlines()) == 1, "and it is not made again"
 
     def test_an_edit_is_that_of_a_call_and_its_record_says_how_it_came_about(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
