@@ -32,6 +32,7 @@ from . import judge as judge_room
 from . import mean_distance as distance_room
 from . import methods as methods_room
 from . import metrics as metrics_room
+from . import pairs as pairs_room
 from . import perceptual as perceptual_room
 from .code_version import code_version
 from .method_names import TRUE_MOTION, folder_name
@@ -43,7 +44,7 @@ from .records import Record, RecordFile, read_records
 OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name != "restore_source")
 """Settings of what a picture costs once; its own pixels are taken back only when the picture is made."""
 
-EDITS_FROM = (methods_room, sys.modules[__name__])
+EDITS_FROM = (methods_room, pairs_room, sys.modules[__name__])
 """The rooms of the evaluation that make pictures, beside the engine."""
 
 FIGURES_FROM = (metrics_room, perceptual_room, judge_room, distance_room)

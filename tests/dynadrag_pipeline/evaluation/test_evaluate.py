@@ -23,7 +23,7 @@ from transformers import (
 
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands import evaluate as evaluate_command
-from dynadrag_pipeline.evaluation import code_version, method_names, metrics, report, set_metrics
+from dynadrag_pipeline.evaluation import code_version, method_names, metrics, pairs, report, set_metrics
 from dynadrag_pipeline.evaluation.method_names import METHOD_NAMES
 from dynadrag_pipeline.evaluation.methods import METHODS, Method, TrueFlow, bent_through_points, source_of_motion
 from dynadrag_pipeline.evaluation.metrics import (
@@ -334,6 +334,24 @@ class TestRun:
             code_version.code_version.cache_clear()
             assert (run.mark(METHODS["straight"], self.PAIRS[0]) == mark) == is_same
         code_version.code_version.cache_clear()
+
+    def test_the_code_that_puts_a_handle_elsewhere_counts_too(self, pipe, tmp_path, monkeypatch):
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        misplaced = Method("row", "straight", misplaced_handle=True)
+        mark, read = run.mark(misplaced, self.PAIRS[0]), code_version.inspect.getsource
+        changed = lambda module: read(module) + "MARGIN = 3\n" * (module is pairs)  # noqa: E731
+        monkeypatch.setattr(code_version.inspect, "getsource", changed)
+        code_version.code_version.cache_clear()
+        assert run.mark(misplaced, self.PAIRS[0]) != mark
+        code_version.code_version.cache_clear()
+
+    def test_a_figure_is_measured_again_by_another_version_of_what_measures_it(self, pipe, tmp_path, monkeypatch):
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        run(self.PAIRS[:1], self.CHOSEN[:1])
+        before = run._measure_marks(self.PAIRS[0], self.CHOSEN[0])
+        monkeypatch.setattr(metrics, "version", lambda package: "99.0")
+        after = run._measure_marks(self.PAIRS[0], self.CHOSEN[0])
+        assert {name for name in before if before[name] != after[name]} == {"ssim"}
 
     def test_a_method_that_can_not_be_run_is_named_before_any_work(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
