@@ -35,7 +35,7 @@ from . import metrics as metrics_room
 from . import pairs as pairs_room
 from . import perceptual as perceptual_room
 from .code_version import code_version
-from .method_names import TRUE_MOTION, folder_name
+from .method_names import TRUE_MOTION, back_of, folder_name
 from .methods import Method, load_predictor, source_of_motion
 from .metrics import Metrics
 from .pairs import EvaluationPair, with_misplaced_handle
@@ -371,11 +371,6 @@ class EvaluationRun:
         }
         picture = (255 * image[0].permute(1, 2, 0)).round().clamp(0, 255).byte().cpu().numpy()
         return picture, figures, told
-
-
-def back_of(method: str) -> str:
-    """What the edits of a method's edits, back from where they led, are filed under."""
-    return f"{method} (back)"
 
 
 def _of_content(content: ContentLocations, points: int) -> dict[str, float]:

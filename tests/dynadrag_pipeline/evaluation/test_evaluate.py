@@ -476,6 +476,8 @@ class TestRows:
             ("a: [1]", r"row 'a': it must be a mapping from options to values, .* got \[1\]"),
             ("straight: {carry: once}", "row 'straight': its name must differ from 'straight'"),
             ("{a b: {}, a_b: {}}", "row 'a_b': its name must differ from 'a b' in its letters or digits"),
+            ("straight (back): {}", r"row 'straight \(back\)': its name must differ from 'straight \(back\)'"),
+            ("{a (back): {}, a: {}}", r"row 'a': its name must differ from 'a \(back\)'"),
             ("'a|b': {}", "row 'a|b': its name must be without"),
             ("1: {}", "row 1: its name must be a line of text"),
             ("{}", "must hold rows"),
