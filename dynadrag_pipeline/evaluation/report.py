@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..visualization import draw_points
 from .metrics import Metrics
@@ -151,19 +151,20 @@ def edits_sheet(
         pairs (`Sequence` of [`EvaluationPair`]): lines.
         methods (`Sequence[str]`): columns between.
         picture (`Callable`): `(method, pair) -> (height, width, 3)` uint8.
-        side (`int`, *optional*, defaults to 256): of a cell, in pixels.
+        side (`int`, *optional*, defaults to 256): of a cell, in pixels, in which pictures keep their proportions.
+
+    Returns:
+        `PIL.Image.Image`: `side` pixels for each line and column, white where no picture is.
     """
     columns = len(methods) + 1 + any(pair.target is not None for pair in pairs)
     sheet = Image.new("RGB", (columns * side, len(pairs) * side), "white")
     for line, pair in enumerate(pairs):
-        height, width = pair.mask.shape
-        zoom = np.array([side / width, side / height])
-        handles, targets = (torch.from_numpy(zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
-        cells = [draw_points(Image.fromarray(pair.source).resize((side, side)), handles, targets)]
         edits = [picture(method, pair.name) for method in methods]
         if pair.target is not None:
             edits.append(pair.target)
-        cells += [Image.fromarray(edit).resize((side, side)) for edit in edits]
-        for column, cell in enumerate(cells):
-            sheet.paste(cell, (column * side, line * side))
+        source, *cells = (ImageOps.contain(Image.fromarray(each), (side, side)) for each in (pair.source, *edits))
+        zoom = np.array(source.size) / pair.mask.shape[::-1]
+        handles, targets = (torch.from_numpy(zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
+        for column, cell in enumerate([draw_points(source, handles, targets), *cells]):
+            sheet.paste(cell, (column * side + (side - cell.width) // 2, line * side + (side - cell.height) // 2))
     return sheet

@@ -551,6 +551,18 @@ class TestReport:
         )
         assert sheet.size == (192, 128)
 
+    def test_a_picture_on_a_sheet_keeps_its_proportions(self):
+        wide = replace(make_pair(1), source=np.zeros((32, SIDE, 3), dtype=np.uint8), mask=np.ones((32, SIDE), bool))
+        wide = replace(wide, target=wide.source, handles=wide.handles[:1], targets=wide.targets[:1])
+        sheet = np.array(edits_sheet([wide], ["m"], lambda *_: wide.source, side=2 * SIDE))
+        edit = sheet[:, 2 * SIDE : 4 * SIDE]
+        assert (edit[32:-32] == 0).all(), "twice as wide as high, in the middle of its cell"
+        assert (edit[:32] == 255).all()
+        assert (edit[-32:] == 255).all()
+        drawn = np.argwhere(sheet[:, : 2 * SIDE][32:-32].any(axis=-1))
+        asked = 2 * (np.concatenate([wide.handles, wide.targets]) + 0.5) - 0.5
+        assert drawn.mean(axis=0)[::-1] == pytest.approx(asked.mean(axis=0), abs=2)
+
 
 def test_set_distances_that_fail_say_so_in_their_place(monkeypatch):
     """After hours of work the report is still written."""
