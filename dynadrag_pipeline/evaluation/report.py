@@ -17,7 +17,7 @@ from .set_metrics import ENOUGH
 RESAMPLES = 2000
 OF_THE_EDIT = {
     "distance": "content to target, px",
-    "lost": "content not found",
+    "lost": "points not found, share",
     "iterations": "iterations",
     "passes": "UNet passes of the drag",
 }
@@ -77,10 +77,12 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
 
     titles = {**OF_THE_EDIT, **{name: metric.title for name, metric in metrics.had.items()}, **OF_THE_WAY_BACK}
     columns = {name: title for name, title in titles.items() if name in OF_THE_EDIT or is_there(name)}
-    per_point = {name for name, metric in metrics.wanted.items() if metric.is_per_point}
+    per_point = {"lost", *(name for name, metric in metrics.wanted.items() if metric.is_per_point)}
 
     def cell(column: str, shown: np.ndarray) -> str:
-        return _cell(*interval(shown, weights=points if column in per_point else None))
+        known = np.isfinite(shown).sum()
+        count = f" (n = {known})" if 0 < known < len(pairs) else ""
+        return _cell(*interval(shown, weights=points if column in per_point else None)) + count
 
     asked = interval(np.array([figures[methods[0], pair]["asked"] for pair in pairs]))[0]
     head = f"| | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}"
@@ -95,7 +97,10 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
     for method in others:
         cells = [cell(column, values(method, column) - values(baseline, column)) for column in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines.append("\nContent is looked for by features of the UNet; its distance is the mean over what was found.")
+    lines.append(
+        "\nContent is looked for by features of the UNet; for each pair, its distance is the mean over the points "
+        "that are found again under that method. n: how many pairs a cell is of, where it is not all."
+    )
     lines += [f"{metric.title}: {metrics.protocol(name)}." for name, metric in metrics.had.items() if is_there(name)]
     if "drag_back" in columns:
         lines.append("Forth and back: LPIPS (alex) to the source, after another edit from targets to handles.")

@@ -508,6 +508,27 @@ class TestReport:
         other_way = format_tables(self.records(), Metrics({}), baseline="straight")
         assert "| predicted | -2 [-2, -2] |" in other_way
 
+    def test_a_mean_over_fewer_pairs_says_over_how_many_and_a_difference_is_over_those_that_have_both(self):
+        def record(pair: str, method: str, distance: float, lost: float, points: float) -> Record:
+            return Record(pair, method, "", {"asked": 8.0, "distance": distance, "lost": lost, "points": points}, {})
+
+        unknown = float("nan")
+        records = [
+            record("a", "track", 4.0, 0.0, 3.0),
+            record("b", "track", unknown, 1.0, 1.0),
+            record("c", "track", 4.0, 0.0, 1.0),
+            record("a", "straight", 1.0, 0.0, 3.0),
+            record("b", "straight", 9.0, 0.0, 1.0),
+            record("c", "straight", unknown, 1.0, 1.0),
+        ]
+        table = format_tables(records, Metrics({}))
+        means, differences = table.split("Difference to straight")
+        assert "| track | 4 [4, 4] (n = 2) | 0.2 [" in means, "one of five points was not found"
+        assert "| straight | 5 [1, 9] (n = 2) | 0.2 [" in means
+        assert "| track | 3 [3, 3] (n = 1) |" in differences
+        [axes] = distances_figure(records).axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["track (n = 2)", "straight (n = 2)"]
+
     def test_the_interval_holds_the_mean_and_narrows_with_the_number_of_pairs(self):
         values = np.random.default_rng(0).normal(5, 1, 400)
         mean, low, high = interval(values)
