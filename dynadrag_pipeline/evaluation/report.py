@@ -80,22 +80,26 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
     per_point = {"lost", *(name for name, metric in metrics.wanted.items() if metric.is_per_point)}
 
     def cell(column: str, shown: np.ndarray) -> str:
-        known = np.isfinite(shown).sum()
-        count = f" (n = {known})" if 0 < known < len(pairs) else ""
-        return _cell(*interval(shown, weights=points if column in per_point else None)) + count
+        return _cell(*interval(shown, weights=points if column in per_point else None))
 
     asked = interval(np.array([figures[methods[0], pair]["asked"] for pair in pairs]))[0]
     head = f"| | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}"
     count = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
     lines = [f"{count}, {asked:.2f} px asked for; means, with 95 % confidence intervals.\n", head]
     for method in methods:
-        cells = [cell(column, values(method, column)) for column in columns]
+        own = {column: values(method, column) for column in columns}
+        cells = [_counted(cell(column, each), each) for column, each in own.items()]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     baseline = methods[-1] if baseline is None else baseline
     others = [each for each in methods if each != baseline]
-    lines += [f"\nDifference to {baseline}, pair by pair:\n", head] if others else []
+    if others:
+        lines += [
+            f"\nDifference to {baseline}, pair by pair; on how many of the pairs that have both it is lower:\n",
+            head,
+        ]
     for method in others:
-        cells = [cell(column, values(method, column) - values(baseline, column)) for column in columns]
+        differences = {column: values(method, column) - values(baseline, column) for column in columns}
+        cells = [_compared(cell(column, each), each) for column, each in differences.items()]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines.append(
         "\nContent is looked for by features of the UNet; for each pair, its distance is the mean over the points "
@@ -129,6 +133,16 @@ def format_set_table(distances: Mapping[str, Mapping[str, float]], count: int, p
 
 def _cell(mean: float, low: float, high: float) -> str:
     return "" if np.isnan(mean) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _counted(cell: str, values: np.ndarray) -> str:
+    known = np.isfinite(values).sum()
+    return f"{cell} (n = {known})" if 0 < known < len(values) else cell
+
+
+def _compared(cell: str, differences: np.ndarray) -> str:
+    known = differences[np.isfinite(differences)]
+    return f"{cell}; {(known < 0).sum()} of {len(known)}" if len(known) else cell
 
 
 def best_median_worst(records: Sequence[Record], method: str, column: str = "distance") -> list[str]:

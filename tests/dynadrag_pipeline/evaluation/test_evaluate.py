@@ -501,12 +501,12 @@ class TestReport:
     def test_methods_are_compared_pair_by_pair(self):
         """Those that differ by two on each pair differ by two without a doubt, however different the pairs are."""
         table = format_tables(self.records(), Metrics({}))
-        assert "| straight | 2 [2, 2] |" in table
+        assert "| straight | 2 [2, 2]; 0 of 3 |" in table
         assert "3 pairs, 8.00 px asked for" in table
         alone = [record for record in self.records() if record.method == "straight"]
         assert "Difference" not in format_tables(alone, Metrics({}))
         other_way = format_tables(self.records(), Metrics({}), baseline="straight")
-        assert "| predicted | -2 [-2, -2] |" in other_way
+        assert "| predicted | -2 [-2, -2]; 3 of 3 |" in other_way
 
     def test_a_mean_over_fewer_pairs_says_over_how_many_and_a_difference_is_over_those_that_have_both(self):
         def record(pair: str, method: str, distance: float, lost: float, points: float) -> Record:
@@ -525,7 +525,7 @@ class TestReport:
         means, differences = table.split("Difference to straight")
         assert "| track | 4 [4, 4] (n = 2) | 0.2 [" in means, "one of five points was not found"
         assert "| straight | 5 [1, 9] (n = 2) | 0.2 [" in means
-        assert "| track | 3 [3, 3] (n = 1) |" in differences
+        assert "| track | 3 [3, 3]; 0 of 1 |" in differences
         [axes] = distances_figure(records).axes
         assert [label.get_text() for label in axes.get_yticklabels()] == ["track (n = 2)", "straight (n = 2)"]
 
