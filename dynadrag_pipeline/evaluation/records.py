@@ -71,6 +71,13 @@ def read_records(
 
     Returns:
         `dict[tuple[str, str, str], Record]`: with NaN where a figure is not known.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     RecordFile(Path(folder) / "records.000.jsonl").append(Record("001", "track", "abc", {"lost": 0.5}, {}))
+        ...     read_records(Path(folder))["001", "track", "abc"].figures
+        {'lost': 0.5}
     """
     lines = (record for record in _lines(folder, kind) if counts is None or counts(record))
     return {(record.pair, record.method, record.mark): record for record in lines}

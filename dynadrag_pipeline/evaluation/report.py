@@ -63,6 +63,11 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
 
     Returns:
         `str`: with what the columns are.
+
+    Example:
+        >>> records = [Record("001", "track", "", {"asked": 8.0, "distance": 2.0}, {})]
+        >>> print(format_tables(records, Metrics({})).splitlines()[0])
+        1 pair, 8.00 px asked for; means, with 95 % confidence intervals.
     """
     methods = list(dict.fromkeys(record.method for record in records))
     pairs = list(dict.fromkeys(record.pair for record in records))
@@ -119,6 +124,13 @@ def format_set_table(distances: Mapping[str, Mapping[str, float]], count: int, p
         distances (`Mapping`): by method, `fid` and `kid`.
         count (`int`): of pictures in each set.
         protocol (`str`): what exactly they are.
+
+    Returns:
+        `str`: with a warning where there are fewer than 2000.
+
+    Example:
+        >>> print(format_set_table({"track": {"fid": 12.3, "kid": 1.5}}, 2000, "torchmetrics").splitlines()[3])
+        | track | 12.3 | 1.5 |
     """
     lines = [f"\n| N = {count} | FID | KID x 10^3 |\n|---|---:|---:|"]
     lines += [f"| {method} | {each['fid']:.4g} | {each['kid']:.3g} |" for method, each in distances.items()]
@@ -152,6 +164,14 @@ def best_median_worst(records: Sequence[Record], method: str, column: str = "dis
         records (`Sequence` of [`Record`]): of a run.
         method (`str`): that is judged.
         column (`str`, *optional*, defaults to `"distance"`): by what; less is better, unknown is worst.
+
+    Returns:
+        `list[str]`: names, the best first.
+
+    Example:
+        >>> records = [Record(name, "track", "", {"distance": away}, {}) for name, away in zip("abc", (3.0, 1.0, 2.0))]
+        >>> best_median_worst(records, "track")
+        ['b', 'c', 'a']
     """
     own = [record for record in records if record.method == method]
     ranked = sorted(

@@ -46,6 +46,9 @@ def load_rows(path: Path) -> list[Method]:
     Args:
         path (`Path`): of the file.
 
+    Returns:
+        `list` of [`Method`]: one for each row.
+
     Raises:
         OSError: if it can't be read.
         ValueError: if it is no such mapping; the message says which row, what of it, and what is accepted.

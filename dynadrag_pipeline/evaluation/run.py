@@ -74,7 +74,13 @@ class EvaluationRun:
         settings (`dict`, *optional*): options of all edits, over those that the pipeline recommends.
         preset (`str`, *optional*): options by name, in the place of those.
         drag_back (`Callable`, *optional*):
-            edit what came out back again, from targets to handles, and measure it: `(picture, source) -> float`.
+            edit what came out back again, from targets to handles, and measure it: `(picture, source) -> float`, of
+            `(height, width, 3)` uint8.
+
+    Example:
+        >>> run = EvaluationRun(pipe, Path("runs/few"), Metrics(picture_metrics()))  # doctest: +SKIP
+        >>> records = run(load_pairs(Path("pairs"), 10), [METHODS["no edit"], METHODS["straight"]])  # doctest: +SKIP
+        >>> print(format_tables(records, run.metrics))  # doctest: +SKIP
     """
 
     def __init__(
@@ -122,13 +128,31 @@ class EvaluationRun:
                 raise ValueError(f"Method {method.name!r}: {error}") from error
 
     def in_force(self, method: Method) -> SettingsInForce:
-        """The settings of a method's edits: its own options go before those of the run."""
+        """The settings of a method's edits: its own options go before those of the run.
+
+        Args:
+            method ([`Method`]): that edits.
+
+        Returns:
+            [`SettingsInForce`]: with where each comes from.
+
+        Raises:
+            ValueError: if an option can't be had.
+        """
         preset = method.preset or self.preset
         changes = {**method.options, "locate_content": True}
         return self.pipe.settings_in_force(changes, settings=self.settings, preset=preset)
 
     def mark(self, method: Method, pair: EvaluationPair) -> str:
-        """Hash of all that an edit depends on: picture, points, settings, weights and code."""
+        """Hash of all that an edit depends on: picture, points, settings, weights and code.
+
+        Args:
+            method ([`Method`]): that edits; its motion predictor counts once [`~EvaluationRun.prepare`] has loaded it.
+            pair ([`EvaluationPair`]): as it is edited, which is back from what came out for a way back.
+
+        Returns:
+            `str`: 16 hexadecimal digits.
+        """
         values = vars(self.in_force(method).settings)
         parts: list[Any] = [method.name, pair.name, pair.prompt, method.said(), values, self._models]
         parts += [code_version(*EDITS_FROM), self.pipe._execution_device.type]
@@ -262,11 +286,29 @@ class EvaluationRun:
         return replace(record, figures=figures)
 
     def picture_path(self, method: str, pair: str) -> Path:
-        """Where the edit of a pair is kept."""
+        """Where the edit of a pair is kept.
+
+        Args:
+            method (`str`): its name, or that of its way back (`back_of`).
+            pair (`str`): its name.
+
+        Returns:
+            `Path`: of a PNG, whether it is there or not.
+        """
         return self.folder / "pictures" / folder_name(method) / f"{pair}.png"
 
     def picture(self, method: str, pair: str) -> np.ndarray:
-        """`(height, width, 3)` uint8: an edit that was made."""
+        """An edit that was made.
+
+        Args:
+            method, pair (`str`): as of [`~EvaluationRun.picture_path`].
+
+        Returns:
+            `np.ndarray` of shape `(height, width, 3)`: uint8.
+
+        Raises:
+            FileNotFoundError: if it was not made.
+        """
         return np.array(open_picture(self.picture_path(method, pair)).convert("RGB"))
 
     def _is_done(self, done: Mapping[tuple[str, str, str], Record], method: Method, pair: EvaluationPair) -> bool:

@@ -23,7 +23,16 @@ from transformers import (
 
 from dynadrag_pipeline.cli import main
 from dynadrag_pipeline.commands import evaluate as evaluate_command
-from dynadrag_pipeline.evaluation import code_version, method_names, metrics, pairs, report, set_metrics
+from dynadrag_pipeline.evaluation import (
+    code_version,
+    method_names,
+    methods,
+    metrics,
+    pairs,
+    records,
+    report,
+    set_metrics,
+)
 from dynadrag_pipeline.evaluation.method_names import METHOD_NAMES
 from dynadrag_pipeline.evaluation.methods import METHODS, Method, TrueFlow, bent_through_points, source_of_motion
 from dynadrag_pipeline.evaluation.metrics import (
@@ -648,6 +657,6 @@ def test_the_command_takes_rows_and_says_what_they_are(tmp_path, capsys):
     assert "`--baseline` must be one of 'no edit', 'carried', 'general', got 'nothing'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [code_version, method_names, metrics, report])
+@pytest.mark.parametrize("module", [code_version, method_names, methods, metrics, records, report])
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(module).failed == 0
