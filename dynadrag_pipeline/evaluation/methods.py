@@ -114,7 +114,7 @@ class TrueFlow:
 
 
 class TrueMotion(PredictedMotion):
-    """Motion by the true flow, which needs no picture: the best that a prediction could say.
+    """Motion by the true flow, which needs no picture: what a predictor that is always right would say.
 
     Args:
         flow (`np.ndarray` of shape `(height, width, 2)`): see [`TrueFlow`].
@@ -128,15 +128,9 @@ class TrueMotion(PredictedMotion):
 
 
 def bent_through_points(pair: EvaluationPair) -> np.ndarray:
-    """The source, bent by the smooth dense flow through the pair's points: no model.
+    """The source `(height, width, 3)` uint8, bent by the smooth dense flow through the pair's points: no model.
 
     Outside the mask nothing changes, and where nothing comes to, what is near is stretched.
-
-    Args:
-        pair ([`EvaluationPair`]): of which the true outcome is not looked at.
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: uint8.
     """
     size = (pair.source.shape[0], pair.source.shape[1])
     handles, targets = torch.from_numpy(pair.handles), torch.from_numpy(pair.targets)
