@@ -477,7 +477,7 @@ class DecodeStep(SessionBlock, DragBlock):
                 picture = decode_latents(components.vae, given.latents)
                 if given.in_force.settings.restore_source:
                     reconstruction = decode_latents(components.vae, given.reconstruction_latents)
-                    moves = session.content(given.drag_result).moves if session.settings.locate_content else None
+                    moves = session.known_moves(given.drag_result)
                     picture = given.shown = restore_source(
                         given.picture, picture, reconstruction, flow=given.flow, moves=moves
                     )

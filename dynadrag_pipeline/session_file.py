@@ -33,6 +33,7 @@ RECORD_FILE = "session.json"
 FORMAT = 1
 
 _OF_A_STATE = ("noise", "latents", "image", "handles")
+_OF_A_RESULT = ("start_latents", "origins", "earlier_moves")
 _OF_AN_ITERATION = ("handles", "predicted_step", "step", "valid", "similarities")
 _NUMBERS_OF_AN_ITERATION = (
     "loss_before",
@@ -140,8 +141,9 @@ def _tensors_of(result: DragResult) -> dict[str, torch.Tensor]:
     for number, each in enumerate(result.iterations):
         if each.deviation is not None:
             tensors[f"deviation.{number}"] = each.deviation
-    if result.start_latents is not None:
-        tensors["start_latents"] = result.start_latents
+    if result.state.moves is not None:
+        tensors["moves"] = result.state.moves
+    tensors |= {name: getattr(result, name) for name in _OF_A_RESULT if getattr(result, name) is not None}
     return {**tensors, "trajectory": result.trajectory, "targets": result.targets}
 
 
@@ -207,7 +209,12 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
     stacked, carried = _below("iterations.", tensors), _below("carried.", tensors)
     start = tensors.get("start_latents")
     return DragResult(
-        state=DragState(**state, picture=session.fingerprint, flow=DenseFlow(**flow) if flow else None),
+        state=DragState(
+            **state,
+            picture=session.fingerprint,
+            flow=DenseFlow(**flow) if flow else None,
+            moves=tensors.get("moves"),
+        ),
         trajectory=tensors["trajectory"],
         targets=tensors["targets"],
         iterations=[
@@ -221,6 +228,8 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
         stop_reason=numbers["stop_reason"],
         motion_source=numbers["motion_source"],
         start_latents=None if start is None else start.to(session.noise.device),
+        origins=tensors.get("origins"),
+        earlier_moves=tensors.get("earlier_moves"),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from dynadrag_pipeline import DynaDragPipeline, session_file
+from dynadrag_pipeline.content import ContentLocations
 from dynadrag_pipeline.drag_edit import DragEdit
 from dynadrag_pipeline.drag_instruction import DragInstruction
 from dynadrag_pipeline.session import ONCE_PER_PICTURE, DragSession
@@ -135,6 +136,56 @@ def test_what_does_not_fit_is_refused_by_the_call_itself(session, passes, option
 
 def test_settings_of_the_picture_are_settings():
     assert set(ONCE_PER_PICTURE) <= set(DynaDragPipeline.__call__.__signature__.parameters)
+
+
+# --- what is known to have moved, when the source's own pixels are taken back ---
+
+
+@pytest.fixture
+def arriving(pipe, picture, quick, monkeypatch) -> DragSession:
+    """A session in which all content is found at its target."""
+
+    def found_at_targets(source, edited, ways, size, input_size):
+        asked = (ways[-1] - ways[0]).norm(dim=-1)
+        return ContentLocations(ways[0], ways[-1], 0 * asked, asked, torch.ones_like(asked), asked >= 0)
+
+    monkeypatch.setattr("dynadrag_pipeline.session.locate_content", found_at_targets)
+    return pipe.open_session(picture, **quick, restore_source=True)
+
+
+@pytest.fixture
+def asked_for(monkeypatch) -> list:
+    """The moves that each restoration is told."""
+    told: list = []
+
+    def restore(source, edited, reconstruction, *, flow=None, moves=None):
+        told.append(None if moves is None else moves.tolist())
+        return edited
+
+    monkeypatch.setattr("dynadrag_pipeline.session.restore_source", restore)
+    return told
+
+
+def test_a_way_in_two_drags_is_restored_as_the_way_in_one(arriving, asked_for):
+    dragged(arriving, ([(40, 30)], [(60, 30)]))
+    dragged(arriving, ([(40, 30)], [(52, 30)]))
+    dragged(arriving, ([(52, 30)], [(60, 30)]), continue_from=arriving.state)
+    assert asked_for == [[[[40, 30], [60, 30]]], [[[40, 30], [52, 30]]], [[[40, 30], [60, 30]]]]
+
+
+def test_content_of_all_drags_is_not_taken_back_whatever_is_asked_for(pipe, arriving, asked_for, tmp_path):
+    list(arriving.drag(*FIRST))
+    list(arriving.drag(*SECOND, continue_from=arriving.state))
+    arriving.image(arriving.history[-1])
+    arriving.image(arriving.state)
+    pipe.save_session(arriving, tmp_path)
+    loaded = pipe.load_session(tmp_path)
+    loaded.image(loaded.state)
+    dragged(loaded, ([(60, 30)], [(60, 35)]), continue_from=loaded.state)
+    first, second = [[40, 30], [60, 30]], [[20, 50], [10, 40]]
+    assert asked_for == [[first, second]] * 3 + [[second, [[40, 30], [60, 35]]]]
+    assert loaded.image(loaded.original) is not None
+    assert asked_for[-1] is None
 
 
 # --- on disk ---
