@@ -136,6 +136,7 @@ class DragEdit:
         self._look: tuple[torch.Tensor, torch.Tensor] | None = None
         self._open_record: tuple[DragIteration, Supervised] | None = None
         self.original_patches = self._patches_at(self.points.handles)
+        self._previous = self._previous_of(start)
         warn_if_not_asked(source, settings.carry)
         source.start(self.view)
 
@@ -416,7 +417,13 @@ class DragEdit:
         if self.mask is None or settings.mask_weight == 0:
             return loss
         previous = self.engine.step_back(output, self.latents)
-        return loss + settings.mask_weight * mask_loss(previous, self.reference.previous, self.mask)
+        return loss + settings.mask_weight * mask_loss(previous, self._previous, self.mask)
+
+    def _previous_of(self, start: DragState) -> torch.Tensor:
+        """z_{t-1} of what the drag begins with: what Eq. 2 compares with outside the mask."""
+        if self.mask is None or start.handles is None:
+            return self.reference.previous
+        return self.engine.step_back(self.look()[0].detach(), self.latents.detach())
 
 
 def _paths_on(

@@ -90,6 +90,18 @@ def test_the_predictor_of_a_drag_that_goes_on_sees_the_picture_before(pipe, pict
     assert torch.equal(seen[0], session.history[0].state.image)
 
 
+def test_a_mask_keeps_what_the_drag_before_made_outside_it(session):
+    """Before its first step, a drag has changed nothing: Eq. 2 finds no difference outside the mask."""
+    list(session.drag(*FIRST, supervision_lr=0.1))
+    before, mask = session.state, torch.zeros(80, 96)
+    mask[30:, :40] = 1
+    losses = []
+    for weight in (0, 1e3):
+        list(session.drag(*SECOND, mask, continue_from=before, mask_weight=weight, max_iterations=1))
+        losses.append(session.history[-1].iterations[0].loss_before)
+    assert losses[0] == losses[1]
+
+
 def test_undo_goes_back_one_drag_at_a_time_to_the_original(session):
     dragged(session, FIRST)
     dragged(session, SECOND, continue_from=session.state)
