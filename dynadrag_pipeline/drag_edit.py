@@ -12,11 +12,11 @@ from motion_predictor.points import sample_flow, scale_points
 
 from .carry import LatentCarry
 from .content_search import content_offsets
-from .dense_flow import DenseFlow, flow_size, folds, resize_shift, unfolded
+from .dense_flow import DenseFlow, folds, resize_shift, unfolded
 from .drag_engine import DragEngine, Reference
 from .drag_instruction import DragInstruction
 from .drag_state import DragPoints, DragState, DragStep
-from .latent_bend import NoisyLatent
+from .latent_bend import NoisyLatent, invented_cells
 from .latent_optimizer import LatentOptimizer, LeastLoss, latent_reach
 from .motion.source import EditView, Motion, MotionSource, dense_flow_of, warn_if_not_asked
 from .motion.straight import SettlingMotion, WholeWayMotion
@@ -131,7 +131,7 @@ class DragEdit:
         self.k = 0
         self.carry = None if settings.carry == "none" else self._new_carry(start, generator)
         if self.carry is not None:
-            self.reference = replace(reference, silent=self.carry.invented())
+            self.reference = replace(reference, silent=invented_cells(self.carry.flow, self.carry.size))
         self._carried: Carried | None = None
         self._look: tuple[torch.Tensor, torch.Tensor] | None = None
         self._open_record: tuple[DragIteration, Supervised] | None = None
@@ -237,12 +237,9 @@ class DragEdit:
         if self.carry is None or self.rule.is_settling:
             return
         said = dense_flow_of(self.source, self.view, self.next_handles)
-        if not torch.isfinite(said).all():
-            raise FloatingPointError(f"The source of motion `{self.source.name}` answered with what is not finite.")
-        said = resize_shift(said, flow_size(self.size))
         flow = DenseFlow.of(unfolded(said))
         self.optimizer.put(self.carry.move(flow, self.latents))
-        self.reference = replace(self.reference, silent=self.carry.invented())
+        self.reference = replace(self.reference, silent=invented_cells(self.carry.flow, self.carry.size))
         self.look_again()
         at_handles = sample_flow(resize_shift(flow.forward, self.size), self.points.handles[None])[0]
         self._carried = Carried(at_handles, folds(said).float().mean().item())

@@ -243,6 +243,18 @@ def test_a_predictor_that_knows_the_whole_way_is_asked_for_it_with_pins_and_mask
     assert not asked.mask[..., -1].any()
 
 
+def test_what_is_outside_the_mask_is_carried_nowhere_whatever_the_source_says(pipe, picture, quick):
+    mask = torch.zeros(80, 96)
+    mask[:, 48:] = 1
+    session = pipe.open_session(picture, **(quick | {"carry": "once"}))
+    list(session.drag([(60, 30)], [(72, 30)], mask, motion=PredictedMotion(KnowingPredictor())))
+    forward, backward = session.state.flow.forward, session.state.flow.backward
+    middle = forward.shape[-1] // 2
+    assert not forward[..., :middle].any()
+    assert not backward[..., : middle - 1].any()
+    assert forward[0, 0, :, middle + 1 :].min() > 5
+
+
 def test_a_predictor_that_knows_steps_alone_is_said_not_to_be_asked(pipe, picture, quick, caplog):
     edit(pipe, picture, quick, carry="once", motion=PredictedMotion(KnowingPredictor()))
     assert "asks for no steps" not in caplog.text
