@@ -130,8 +130,8 @@ class DragEdit:
         self.rule = StopRule(settings, min(self.size) / 512, can_stall=not source.always_arrives)
         self.k = 0
         self.carry = None if settings.carry == "none" else self._new_carry(start, generator)
-        if self.carry is not None:
-            self.reference = replace(reference, silent=invented_cells(self.carry.flow, self.carry.size))
+        self._start_flow = start.flow
+        self._silence_reference()
         self._carried: Carried | None = None
         self._look: tuple[torch.Tensor, torch.Tensor] | None = None
         self._open_record: tuple[DragIteration, Supervised] | None = None
@@ -144,6 +144,11 @@ class DragEdit:
     def latents(self) -> torch.Tensor:
         """`(1, channels, h, w)`: z_t^k, float32, what is optimised."""
         return self.optimizer.latents
+
+    @property
+    def flow(self) -> DenseFlow | None:
+        """What the latent was carried by since the unedited picture, by this drag or by those before."""
+        return self._start_flow if self.carry is None else self.carry.flow
 
     @property
     def view(self) -> EditView:
@@ -239,7 +244,7 @@ class DragEdit:
         said = dense_flow_of(self.source, self.view, self.next_handles)
         flow = DenseFlow.of(unfolded(said))
         self.optimizer.put(self.carry.move(flow, self.latents))
-        self.reference = replace(self.reference, silent=invented_cells(self.carry.flow, self.carry.size))
+        self._silence_reference()
         self.look_again()
         at_handles = sample_flow(resize_shift(flow.forward, self.size), self.points.handles[None])[0]
         self._carried = Carried(at_handles, folds(said).float().mean().item())
@@ -335,8 +340,7 @@ class DragEdit:
             added=self._added,
         )
         self._open_record = record, self._supervised
-        flow = None if self.carry is None else self.carry.flow
-        return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview, flow=flow)
+        return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview, flow=self.flow)
 
     def close_record(self) -> None:
         """Write the loss at z_t^{k+1} into the record of the iteration that led there."""
@@ -357,6 +361,12 @@ class DragEdit:
         original = NoisyLatent.of(noise, self.reference.latents, self.engine.alpha_bar, generator)
         flow = start.flow or DenseFlow.still(self.size, noise)
         return LatentCarry(original, start.noise, flow, self.mask)
+
+    def _silence_reference(self) -> None:
+        """Leave it to the edit what is where nothing of the unedited picture was carried to."""
+        size = (self.latents.shape[-2], self.latents.shape[-1])
+        silent = None if self.flow is None else invented_cells(self.flow, size)
+        self.reference = replace(self.reference, silent=silent)
 
     def _content_is_there(self) -> bool:
         """Whether what was at each handle is found at its target, among what is near it, by the features.

@@ -149,6 +149,21 @@ class TestTheWaysToAnEdit:
         list(session.drag(*SECOND))
         torch.testing.assert_close(both.flow.forward, first.flow.then(session.state.flow).forward)
 
+    def test_a_drag_by_gradients_between_carried_ones_loses_nothing_of_them(self, pipe, picture, quick):
+        session = pipe.open_session(picture, **(quick | {"carry": "once"}))
+        list(session.drag([(5, 40)], [(30, 40)]))
+        first = session.history[-1]
+        assert first.iterations[-1].invented > 0
+        list(session.drag([(70, 60)], [(75, 60)], carry="none", continue_from=first))
+        between = session.history[-1]
+        assert between.state.flow is first.state.flow
+        assert between.iterations[-1].invented == first.iterations[-1].invented
+        list(session.drag(*SECOND, continue_from=between))
+        bent_once = session.state.flow
+        session.undo()
+        list(session.drag(*SECOND, continue_from=first))
+        assert torch.equal(bent_once.backward, session.state.flow.backward)
+
     def test_what_settling_added_goes_on_with_the_next_drag_and_comes_off_with_undo(self, pipe, picture, quick):
         session = pipe.open_session(picture, **(quick | {"carry": "once", "settle_iterations": 1, "stop_distance": 0}))
         list(session.drag(*POINTS))
