@@ -64,6 +64,19 @@ class EditView:
     largest_deviation: float | None = None
 
     @property
+    def known(self) -> torch.Tensor:
+        """`(points,)` bool: handles to propose a motion for, and pins; not those that were given up."""
+        return self.moving | (self.handles == self.targets).all(dim=-1)
+
+    def ends_at_targets(self, destinations: torch.Tensor) -> bool:
+        """Whether all that are sent anywhere are sent to their targets, as far as these are on the picture.
+
+        Targets on its outermost pixels lie up to half a pixel beyond those of a smaller grid.
+        """
+        sent = self.moving & (destinations != self.handles).any(dim=-1)
+        return bool(sent.any()) and bool(((destinations - self.targets)[sent].abs() <= 0.5).all())
+
+    @property
     def straight_step(self) -> torch.Tensor:
         """`(points, 2)`: equal steps over what remains of path and iterations."""
         return straight_step(self.handles, self.targets, self.remaining)
@@ -186,7 +199,8 @@ class BaseMotionSource:
         Returns:
             `torch.Tensor` of shape `(1, 2, h, w)`: forward, in pixels of a picture of that size. Smooth, and straight.
         """
-        return smooth_flow(lambda share: view.handles.lerp(destinations, share), view.size, view.mask)
+        handles, destinations = view.handles[view.known], destinations[view.known]
+        return smooth_flow(lambda share: handles.lerp(destinations, share), view.size, view.mask)
 
 
 def guarded_motion(
