@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from diffusers.utils import logging
 
 from motion_predictor.common.checks import got
 from motion_predictor.points import Points
@@ -39,6 +40,8 @@ from .picture import resize_picture
 from .repeatable import repeatable_attention, repeatable_convolutions
 from .settings import DragSettings, SettingsInForce
 from .source_restoration import restore_source
+
+logger = logging.get_logger(__name__)
 
 ONCE_PER_PICTURE = (
     "num_inference_steps",
@@ -299,6 +302,9 @@ class DragSession:
         source.check(instruction)
         check_components(self.models, in_force.settings)
         check_call(self.models, in_force.settings, self.cross_attention_kwargs)
+        if in_force.idle:
+            names, carry = ", ".join(f"`{name}`" for name in in_force.idle), in_force.settings.carry
+            logger.warning(f"{names} will do nothing beside `carry={carry!r}` as it is set.")
         start = self.original if continue_from is None else self._own_state("continue_from", continue_from)
         is_watched = is_watched or in_force.settings.return_intermediates
         return self._in_turns(self._steps(in_force, instruction, source, start, is_watched, iterate))

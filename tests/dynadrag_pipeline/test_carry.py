@@ -231,6 +231,32 @@ class TestSettings:
         with pytest.raises(ValueError, match=r"`carry` must be .*'once'.*got 'twice'"):
             settings.DragSettings(carry="twice")
 
+    @pytest.mark.parametrize(
+        ("given", "idle"),
+        [
+            ({"carry": "once", "supervision_lr": 0.3, "max_iterations": 9}, ["max_iterations", "supervision_lr"]),
+            ({"carry": "once", "supervision_lr": 0.3, "settle_iterations": 2, "mask_weight": 1.0}, []),
+            ({"carry": "once", "max_iterations": 9, "hold_unselected": True}, []),
+            ({"carry": "iteration", "optimizer_scope": "edit"}, ["optimizer_scope"]),
+            ({"carry": "none", "supervision_lr": 0.3, "motion_guard": "clamp"}, []),
+        ],
+    )
+    def test_what_does_nothing_beside_the_carry_is_known_if_it_was_asked_for(self, given, idle):
+        of_the_checkpoint = {"supervision_steps": 9, "motion_guard": "clamp"}
+        assert settings_in_force(given, recommended=of_the_checkpoint).idle == idle
+        complete = settings_in_force({}, settings=settings.DragSettings(**given))
+        assert complete.idle == [], "all were given, and none in particular"
+
+    def test_it_is_said_once_and_changes_nothing(self, pipe, picture, quick, caplog):
+        plain = {
+            name: value for name, value in quick.items() if name in ("num_inference_steps", "identity_lora_steps")
+        }
+        quiet = edit(pipe, picture, plain, carry="once").images
+        assert "will do nothing" not in caplog.text
+        said = edit(pipe, picture, plain, carry="once", supervision_lr=0.3, motion_guard="clamp").images
+        assert caplog.text.count("`motion_guard`, `supervision_lr` will do nothing beside `carry='once'`") == 1
+        assert torch.equal(quiet, said)
+
 
 class KnowingPredictor:
     """Says the same of everything, knows masks and the whole way, and remembers what it was asked."""
