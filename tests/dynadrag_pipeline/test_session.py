@@ -220,6 +220,27 @@ def test_a_saved_session_goes_on_where_it_was(pipe, picture, quick, passes, sess
     assert sorted(path.name for path in session_path.iterdir()) == ["session.json", "session.safetensors"]
 
 
+def test_a_session_is_not_saved_while_a_drag_has_its_lora_in_the_weights(pipe, session, tmp_path):
+    drag = session.drag(*FIRST)
+    next(drag)
+    with pytest.raises(RuntimeError, match="`unet` is being edited with already"):
+        pipe.save_session(session, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    list(drag)
+    pipe.save_session(session, tmp_path)
+    assert len(pipe.load_session(tmp_path).history) == 1
+
+
+def test_that_a_decoder_of_previews_is_not_kept_is_said(pipe, session, tmp_path, caplog):
+    pipe.save_session(session, tmp_path)
+    pipe.load_session(tmp_path)
+    assert "preview_vae" not in caplog.text
+    session.decode_preview = lambda latents: latents
+    pipe.save_session(session, tmp_path)
+    assert pipe.load_session(tmp_path).decode_preview is None
+    assert "The session had a `preview_vae`, which is not kept" in caplog.text
+
+
 def test_a_session_of_other_models_is_refused(pipe, session, tmp_path):
     pipe.save_session(session, tmp_path)
     other = DynaDragPipeline(**(pipe.components | {"unet": make_unet(seed=1)}))
