@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dynadrag_pipeline import dense_flow
-from dynadrag_pipeline.dense_flow import DenseFlow, area_ratio, filled, flow_size, folds, unfolded
+from dynadrag_pipeline.dense_flow import DenseFlow, area_ratio, filled, flow_size, folds, sampling_device, unfolded
 from dynadrag_pipeline.motion import smooth
 from dynadrag_pipeline.motion.smooth import corrected_flow, smooth_flow
 from motion_predictor.points import sample_flow
@@ -321,3 +321,8 @@ class TestSmoothFlow:
 def test_large_pictures_have_flows_of_128_pixels():
     assert flow_size((512, 768)) == (128, 192)
     assert flow_size((96, 64)) == (96, 64)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("mps", "cpu"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
+def test_maps_are_sampled_where_torch_can_do_it(device, expected):
+    assert sampling_device(torch.device(device)) == torch.device(expected)
