@@ -275,7 +275,8 @@ class DragSettings:
         AutoOrOff(),
         "whether the UNet's passes are captured once and replayed on a GPU, which is several times as fast as "
         "launching them from Python, and takes more memory there: 'auto' does where it can (not under offloading, nor "
-        "with compiled blocks or hooks on the UNet), False never",
+        "with compiled blocks or hooks on the UNet, nor to denoise what was carried if something came into view), "
+        "False never",
         group=SPEED,
     )
     feature_block: int = option(
