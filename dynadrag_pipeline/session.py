@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -53,6 +54,7 @@ ONCE_PER_PICTURE = (
     "identity_lora_lr",
     "processing_resolution",
     "restore_source",
+    "locate_content",
 )
 """Settings that a session is opened with, and that a drag in it can't change."""
 
@@ -154,7 +156,7 @@ class DragSession:
         """(height, width) of the input."""
         return self.picture.shape[-2], self.picture.shape[-1]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What the picture's LoRA is filed under, among others."""
         return picture_fingerprint(self.picture, self.size)

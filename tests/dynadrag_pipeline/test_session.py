@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from dynadrag_pipeline import DynaDragPipeline, session_file
+from dynadrag_pipeline import session as session_module
 from dynadrag_pipeline.content import ContentLocations
 from dynadrag_pipeline.drag_edit import DragEdit
 from dynadrag_pipeline.drag_instruction import DragInstruction
@@ -131,6 +132,7 @@ def test_a_drag_may_have_settings_of_its_own(session):
     ("options", "message"),
     [
         ({"num_inference_steps": 9}, "`num_inference_steps` must be given when a session is opened, got 9"),
+        ({"locate_content": False}, "`locate_content` must be given when a session is opened, got False"),
         ({"max_iterations": 0}, "`max_iterations` must be"),
         ({"feature_block": 7}, "`feature_block` must index"),
         ({"motion": "predicted"}, "`motion` must be"),
@@ -144,6 +146,16 @@ def test_what_does_not_fit_is_refused_by_the_call_itself(session, passes, option
     with pytest.raises(ValueError, match=message):
         session.drag(**({"handles": FIRST[0], "targets": FIRST[1]} | options))
     assert not passes
+
+
+def test_a_picture_is_hashed_once(pipe, picture, quick, monkeypatch):
+    hashed = []
+    fingerprint = session_module.picture_fingerprint
+    monkeypatch.setattr(session_module, "picture_fingerprint", lambda *args: hashed.append(1) or fingerprint(*args))
+    session = pipe.open_session(picture, **quick)
+    dragged(session, FIRST)
+    dragged(session, SECOND, continue_from=session.state)
+    assert len(hashed) == 1
 
 
 def test_settings_of_the_picture_are_settings():
