@@ -26,6 +26,9 @@ from .point_selection import PointSelector, handle_target_similarity
 from .stop_rule import StopRule
 from .unet_features import supervision_grid
 
+MOST_CELLS = 12
+"""To each side of its target, content that settles is looked for among so many cells at most."""
+
 
 @dataclass(frozen=True)
 class Supervised:
@@ -375,8 +378,9 @@ class DragEdit:
         """
         valid, features = self.valid, self.look()[1].detach()
         cells = min(features.shape[-2:]) / min(self.size) * self.points.stop_distance
+        reach = min(max(math.ceil(2 * cells), 1), MOST_CELLS)
         offsets = content_offsets(
-            features, self.original_patches[valid], self._in_cells(self.next_handles[valid]), math.ceil(2 * cells)
+            features, self.original_patches[valid], self._in_cells(self.next_handles[valid]), reach
         )
         return bool((offsets.norm(dim=-1) <= cells).all())
 

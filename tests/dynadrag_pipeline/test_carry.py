@@ -61,6 +61,19 @@ class TestWhatItCosts:
         assert len(result.iterations) == 3
         assert len(passes) == LORA + 2 * STEPS + 3 * (1 + SUPERVISION) + STEPS + 1
 
+    @pytest.mark.parametrize(("stop_distance", "reach"), [(0.0, 1), (2.0, 2), (40.0, 12)])
+    def test_content_is_looked_for_in_a_window_of_bounded_size(
+        self, pipe, picture, quick, monkeypatch, stop_distance, reach
+    ):
+        asked = []
+        monkeypatch.setattr(
+            "dynadrag_pipeline.drag_edit.content_offsets",
+            lambda features, patches, places, reach: asked.append(reach) or places,
+        )
+        options = {"carry": "once", "settle_iterations": 1, "stop_distance": stop_distance, "locate_content": False}
+        pipe(picture, [(10, 30)], [(60, 30)], **(quick | options))
+        assert asked == [reach]
+
 
 class TestSettling:
     """Supervision only finishes what carry did."""
