@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "dataset.json"
 LOCK = ".lock"
+LONGEST_WAIT = timedelta(days=7)
+"""Of processes for the last of them, whose share may take hours more than the others'; gloo's is half an hour."""
+
 _NAME = re.compile(r"[^/.\s][^/.]*")
 
 if TYPE_CHECKING:
@@ -190,7 +194,7 @@ def build_processes() -> PartialState:
     """The processes that share a build, as `accelerate launch` or `torchrun` started them; they need no GPU each."""
     from accelerate import PartialState
 
-    return PartialState(cpu="LOCAL_RANK" in os.environ)
+    return PartialState(cpu="LOCAL_RANK" in os.environ, timeout=LONGEST_WAIT)
 
 
 def _checked(name: str) -> str:
