@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
-from motion_predictor.points import distance_to_way, scale_points
+from motion_predictor.points import distance_to_way, sample_flow, scale_points
 
+from .dense_flow import DenseFlow
 from .dift import dift_features, find_points
 
 logger = logging.get_logger(__name__)
@@ -84,11 +85,6 @@ class ContentLocations:
         text = f"content: {self.distances[known].mean():.1f} px from its targets, of {self.asked[known].mean():.1f} px"
         return f"{text} asked" + (f"; {lost} of {count} not found" if lost else "")
 
-    @property
-    def moves(self) -> torch.Tensor:
-        """`(moves, 2, 2)`: from where to where the content moved that was found, as far as it did."""
-        return torch.stack([self.handles, self.places], dim=1)[self.found & (self.handles != self.places).any(dim=-1)]
-
     def record(self) -> dict[str, Any]:
         """The same as lists, for a JSON file."""
         return {name: getattr(self, name).tolist() for name in self.__dataclass_fields__}
@@ -152,6 +148,83 @@ def locate_content(
         leads_back & (forth.similarities > elsewhere.similarities),
     )
     return ContentLocations(*(each.cpu() for each in answers))
+
+
+def origins_of(
+    points: torch.Tensor, size: tuple[int, int], moves: torch.Tensor | None, flow: DenseFlow | None
+) -> torch.Tensor:
+    """Where what is at points of an edited picture was in the unedited one.
+
+    As content near by has moved, if that is known; else by what the latent was carried by; else where it is.
+
+    Args:
+        points (`torch.Tensor` of shape `(points, 2)`): (x, y) in pixels of the input.
+        size (`tuple[int, int]`): (height, width) of the input.
+        moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*): of the edited picture's [`DragState`].
+        flow ([`DenseFlow`], *optional*): of the same.
+
+    Returns:
+        `torch.Tensor` of shape `(points, 2)`.
+
+    Example:
+        >>> from_here_to_there = torch.tensor([[[10.0, 20.0], [30.0, 20.0]]])
+        >>> origins_of(torch.tensor([[31.0, 20.0], [90.0, 20.0]]), (128, 128), from_here_to_there, flow=None)
+        tensor([[11., 20.],
+                [90., 20.]])
+    """
+    origins = points if flow is None else points + _read_at(flow.backward, points, size)
+    if moves is None or not len(moves):
+        return origins
+    distance, nearest = torch.cdist(points, moves[:, 1]).min(dim=1)
+    by_moves = points + moves[nearest, 0] - moves[nearest, 1]
+    return torch.where((distance <= ELSEWHERE * min(size))[:, None], by_moves, origins)
+
+
+def carried_moves(
+    moves: torch.Tensor | None, before: DenseFlow | None, after: DenseFlow | None, size: tuple[int, int]
+) -> torch.Tensor:
+    """Moves `(moves, 2, 2)` in pixels of an input of (height, width), of which places went on with the latent.
+
+    Args:
+        moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*): none, if nothing is known.
+        before, after ([`DenseFlow`], *optional*): what the latent was carried by, before and after it was again.
+        size (`tuple[int, int]`): (height, width) of the input.
+    """
+    if moves is None:
+        return torch.zeros(0, 2, 2)
+    origins, places = moves.unbind(dim=1)
+    for flow, sign in ((after, 1), (before, -1)):
+        places = places if flow is None else places + sign * _read_at(flow.forward, origins, size)
+    return torch.stack([origins, places], dim=1)
+
+
+def moves_after(
+    content: ContentLocations, size: tuple[int, int], origins: torch.Tensor, earlier: torch.Tensor
+) -> torch.Tensor:
+    """From where to where content is known to have moved since the unedited picture, as far as it did.
+
+    Args:
+        content ([`ContentLocations`]): of the last drag.
+        size (`tuple[int, int]`): (height, width) of the input.
+        origins (`torch.Tensor` of shape `(points, 2)`): of its handles, see [`origins_of`].
+        earlier (`torch.Tensor` of shape `(moves, 2, 2)`):
+            of the drags before: those of content that the last drag moved on, or moved something over, are left out.
+
+    Returns:
+        `torch.Tensor` of shape `(moves, 2, 2)`: (x, y) in pixels of the input.
+    """
+    found = content.found
+    own = torch.stack([origins, content.places], dim=1)[found & (origins != content.places).any(dim=-1)]
+    known = torch.cat([content.handles[found], content.places[found]])
+    is_known = (torch.cdist(earlier[:, 1], known) <= ELSEWHERE * min(size)).any(dim=1)
+    return torch.cat([earlier[~is_known], own])
+
+
+def _read_at(flow: torch.Tensor, points: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A dense flow at points, `(points, 2)`, all in pixels of a picture of (height, width)."""
+    grid = (flow.shape[-2], flow.shape[-1])
+    read = sample_flow(flow.to(points), scale_points(points, size, grid)[None])[0]
+    return read * points.new_tensor([size[1] / grid[1], size[0] / grid[0]])
 
 
 def left_behind(content: ContentLocations, stop_reason: str) -> str | None:

@@ -41,7 +41,7 @@ from .metrics import Metrics
 from .pairs import EvaluationPair, with_misplaced_handle
 from .records import Record, RecordFile, read_records
 
-OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name != "restore_source")
+OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name not in ("restore_source", "locate_content"))
 """Settings of what a picture costs once; its own pixels are taken back only when the picture is made."""
 
 EDITS_FROM = (methods_room, pairs_room, sys.modules[__name__])
