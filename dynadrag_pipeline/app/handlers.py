@@ -119,8 +119,7 @@ class Handlers:
 
     def _begun(self, visitor: Visitor, base: Base, points: list[Any] | None = None) -> Updates:
         self._refuse_while_running(visitor)
-        visitor.put(base)
-        visitor.line, visitor.position = [], 0
+        visitor.begin(base)
         size = f"{base.shown.width} x {base.shown.height} pixels"
         return {**self._shown(visitor, points=points or [], mask=None), self.parts.status: status(size)}
 

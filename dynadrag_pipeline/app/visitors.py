@@ -13,9 +13,9 @@ from .edits import Base, Edit, Watcher
 from .limits import IDLE_SECONDS, MOST_EDITS, MOST_VISITORS
 
 
-@dataclass
+@dataclass(eq=False)
 class Made:
-    """An edit with its files.
+    """An edit with its files; two are the same only if they are one.
 
     Attributes:
         edit ([`Edit`]): that was made.
@@ -72,15 +72,22 @@ class Visitor:
             shutil.rmtree(self.scene.parent, ignore_errors=True)
         self.base, self.scene = base, scene
 
+    def begin(self, base: Base) -> None:
+        """Let points be put on a new picture; edits of the one before can't be undone any more."""
+        self.put(base)
+        self._keep([], self.gallery)
+
     def add(self, made: Made) -> None:
         """Keep an edit; what was undone can't be redone any more, and the oldest goes when there are too many."""
-        self.line[self.position :] = [made]
-        del self.line[:-MOST_EDITS]
-        self.position = len(self.line)
-        self.gallery.append(made)
-        for old in self.gallery[:-MOST_EDITS]:
+        line = [*self.line[: self.position], made]
+        self._keep(line[-MOST_EDITS:], [*self.gallery, made][-MOST_EDITS:])
+
+    def _keep(self, line: list[Made], gallery: list[Made]) -> None:
+        """Keep these edits, the last of the line shown, and the files of no others."""
+        before = {*self.line, *self.gallery}
+        self.line, self.gallery, self.position = line, gallery, len(line)
+        for old in before - {*line, *gallery}:
             shutil.rmtree(old.files[0].parent, ignore_errors=True)
-        del self.gallery[:-MOST_EDITS]
 
     def new_path(self, name: str) -> Path:
         """A path in a new folder of its own."""

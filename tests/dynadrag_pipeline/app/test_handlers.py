@@ -15,7 +15,7 @@ from gradio.utils import delete_none
 from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
-from dynadrag_pipeline.app import samples
+from dynadrag_pipeline.app import samples, visitors
 from dynadrag_pipeline.app.handlers import Handlers, links, words
 from dynadrag_pipeline.app.limits import MOST_EDITS
 from dynadrag_pipeline.app.options_drawer import OPTIONS, given_by
@@ -153,6 +153,33 @@ def test_a_result_is_the_next_picture_or_goes_on(handlers: Handlers, photo: Path
     assert visitor.base is not None
     assert visitor.base.start is None
     assert visitor.base.name.endswith("-edited")
+
+
+def test_an_edit_is_picked_from_among_others_that_are_alike(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    for _ in range(2):
+        run(handlers, [[[30, 40], [40, 40]]])
+    visitor = handlers.visitors.of("me")
+    for index in (0, 1):
+        handlers.pick(SimpleNamespace(index=index), ME)
+        assert visitor.shown is visitor.newest_first[index]
+
+
+def test_what_can_be_undone_to_keeps_its_files_and_nothing_else_does(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visitors, "MOST_EDITS", 2)
+    handlers.load(str(photo), ME)
+    points = [[[30, 40], [40, 40]]]
+    for _ in range(2):
+        run(handlers, points)
+    handlers.step(-1, ME)
+    run(handlers, points)  # for which the first one leaves the gallery
+    visitor = handlers.visitors.of("me")
+    url = handlers.step(-1, ME)["stage"]["scene"]["result"]
+    assert Path(url.removeprefix("gradio_api/file=")).is_file()
+    handlers.load(str(photo), ME)
+    assert len(list(visitor.folder.glob("*/edit"))) == len(visitor.gallery) == 2
 
 
 @pytest.mark.parametrize("way", ["use", "go_on"])
@@ -346,14 +373,14 @@ def test_names_of_files_are_text_and_not_markup(handlers: Handlers, photo: Path)
 
 
 def test_visitors_are_forgotten_with_their_files(tmp_path: Path) -> None:
-    visitors = Visitors(tmp_path, idle_seconds=0.0)
-    folder = visitors.of("me").folder
+    known = Visitors(tmp_path, idle_seconds=0.0)
+    folder = known.of("me").folder
     assert folder.is_dir()
-    assert visitors.of("you").folder != folder
+    assert known.of("you").folder != folder
     assert not folder.exists()
-    assert len(visitors) == 1
-    visitors.leave("you")
-    assert len(visitors) == 0
+    assert len(known) == 1
+    known.leave("you")
+    assert len(known) == 0
     assert list(tmp_path.iterdir()) == []
     assert MOST_EDITS > 1
 
