@@ -80,7 +80,7 @@ class Api:
             files = write_edit(made, folder, self.model)
             record = json.loads((folder / "result.json").read_text("utf-8"))
             picture = self.folder / f"{secrets.token_hex(16)}.png"
-            shutil.move(files[0], picture)
+            shutil.move(files["picture"], picture)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._answers.append(picture)

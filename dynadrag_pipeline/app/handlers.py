@@ -22,7 +22,7 @@ from motion_predictor.common.picture_files import decode_picture
 
 from ..commands.edit_options import LARGEST_SEED
 from ..picture import to_picture_tensor
-from .edit_files import command_line, write_edit
+from .edit_files import MASK_NAME, command_line, write_edit
 from .edits import Base, Cancelled, Edit, Order, Progress, Watcher
 from .instruction_file import instruction_text, read_instruction
 from .limits import MOST_CANDIDATES, check_picture
@@ -41,17 +41,6 @@ ROUGH = "still rough, details come last"
 DONE = "done: compare before and after, or go on"
 SERVERS_FOLDER = re.compile(r"(?<=')[^']*dynadrag-app-[^']*[/\\](?=[^'])")
 """Where an upload lies, in a message: of the path, people know the name alone."""
-FILE_TITLES = {
-    "-edited.png": "picture",
-    "-sheet.png": "sheet",
-    ".gif": "GIF",
-    ".mp4": "film",
-    "result.json": "record",
-    "points.json": "points",
-    "mask.png": "mask",
-    "command.txt": "command",
-    ".png": "original",
-}
 
 
 @contextmanager
@@ -272,6 +261,7 @@ class Handlers:
     def _keep(self, visitor: Visitor, edit: Edit) -> Made:
         folder = visitor.new_path("edit")
         made = Made(edit, write_edit(edit, folder, self.model))
+        edit.drop_pictures()
         visitor.add(made)
         return made
 
@@ -281,7 +271,8 @@ class Handlers:
     def use(self, request: gr.Request) -> Updates:
         """Take the result as the next picture."""
         visitor, made = self._with_result(request)
-        base = Base(made.edit.after, f"{made.edit.order.base.name}-edited", made.edit.after)
+        name = made.edit.order.base.name.removesuffix("-edited") + "-edited"  # once, however often
+        base = Base(made.edit.after, name, made.edit.after)
         visitor.put(base)
         text = "the result is the picture now: place new points on it"
         return {**self._shown(visitor, points=[], mask=None), self.parts.status: status(text)}
@@ -347,8 +338,8 @@ class Handlers:
         return {
             parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=NOTHING, preview=NOTHING),
             parts.words: words(made.edit.words if made else []),
-            parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.newest_first],
-            parts.files: links(made.files if made else []),
+            parts.gallery: [(str(each.picture), _caption(each.edit)) for each in visitor.newest_first],
+            parts.files: links(made.files if made else {}),
             parts.command: command_line(made.edit.order, self.model) if made else "",
             parts.use: gr.update(interactive=made is not None),
             parts.go_on: gr.update(interactive=made is not None),
@@ -366,7 +357,7 @@ class Handlers:
             "url": file_url(visitor.scene),
             "width": width,
             "height": height,
-            "result": file_url(made.files[0]) if made else None,
+            "result": file_url(made.picture) if made else None,
         }
 
     def _drawn(self, visitor: Visitor, value: Any) -> Drawn:
@@ -411,14 +402,18 @@ def as_base(opened: Image.Image, name: str) -> Base:
 
     Args:
         opened (`PIL.Image.Image`): of any mode, turned by its EXIF data or not.
-        name (`str`): of its file; of its letters those are kept that need no quoting.
+        name (`str`): of its file; of its letters those are kept that need no quoting, and an
+            edit's mask has its name to itself.
 
     Raises:
         ValueError: if it is too small for an edit.
     """
     upright = to_picture_tensor(opened)[0].mul(255).round().byte().permute(1, 2, 0).numpy()
     shown = Image.fromarray(upright)
-    return Base(shown, re.sub(r"[^\w-]+", "-", name)[:60].strip("-") or "picture", shown)
+    stem = re.sub(r"[^\w-]+", "-", name)[:60].strip("-") or "picture"
+    if f"{stem}.png".lower() == MASK_NAME:
+        stem = f"{stem}-picture"
+    return Base(shown, stem, shown)
 
 
 def _is_put_on(value: Any, visitor: Visitor) -> bool:
@@ -474,14 +469,10 @@ def words(lines: list[str]) -> str:
     return f"<p>{head}</p><ul>{''.join(f'<li>{line}</li>' for line in pairs)}</ul>"
 
 
-def links(files: list[Path]) -> str:
-    """Downloads, in one line."""
-    titles = {
-        path: next((title for end, title in FILE_TITLES.items() if path.name.endswith(end)), path.name)
-        for path in files
-    }
+def links(files: dict[str, Path]) -> str:
+    """Downloads by their titles, in one line."""
     shown = [
         f'<a href="{html.escape(file_url(path))}" download="{html.escape(path.name)}">{html.escape(title)}</a>'
-        for path, title in titles.items()
+        for title, path in files.items()
     ]
     return " · ".join(shown)

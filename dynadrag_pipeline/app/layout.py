@@ -130,7 +130,7 @@ def _result_group(parts: Any) -> None:
     parts.gallery = gr.Gallery(
         show_label=False, columns=5, height=66, allow_preview=False, interactive=False, elem_id="gallery", buttons=[]
     )
-    parts.files = gr.HTML(links([]), elem_id="files")
+    parts.files = gr.HTML(links({}), elem_id="files")
     parts.command = gr.Textbox(
         "",
         show_label=False,

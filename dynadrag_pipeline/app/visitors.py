@@ -19,11 +19,16 @@ class Made:
 
     Attributes:
         edit ([`Edit`]): that was made.
-        files (`list[Path]`): the edited picture first.
+        files (`dict[str, Path]`): by what people call them.
     """
 
     edit: Edit
-    files: list[Path]
+    files: dict[str, Path]
+
+    @property
+    def picture(self) -> Path:
+        """The file of the edited picture."""
+        return self.files["picture"]
 
 
 @dataclass
@@ -87,7 +92,7 @@ class Visitor:
         before = {*self.line, *self.gallery}
         self.line, self.gallery, self.position = line, gallery, len(line)
         for old in before - {*line, *gallery}:
-            shutil.rmtree(old.files[0].parent, ignore_errors=True)
+            shutil.rmtree(old.picture.parent, ignore_errors=True)
 
     def new_path(self, name: str) -> Path:
         """A path in a new folder of its own."""

@@ -182,6 +182,38 @@ def test_what_can_be_undone_to_keeps_its_files_and_nothing_else_does(
     assert len(list(visitor.folder.glob("*/edit"))) == len(visitor.gallery) == 2
 
 
+def test_files_are_called_what_they_are_whatever_the_picture_is_called(handlers: Handlers, tmp_path: Path) -> None:
+    """A picture that was edited before, and one that has the name of a mask."""
+    whole = mask_url(Image.linear_gradient("L").resize((96, 80)))
+    picture = Image.linear_gradient("L").resize((96, 80)).convert("RGB")
+    for name in ("face-edited.png", "mask.png"):
+        picture.save(tmp_path / name)
+        handlers.load(str(tmp_path / name), ME)
+        value = drawn(handlers, [[[30, 40], [40, 40]]], mask=whole)
+        list(handlers.run(ME, value, "", 0, 1, "", *UNSAID))
+        last = handlers.visitors.of("me").last
+        assert last is not None
+        assert Image.open(last.files["original"]).tobytes() == picture.tobytes()
+        assert Image.open(last.files["mask"]).tobytes() == last.edit.order.mask.tobytes()
+        assert len({*last.files.values()}) == 9
+        assert re.findall(">(\\w+)</a>", links(last.files)) == [*last.files]
+    for _ in range(2):
+        handlers.use(ME)
+        run(handlers, [[[30, 40], [40, 40]]])
+    assert handlers.visitors.of("me").base.name == "mask-picture-edited"
+
+
+def test_pictures_between_are_in_files_and_not_in_memory(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    said = run(handlers, [[[30, 40], [40, 40]]])[-2]
+    last = handlers.visitors.of("me").last
+    assert last is not None
+    assert Image.open(last.files["GIF"]).n_frames > 2
+    steps = [*last.edit.result.iterations, *last.edit.output.iterations]
+    assert {(step.image, step.flow) for step in steps} == {(None, None)}
+    assert handlers.pick(SimpleNamespace(index=0), ME)["words"] == said["words"]
+
+
 @pytest.mark.parametrize("way", ["use", "go_on"])
 def test_a_result_that_was_taken_as_the_picture_is_there_again_by_undo(
     handlers: Handlers, photo: Path, way: str
@@ -323,7 +355,7 @@ def test_the_command_line_that_is_shown_says_the_same_edit(handlers: Handlers, p
     assert (args.prompt, args.preset, args.seed) == ("it's me", "fast", 5)
     given = {"supervision_lr": 0.5, "hold_unselected": True, "restore_source": False, "dynamic_selection": None}
     assert given_options(args, DragSettings) == given
-    folder = handlers.visitors.of("me").last.files[0].parent
+    folder = handlers.visitors.of("me").last.picture.parent
     record = json.loads((folder / "result.json").read_text())
     assert record["seed"] == 5
     assert record["pins"] == [False, True]
@@ -368,7 +400,7 @@ def test_names_of_files_are_text_and_not_markup(handlers: Handlers, photo: Path)
     last = handlers.visitors.of("me").last
     assert last is not None
     assert re.fullmatch(r"[\w-]+", last.edit.order.base.name)
-    assert "<b>" not in links([Path("/x/<b>.json")])
+    assert "<b>" not in links({"<b>": Path("/x/<b>.json")})
     assert "<b>" not in words(["<b>", "<b>"])
 
 
