@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'dynadrag[app]'"
 from dynadrag_pipeline.app.limits import MOST_PAIRS
 from dynadrag_pipeline.app.samples import sample_picture
 from dynadrag_pipeline.app.server import running_app
-from support.app_pages import MODEL, AppPage, browser, quick_pipeline
+from dynadrag_pipeline.app.visitors import Visitors
+from support.app_pages import MODEL, AppPage, browser, edits_running, quick_pipeline, wait_until
 
 pytestmark = pytest.mark.embedded
 
@@ -126,10 +126,13 @@ def test_a_click_hits_the_pixel_under_it(
         off = 1 / page.state("zoom")  # pixels of the picture in one of the screen
         assert max(abs(found[0] - wanted[0]), abs(found[1] - wanted[1])) <= (0 if off <= 1 else off)
         page.tab.keyboard.press("z")
-        while page.state("zoom") < 8:
+
+        def zoom_in(page: AppPage = page, wanted: tuple[int, int] = wanted) -> None:
             page.tab.mouse.move(*page.on_screen(wanted))
             page.tab.mouse.wheel(0, -960)
-            page.tab.wait_for_timeout(20)
+            page.pause()
+
+        wait_until(lambda: page.state("zoom") >= 8, zoom_in)
         page.click(wanted, (wanted[0] + 3, wanted[1] + 1))
         assert page.told()["points"] == [[list(wanted), [wanted[0] + 3, wanted[1] + 1]]]
     page.tab.close()
@@ -194,8 +197,7 @@ def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_pat
     downloads: list[Any] = []
     page.tab.on("download", lambda download: downloads.append(download))
     page.tab.click("#export")
-    while len(downloads) < 2:
-        page.tab.wait_for_timeout(50)
+    wait_until(lambda: len(downloads) >= 2, page.pause)
     for each in downloads:
         each.save_as(tmp_path / each.suggested_filename)
     points = json.loads((tmp_path / "points.json").read_text())
@@ -207,8 +209,7 @@ def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_pat
     page.tab.wait_for_function("dragStage.state.pairs.length === 2 && dragStage.state.mask")
     assert page.told()["points"] == before["points"]
     page.tab.click("#export")
-    while len(downloads) < 4:
-        page.tab.wait_for_timeout(50)
+    wait_until(lambda: len(downloads) >= 4, page.pause)
     (again,) = (each for each in downloads[2:] if each.suggested_filename == "mask.png")
     again.save_as(tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "mask.png").read_bytes()
@@ -253,8 +254,7 @@ def test_a_picture_that_comes_late_is_not_shown_over_the_one_after_it(page: AppP
 
     page.tab.route("**/picture.png", hold_the_first)
     page.tab.click("#sample-hopper")
-    while not late:
-        page.tab.wait_for_timeout(20)
+    wait_until(lambda: bool(late), page.pause)
     page.open(face)
     late[0].fulfill(path=face)
     page.tab.wait_for_timeout(200)
