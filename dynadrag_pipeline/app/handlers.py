@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import html
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -87,6 +88,7 @@ class Handlers:
         self.visitors = visitors
         self.model = model
         self.parts = parts
+        self._scenes = itertools.count()
 
     # --- pictures ---
 
@@ -353,6 +355,7 @@ class Handlers:
         made = visitor.shown
         width, height = visitor.base.shown.size
         return {
+            "number": next(self._scenes),
             "picture": visitor.scene.parent.name,
             "url": file_url(visitor.scene),
             "width": width,

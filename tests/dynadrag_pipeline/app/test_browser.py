@@ -169,6 +169,32 @@ def test_points_are_moved_pinned_typed_and_taken_back(page: AppPage, face: Path)
     page.tab.wait_for_function("dragStage.state.pairs.length === 0")
 
 
+def test_arrow_keys_move_what_was_placed_last(page: AppPage, face: Path) -> None:
+    """A point by the mouse, a handle whose target is to come, a pin that became an arrow, a point from elsewhere."""
+    view = page.tab.locator("#stage .view")
+    assert view.get_attribute("role") == "group"
+    page.open(face)
+    page.click((30, 30))
+    page.tab.keyboard.press("ArrowUp")
+    page.click((40, 30))
+    page.tab.keyboard.press("ArrowDown")
+    assert page.told()["points"] == [[[30, 29], [40, 31]]]
+    page.tab.keyboard.press("p")
+    page.click((60, 60))
+    page.tab.locator("#points-table input").nth(6).fill("70")
+    page.tab.keyboard.press("Enter")
+    view.focus()
+    page.tab.keyboard.press("ArrowRight")
+    assert page.told()["points"][1] == [[60, 60], [71, 60]]
+    before = page.state("picture")
+    page.tab.click("#sample-hopper")
+    page.tab.wait_for_function("before => dragStage.state.picture !== before", arg=before)
+    *_, (handle, target) = page.told()["points"]
+    view.focus()
+    page.tab.keyboard.press("ArrowLeft")
+    assert page.told()["points"][-1] == [handle, [target[0] - 1, target[1]]]
+
+
 def test_a_picture_is_pasted_and_dropped_anywhere(page: AppPage, face: Path) -> None:
     """As a browser tells of it: by an event with a file."""
     for kind, where in (("paste", "body"), ("drop", "#stage canvas"), ("drop", "#side")):
@@ -213,6 +239,75 @@ def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_pat
     (again,) = (each for each in downloads[2:] if each.suggested_filename == "mask.png")
     again.save_as(tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "mask.png").read_bytes()
+
+
+def test_what_was_imported_or_picked_before_is_imported_and_picked_again(
+    page: AppPage, face: Path, tmp_path: Path
+) -> None:
+    points = [[[30, 30], [40, 31]]]
+    (tmp_path / "points.json").write_text(json.dumps({"points": points[0]}))
+    page.open(face)
+    for _ in range(2):
+        with page.tab.expect_file_chooser() as chooser:
+            page.tab.click("#import")
+        chooser.value.set_files(tmp_path / "points.json")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 1")
+        assert page.told()["points"] == points
+        page.tab.click("#clear-points")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 0")
+    page.click((48, 60), (56, 60))
+    page.run()
+    for _ in range(2):
+        page.tab.click("#gallery .thumbnail-item")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 1")
+        page.tab.click("#clear-points")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 0")
+
+
+def test_what_the_server_puts_in_place_of_points_and_mask_is_a_step_like_others(
+    page: AppPage, face: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "points.json").write_text('{"points": [[30, 30], [40, 31]]}')
+    page.open(face)
+    page.click((48, 60), (56, 60))
+    page.tab.click("[data-tool=box]")
+    drag(page, (26, 34), (71, 90))
+    placed = page.told()
+    Image.new("L", (96, 96), 255).save(tmp_path / "mask.png")
+    page.tab.set_input_files("#side input[type=file] >> nth=1", [tmp_path / "points.json", tmp_path / "mask.png"])
+    page.tab.wait_for_function("!dragStage.state.mask")
+    assert page.told()["points"] == [[[30, 30], [40, 31]]]
+    page.tab.locator("#stage .view").focus()
+    page.tab.keyboard.press("z")
+    page.tab.wait_for_function("dragStage.state.mask")
+    assert {**page.told(), "revision": 0} == {**placed, "revision": 0}
+
+
+def test_strokes_that_are_taken_back_quickly_are_all_gone(page: AppPage, face: Path) -> None:
+    """The masks between load at their own speed; the first one here comes last."""
+    page.open(face)
+    page.tab.click("[data-tool=box]")
+    for left in (10, 40, 70):
+        drag(page, (left, 10), (left + 10, 20))
+    shown = page.tab.evaluate(
+        """async () => {
+        const native = window.Image, waiting = [];
+        window.Image = function () {
+            const image = new native();
+            Object.defineProperty(image, "src", { set(url) { waiting.push(() => image.setAttribute("src", url)); } });
+            return image;
+        };
+        dragStage.acts.undo();
+        dragStage.acts.undo();
+        window.Image = native;
+        for (const load of waiting.reverse()) {
+            load();
+            await new Promise((resolve) => setTimeout(resolve, 200));
+        }
+        const row = dragStage.state.mask.getContext("2d").getImageData(0, 15, 96, 1).data;
+        return [15, 45, 75].map((x) => row[4 * x + 3]); }"""
+    )
+    assert shown == [255, 0, 0]
 
 
 def test_cancel_ends_an_edit_with_what_there_is(page: AppPage, face: Path) -> None:
