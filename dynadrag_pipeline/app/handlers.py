@@ -116,21 +116,23 @@ class Handlers:
 
     # --- points ---
 
+    @in_words
     def preview(self, value: Any, is_wanted: bool, request: gr.Request) -> Updates:
         """The picture bent along the motion, for as long as somebody places points."""
-        visitor = self.visitors.of(request.session_hash)
-        said = self._preview_of(visitor, value) if is_wanted and _is_put_on(value, visitor) else NOTHING
+        said = self._preview_of(value, request) if is_wanted and isinstance(value, dict) else NOTHING
         return {self.parts.stage: gr.update(preview=said)}
 
-    def _preview_of(self, visitor: Visitor, value: Any) -> Any:
+    def _preview_of(self, value: dict[str, Any], request: gr.Request) -> Any:
         """What the component shows for points: it knows by the revision whether they are still there."""
-        assert visitor.base is not None
         try:
+            visitor = self.visitors.of(request.session_hash)
+            if visitor.base is None or not _is_put_on(value, visitor):
+                return NOTHING
             drawn = Drawn.of(value, visitor.base.shown.size)
             if not drawn.handles:
                 return NOTHING
             shown = preview_of(self.workshop.pipe, visitor.base.shown, drawn.handles, drawn.targets, drawn.mask)
-        except ValueError as error:  # on the picture, where it is no bother: points are still being placed
+        except (CommandError, ValueError) as error:  # on the picture, where it is no bother to whoever places points
             return {"revision": value.get("revision"), "text": one_line(error)}
         return {"revision": drawn.revision, "url": passing_url(shown.image), "paths": shown.paths}
 
@@ -229,6 +231,7 @@ class Handlers:
                 self._keep(visitor, event)
         yield {**self._shown(visitor), parts.status: status(DONE)}
 
+    @in_words
     def cancel(self, request: gr.Request) -> Updates:
         """End the edit that runs, with what there is."""
         watcher = self.visitors.of(request.session_hash).watcher
@@ -250,8 +253,8 @@ class Handlers:
         """What is asked for, checked as far as that goes without work."""
         assert visitor.base is not None
         drawn = self._drawn(visitor, value)
-        first = check_whole_number("seed", _whole(seed), least=0, most=LARGEST_SEED - MOST_CANDIDATES)
-        count = check_whole_number("candidates", _whole(candidates), least=1, most=MOST_CANDIDATES)
+        first = check_whole_number("seed", whole(seed), least=0, most=LARGEST_SEED - MOST_CANDIDATES)
+        count = check_whole_number("candidates", whole(candidates), least=1, most=MOST_CANDIDATES)
         given = given_by(texts)
         orders = [
             Order(visitor.base, drawn.handles, drawn.targets, drawn.mask, prompt or "", preset or None, given, seed)
@@ -444,7 +447,7 @@ def _inside(points: list[list[float]], size: tuple[int, int]) -> list[list[float
     return [[min(max(round(x), 0), size[0] - 1), min(max(round(y), 0), size[1] - 1)] for x, y in points]
 
 
-def _whole(number: Any) -> Any:
+def whole(number: Any) -> Any:
     """A number of a field, which browsers send as a float, or not at all."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 

@@ -70,6 +70,7 @@ def build_page(handlers: Handlers, api: Api, model_name: str) -> gr.Blocks:
         api.add()  # first, so that the names are its own
         _connect(handlers, points, run)
         page.unload(handlers.leave)
+        page.unload(api.leave)
     return page
 
 

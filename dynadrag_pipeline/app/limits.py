@@ -43,12 +43,12 @@ def check_pairs(points: Any) -> None:
     """Refuse too many pairs of points, or none.
 
     Args:
-        points (`list`): one (x, y) of each pair.
+        points (`list`): one (x, y) of each pair; what else it may be is refused where points are read.
 
     Raises:
         ValueError: if there is none, or more than `MOST_PAIRS`.
     """
-    if not points:
+    if points is None or points == []:
         raise ValueError("`handles` must be at least one point: click what to move, and then where to.")
-    if len(points) > MOST_PAIRS:
+    if isinstance(points, list) and len(points) > MOST_PAIRS:
         raise ValueError(f"`handles` must be at most {MOST_PAIRS} points here, got {len(points)}.")

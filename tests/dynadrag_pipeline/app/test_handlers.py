@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
 from dynadrag_pipeline.app import samples, visitors
+from dynadrag_pipeline.app.api import Api
+from dynadrag_pipeline.app.edits import Order, Watcher
 from dynadrag_pipeline.app.handlers import Handlers, links, words
 from dynadrag_pipeline.app.limits import MOST_EDITS
 from dynadrag_pipeline.app.options_drawer import OPTIONS, given_by
@@ -318,6 +321,70 @@ def test_a_preview_of_the_picture_before_says_nothing(handlers: Handlers, photo:
     assert handlers.preview(value, True, ME)["stage"]["preview"] is NOTHING
     for wrong in ([1], "points", {**value, "points": "many"}):
         assert handlers.preview(wrong, True, ME)["stage"]["preview"] is NOTHING
+
+
+def test_a_preview_that_can_not_be_made_is_said_on_the_picture(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for empty in (None, {"picture": None, "points": [], "mask": None, "revision": 0}):
+        assert handlers.preview(empty, True, ME)["stage"]["preview"] is NOTHING
+    handlers.load(str(photo), ME)
+    value = drawn(handlers, [[[30, 40], [40, 40]]])
+
+    def fail(*_: Any) -> None:
+        raise FloatingPointError("not finite")
+
+    monkeypatch.setattr(handlers.workshop.pipe, "preview", fail)
+    assert handlers.preview(value, True, ME)["stage"]["preview"] == {"revision": 3, "text": "not finite"}
+    monkeypatch.setattr(visitors, "MOST_VISITORS", 1)
+    assert "Too many people" in handlers.preview(value, True, YOU)["stage"]["preview"]["text"]
+    with pytest.raises(gr.Error, match="Too many people"):
+        handlers.cancel(YOU)
+
+
+def test_a_scene_that_says_the_same_again_is_another(handlers: Handlers, photo: Path, tmp_path: Path) -> None:
+    """Or gradio would not tell the page of it."""
+    handlers.load(str(photo), ME)
+    (tmp_path / "points.json").write_text('{"points": [[30, 40], [40, 40]]}')
+    first, second = (handlers.bring([str(tmp_path / "points.json")], ME)["stage"]["scene"] for _ in range(2))
+    assert first != second
+    assert {**first, "number": 0} == {**second, "number": 0}
+
+
+def test_an_edit_of_a_program_ends_when_the_program_has_gone(
+    handlers: Handlers, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, edit = Api(handlers.workshop, tmp_path, MODEL), handlers.workshop.edit
+
+    def left(order: Order, watcher: Watcher) -> Iterator[Any]:
+        for event in edit(order, watcher):
+            api.leave(YOU)
+            assert not watcher.is_cancelled
+            api.leave(ME)
+            yield event
+
+    monkeypatch.setattr(handlers.workshop, "edit", left)
+    with pytest.raises(gr.Error, match="Cancelled"):
+        api.edit(ME, str(photo), [[30, 40]], [[40, 40]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": None}, "`seed` must be a whole number of at least 0 and at most"),
+        ({"seed": 1.5}, "`seed` must be a whole number"),
+        ({"handles": 5}, r"`handles` must be a list of \(x, y\) pairs of numbers, got 5"),
+        ({"targets": {"x": 1}}, r"`targets` must be a list of \(x, y\) pairs"),
+        ({"handles": None}, "`handles` must be at least one point"),
+        ({"options": [1]}, "`options` must be a mapping"),
+    ],
+)
+def test_what_a_program_gets_wrong_is_said_in_the_words_of_the_api(
+    handlers: Handlers, photo: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    call = {"image": str(photo), "handles": [[30, 40]], "targets": [[40, 40]], **changes}
+    with pytest.raises(gr.Error, match=said):
+        Api(handlers.workshop, tmp_path, MODEL).edit(ME, **call)
 
 
 def test_an_instruction_goes_out_and_comes_back(handlers: Handlers, photo: Path) -> None:
