@@ -219,6 +219,7 @@ class Handlers:
                 watcher = visitor.watcher = Watcher()
         finally:
             watcher.cancel()
+            visitor.see()
             visitor.watcher = None
 
     def _candidate(self, visitor: Visitor, order: Order, watcher: Watcher, head: str) -> Iterator[Updates]:
@@ -330,6 +331,10 @@ class Handlers:
     def choose_preset(self, preset: str) -> list[Any]:
         """Show in the drawer what a preset comes to."""
         return placeholders(self.workshop.pipe.settings_in_force({}, None, preset or None))
+
+    def here(self, picture: Any) -> None:
+        """A page says that it is still open: by the name of its picture, which nobody can guess."""
+        self.visitors.keep(str(picture))
 
     def leave(self, request: gr.Request) -> None:
         """Forget who closes the tab."""

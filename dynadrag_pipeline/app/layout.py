@@ -55,7 +55,7 @@ def build_page(handlers: Handlers, api: Api, model_name: str) -> gr.Blocks:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480):
-                parts.stage = make_stage()
+                parts.stage = make_stage(handlers.here)
             with gr.Column(scale=3, min_width=360, elem_id="side"):
                 with gr.Column(elem_classes="part"):
                     points = _points_group()

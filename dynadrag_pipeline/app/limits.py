@@ -21,6 +21,8 @@ IDLE_SECONDS = 3600.0
 """After which a visitor's pictures are thrown away."""
 GONE_SECONDS = 60.0
 """After which an edit that nobody looks at any more is ended."""
+SIGN_SECONDS = 90.0
+"""After which a tab that gave no sign any more is taken for closed; hidden ones may give one a minute."""
 
 
 def check_picture(picture: Image.Image) -> None:

@@ -611,9 +611,16 @@ document.addEventListener("paste", (event) => {
   if (file) take(file);
 });
 
-window.addEventListener("beforeunload", (event) => { // a reload forgets all, and the browser asks first
-  if (state.pairs.length || state.mask || state.result) event.preventDefault();
-});
+function askToStay(event) { // a reload forgets all, and the browser asks first; server.py sees to it that we hear of it first
+  if (!state.pairs.length && !state.mask && !state.result) return;
+  event.preventDefault();
+  event.stopImmediatePropagation(); // or gradio hangs up, though the answer may be to stay
+}
+
+function sayHere() { // a connection that broke looks like a tab that was closed, until the page says that it is open
+  if (state.picture) server.here(state.picture).catch(() => {}); // once the network is back, it is said again
+}
+setInterval(sayHere, 20000);
 
 // --- what the server says ---
 
@@ -673,7 +680,7 @@ watch("preview", () => onPreview(props.preview));
 watch("live", () => onLive(props.live));
 watch("parcel", () => onParcel(props.parcel));
 
-window.dragStage = { state, onScreen, acts, told }; // for tests, and for the buttons of the group beside
+window.dragStage = { state, onScreen, acts, told, sayHere, askToStay }; // for tests, and for the buttons of the group beside
 new ResizeObserver(draw).observe(view);
 chooseTool("drag");
 showTable();

@@ -381,6 +381,37 @@ def test_a_reload_asks_first_when_there_is_something_to_lose(page: AppPage, face
     assert asked == ["beforeunload"]
 
 
+def test_who_is_asked_and_stays_can_go_on(page: AppPage, face: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    left = those_who_leave(monkeypatch)
+    page.tab.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.open(face)
+    page.click((48, 60), (56, 60))
+    page.tab.evaluate("setTimeout(() => location.reload())")
+    wait_until(lambda: bool(asked), page.pause)
+    page.run()
+    assert asked == ["beforeunload"]
+    assert left == []
+
+
+def test_a_tab_that_lost_its_connection_is_kept_as_long_as_it_says_that_it_is_open(
+    chromium: Any, address: str, face: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynadrag_pipeline.app.visitors.SIGN_SECONDS", 2.0)
+    left = those_who_leave(monkeypatch)
+    page = AppPage(chromium, address)
+    folder = folder_of(page, face, temporary)
+    page.tab.evaluate("window.saying = setInterval(dragStage.sayHere, 200)")
+    page.tab.evaluate("window.dispatchEvent(new Event('beforeunload'))")  # at which gradio's page hangs up
+    wait_until(lambda: bool(left), page.pause)
+    page.tab.wait_for_timeout(4000)
+    assert folder.exists()
+    page.tab.evaluate("clearInterval(window.saying)")
+    wait_until(lambda: not folder.exists(), page.pause)
+    assert page.errors == []
+    page.tab.close()
+
+
 def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"this is no picture")
@@ -409,23 +440,18 @@ def test_two_tabs_know_nothing_of_each_other_and_edit_in_turn(chromium: Any, add
 
 
 def test_a_tab_that_is_closed_in_the_middle_of_an_edit_is_forgotten(
-    chromium: Any, address: str, face: Path, temporary: Path
+    chromium: Any, address: str, face: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dynadrag_pipeline.app.visitors.SIGN_SECONDS", 1.0)
     page = AppPage(chromium, address)
-    page.open(face)
-    (visitors,) = temporary.glob("dynadrag-app-*/visitors")
-    folder = visitors / max(visitors.iterdir(), key=lambda each: each.stat().st_mtime).name
+    folder = folder_of(page, face, temporary)
     page.click((48, 60), (56, 60))
-    page.tab.fill("#seed input", "9")  # so that the picture is opened anew, which takes a while
-    page.tab.keyboard.press("Tab")
+    page.set_options(identity_lora_steps=1000)  # which takes as long as closing needs
     page.tab.click("#run")
-    page.tab.wait_for_function("!document.querySelector('#cancel').disabled")
+    page.tab.wait_for_function("dragStage.state.live")
+    assert edits_running() == 1
     page.tab.close()
-    for _ in range(600):
-        if not folder.exists():
-            break
-        time.sleep(0.1)
-    assert not folder.exists()
+    wait_until(lambda: not edits_running() and not folder.exists())
     other = AppPage(chromium, address)
     other.open(face)
     other.click((48, 60), (56, 60))
@@ -446,6 +472,23 @@ def test_everything_is_on_one_screen(chromium: Any, address: str, face: Path, sc
     )
     assert nameless == []
     page.tab.close()
+
+
+def those_who_leave(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """The tabs of which the server hears from now on that they seem closed."""
+    left: list[str | None] = []
+    leave = Visitors.leave
+    monkeypatch.setattr(Visitors, "leave", lambda self, key: (left.append(key), leave(self, key)))
+    return left
+
+
+def folder_of(page: AppPage, face: Path, temporary: Path) -> Path:
+    """The folder of a visitor who opens a picture."""
+    (visitors,) = temporary.glob("dynadrag-app-*/visitors")
+    before = {*visitors.iterdir()} if visitors.exists() else set()
+    page.open(face)
+    (folder,) = {*visitors.iterdir()} - before
+    return folder
 
 
 def overflow(page: AppPage) -> list[int]:

@@ -20,7 +20,7 @@ from dynadrag_pipeline.app import samples, visitors
 from dynadrag_pipeline.app.api import Api
 from dynadrag_pipeline.app.edits import Order, Watcher
 from dynadrag_pipeline.app.handlers import Handlers, links, words
-from dynadrag_pipeline.app.limits import MOST_EDITS
+from dynadrag_pipeline.app.limits import IDLE_SECONDS, SIGN_SECONDS
 from dynadrag_pipeline.app.options_drawer import OPTIONS, given_by
 from dynadrag_pipeline.app.parts import Parts
 from dynadrag_pipeline.app.stage import NOTHING, Drawn, mask_of, mask_url
@@ -478,10 +478,47 @@ def test_visitors_are_forgotten_with_their_files(tmp_path: Path) -> None:
     assert known.of("you").folder != folder
     assert not folder.exists()
     assert len(known) == 1
-    known.leave("you")
-    assert len(known) == 0
-    assert list(tmp_path.iterdir()) == []
-    assert MOST_EDITS > 1
+
+
+def test_nobody_is_forgotten_for_their_own_click_or_for_a_long_edit(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    visitor = handlers.visitors.of("me")
+    visitor.seen -= 2 * IDLE_SECONDS
+    assert handlers.visitors.of("me") is visitor
+    edit = handlers.run(ME, drawn(handlers, [[[30, 40], [40, 40]]]), "", 0, 1, "", *UNSAID)
+    next(edit)
+    visitor.seen -= 2 * IDLE_SECONDS
+    list(edit)
+    handlers.visitors.of("you")
+    assert handlers.visitors.of("me") is visitor
+
+
+def test_a_tab_that_seems_closed_is_forgotten_once_it_gives_no_sign(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By timers that are wound here by hand."""
+    timers: list[SimpleNamespace] = []
+
+    def timer(seconds: float, act: Callable[..., None], given: tuple[Any, ...]) -> SimpleNamespace:
+        timers.append(SimpleNamespace(seconds=seconds, ring=lambda: act(*given), start=lambda: None))
+        return timers[-1]
+
+    monkeypatch.setattr(visitors, "threading", SimpleNamespace(Timer=timer))
+    scene = handlers.load(str(photo), ME)["stage"]["scene"]["picture"]
+    visitor = handlers.visitors.of("me")
+    handlers.leave(ME)
+    for sign in (lambda: handlers.here(scene), lambda: handlers.cancel(ME)):
+        visitor.sign -= SIGN_SECONDS
+        sign()
+        timers[-1].ring()
+        assert handlers.visitors.of("me") is visitor
+        assert timers[-1].seconds == pytest.approx(SIGN_SECONDS, abs=5)
+    visitor.sign -= SIGN_SECONDS
+    handlers.here("another")
+    timers[-1].ring()
+    assert len(timers) == 3
+    assert len(handlers.visitors) == 0
+    assert not visitor.folder.exists()
 
 
 def test_a_sample_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
