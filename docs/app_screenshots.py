@@ -3,7 +3,7 @@
 Needs the packages of `dynadrag[dev]` and a Chromium: apt-get install chromium.
 
 python docs/app_screenshots.py
-python docs/app_screenshots.py --out /tmp/shots --dark --width 800
+python docs/app_screenshots.py --out shots --dark --width 800
 """
 
 from __future__ import annotations

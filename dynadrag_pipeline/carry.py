@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from .dense_flow import DenseFlow, resize_shift, sampled_flow
-from .latent_bend import NoisyLatent, bent_picture, covered_cells
+from .latent_bend import NoisyLatent, bent_picture
 
 
 class LatentCarry:
@@ -56,13 +56,6 @@ class LatentCarry:
         ]
         self.latents = self._put_together()
         return self.latents
-
-    def invented(self) -> torch.Tensor | None:
-        """`(1, 1, h, w)` of the latent: 1 where nothing of the picture comes to; `None` if there is no such place."""
-        uncovered = 1 - covered_cells(self.flow, self.size)
-        if self.mask is not None:
-            uncovered = uncovered * self.mask
-        return uncovered if uncovered.any() else None
 
     def _keep(self, latents: torch.Tensor) -> None:
         added = latents - self.latents

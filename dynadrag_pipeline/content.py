@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
-from motion_predictor.points import distance_to_way, scale_points
+from motion_predictor.points import distance_to_way, sample_flow, scale_points
 
+from .dense_flow import DenseFlow
 from .dift import dift_features, find_points
 
 logger = logging.get_logger(__name__)
@@ -30,7 +31,7 @@ ELSEWHERE = 8 / 128  # what is so far from a handle is another place
 SAME_PLACE = 4 / 128  # what is found again within that is the same
 
 LEAST_SHARE = 0.5
-"""Of the way that was asked for: if content made less of it, a warning says so."""
+"""Of the way that was asked for, and of the points: if content made less, or less was found, a warning says so."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,6 @@ class ContentLocations:
             return f"content: not found, of {count} that {'was' if count == 1 else 'were'} to move"
         text = f"content: {self.distances[known].mean():.1f} px from its targets, of {self.asked[known].mean():.1f} px"
         return f"{text} asked" + (f"; {lost} of {count} not found" if lost else "")
-
-    @property
-    def moves(self) -> torch.Tensor:
-        """`(moves, 2, 2)`: from where to where the content moved that was found, as far as it did."""
-        return torch.stack([self.handles, self.places], dim=1)[self.found & (self.handles != self.places).any(dim=-1)]
 
     def record(self) -> dict[str, Any]:
         """The same as lists, for a JSON file."""
@@ -154,6 +150,83 @@ def locate_content(
     return ContentLocations(*(each.cpu() for each in answers))
 
 
+def origins_of(
+    points: torch.Tensor, size: tuple[int, int], moves: torch.Tensor | None, flow: DenseFlow | None
+) -> torch.Tensor:
+    """Where what is at points of an edited picture was in the unedited one.
+
+    As content near by has moved, if that is known; else by what the latent was carried by; else where it is.
+
+    Args:
+        points (`torch.Tensor` of shape `(points, 2)`): (x, y) in pixels of the input.
+        size (`tuple[int, int]`): (height, width) of the input.
+        moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*): of the edited picture's [`DragState`].
+        flow ([`DenseFlow`], *optional*): of the same.
+
+    Returns:
+        `torch.Tensor` of shape `(points, 2)`.
+
+    Example:
+        >>> from_here_to_there = torch.tensor([[[10.0, 20.0], [30.0, 20.0]]])
+        >>> origins_of(torch.tensor([[31.0, 20.0], [90.0, 20.0]]), (128, 128), from_here_to_there, flow=None)
+        tensor([[11., 20.],
+                [90., 20.]])
+    """
+    origins = points if flow is None else points + _read_at(flow.backward, points, size)
+    if moves is None or not len(moves):
+        return origins
+    distance, nearest = torch.cdist(points, moves[:, 1]).min(dim=1)
+    by_moves = points + moves[nearest, 0] - moves[nearest, 1]
+    return torch.where((distance <= ELSEWHERE * min(size))[:, None], by_moves, origins)
+
+
+def carried_moves(
+    moves: torch.Tensor | None, before: DenseFlow | None, after: DenseFlow | None, size: tuple[int, int]
+) -> torch.Tensor:
+    """Moves `(moves, 2, 2)` in pixels of an input of (height, width), of which places went on with the latent.
+
+    Args:
+        moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*): none, if nothing is known.
+        before, after ([`DenseFlow`], *optional*): what the latent was carried by, before and after it was again.
+        size (`tuple[int, int]`): (height, width) of the input.
+    """
+    if moves is None:
+        return torch.zeros(0, 2, 2)
+    origins, places = moves.unbind(dim=1)
+    for flow, sign in ((after, 1), (before, -1)):
+        places = places if flow is None else places + sign * _read_at(flow.forward, origins, size)
+    return torch.stack([origins, places], dim=1)
+
+
+def moves_after(
+    content: ContentLocations, size: tuple[int, int], origins: torch.Tensor, earlier: torch.Tensor
+) -> torch.Tensor:
+    """From where to where content is known to have moved since the unedited picture, as far as it did.
+
+    Args:
+        content ([`ContentLocations`]): of the last drag.
+        size (`tuple[int, int]`): (height, width) of the input.
+        origins (`torch.Tensor` of shape `(points, 2)`): of its handles, see [`origins_of`].
+        earlier (`torch.Tensor` of shape `(moves, 2, 2)`):
+            of the drags before: those of content that the last drag moved on, or moved something over, are left out.
+
+    Returns:
+        `torch.Tensor` of shape `(moves, 2, 2)`: (x, y) in pixels of the input.
+    """
+    found = content.found
+    own = torch.stack([origins, content.places], dim=1)[found & (origins != content.places).any(dim=-1)]
+    known = torch.cat([content.handles[found], content.places[found]])
+    is_known = (torch.cdist(earlier[:, 1], known) <= ELSEWHERE * min(size)).any(dim=1)
+    return torch.cat([earlier[~is_known], own])
+
+
+def _read_at(flow: torch.Tensor, points: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A dense flow at points, `(points, 2)`, all in pixels of a picture of (height, width)."""
+    grid = (flow.shape[-2], flow.shape[-1])
+    read = sample_flow(flow.to(points), scale_points(points, size, grid)[None])[0]
+    return read * points.new_tensor([size[1] / grid[1], size[0] / grid[0]])
+
+
 def left_behind(content: ContentLocations, stop_reason: str) -> str | None:
     """What to say when handles are at their targets, and their content is not.
 
@@ -162,15 +235,30 @@ def left_behind(content: ContentLocations, stop_reason: str) -> str | None:
         stop_reason (`str`): why it ended.
 
     Returns:
-        `str`, *optional*: how far the content is, and what may help; nothing, if it has made most of the way.
+        `str`, *optional*: how far the content is, or that it was not found, and what may help; nothing, if most was
+        found, and has made most of the way.
+
+    Example:
+        >>> asked, found = torch.full((4,), 8.0), torch.tensor([True, False, False, False])
+        >>> places = torch.zeros(4, 2)
+        >>> content = ContentLocations(places, places, torch.zeros(4), asked, torch.ones(4), found)
+        >>> (left_behind(content, "reached") or "").split(" (")[0]
+        'The handles have reached their targets, and most of their content was not found'
     """
+    found = content.found[content.asked > 0]
+    if stop_reason != "reached" or not len(found):
+        return None
     share = content.share_of_way
-    if stop_reason != "reached" or share is None or share >= LEAST_SHARE:
+    if share is None or found.float().mean() < LEAST_SHARE:
+        missed = f"{'most of ' if found.any() else ''}their content was not found"
+    elif share < LEAST_SHARE:
+        missed = f"their content has made {max(share, 0):.0%} of the way"
+    else:
         return None
     return (
-        f"The handles have reached their targets, and their content has made {max(share, 0):.0%} of the way "
-        f"({content.summary}). More `supervision_steps` or a higher `supervision_lr` may help; with "
-        "`carry='once'`, which takes no such steps on its way, so may `settle_iterations`."
+        f"The handles have reached their targets, and {missed} ({content.summary}). More `supervision_steps` or a "
+        "higher `supervision_lr` may help; with `carry='once'`, which takes no such steps on its way, so may "
+        "`settle_iterations`."
     )
 
 

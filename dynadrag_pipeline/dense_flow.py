@@ -139,13 +139,24 @@ def unfolded(forward: torch.Tensor) -> torch.Tensor:
 
 def sampled_flow(values: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """`(1, c, h, w)` of a map, each place's `displacement` `(1, 2, h, w)` away: bilinear; beyond it, its border."""
-    places = _places(displacement)
-    return F.grid_sample(values, places, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled_in_borders(values, _places(displacement), "bilinear")
 
 
 def shifted(picture: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """`(1, channels, h, w)` of a picture, each pixel taken `shift` `(1, 2, h, w)` away from where it is shown."""
-    return F.grid_sample(picture, _places(shift), mode="bicubic", padding_mode="border", align_corners=False)
+    return sampled_in_borders(picture, _places(shift), "bicubic")
+
+
+def sampled_in_borders(maps: torch.Tensor, places: torch.Tensor, mode: str) -> torch.Tensor:
+    """`grid_sample` of maps, whose border is repeated outwards, wherever a device has it."""
+    device = sampling_device(maps.device)
+    sampled = F.grid_sample(maps.to(device), places.to(device), mode=mode, padding_mode="border", align_corners=False)
+    return sampled.to(maps.device)
+
+
+def sampling_device(device: torch.device) -> torch.device:
+    """Where maps of a device are sampled: of Apple's GPUs on the CPU, since torch before 2.13 can't do it there."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def resize_shift(shift: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import nn
 
+from .dense_flow import sampled_in_borders
 from .unet_features import block_output
 
 LARGEST_STRIP = 2**25  # feature values that are compared at once
@@ -172,7 +173,7 @@ def _lattice(
     )
     grid_y, grid_x = torch.meshgrid((2 * y + 1) / size[0] - 1, (2 * x + 1) / size[1] - 1, indexing="ij")
     places = torch.stack([grid_x, grid_y], dim=-1)[None].to(features)
-    return F.normalize(F.grid_sample(features, places, padding_mode="border", align_corners=False), dim=1)
+    return F.normalize(sampled_in_borders(features, places, "bilinear"), dim=1)
 
 
 def _for_each(value: Any, count: int) -> Any:

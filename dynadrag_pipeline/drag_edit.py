@@ -12,11 +12,11 @@ from motion_predictor.points import sample_flow, scale_points
 
 from .carry import LatentCarry
 from .content_search import content_offsets
-from .dense_flow import DenseFlow, flow_size, folds, resize_shift, unfolded
+from .dense_flow import DenseFlow, folds, resize_shift, unfolded
 from .drag_engine import DragEngine, Reference
 from .drag_instruction import DragInstruction
 from .drag_state import DragPoints, DragState, DragStep
-from .latent_bend import NoisyLatent
+from .latent_bend import NoisyLatent, invented_cells
 from .latent_optimizer import LatentOptimizer, LeastLoss, latent_reach
 from .motion.source import EditView, Motion, MotionSource, dense_flow_of, warn_if_not_asked
 from .motion.straight import SettlingMotion, WholeWayMotion
@@ -25,6 +25,9 @@ from .pipeline_output import DragIteration
 from .point_selection import PointSelector, handle_target_similarity
 from .stop_rule import StopRule
 from .unet_features import supervision_grid
+
+MOST_CELLS = 12
+"""To each side of its target, content that settles is looked for among so many cells at most."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,13 @@ class DragEdit:
         self.rule = StopRule(settings, min(self.size) / 512, can_stall=not source.always_arrives)
         self.k = 0
         self.carry = None if settings.carry == "none" else self._new_carry(start, generator)
-        if self.carry is not None:
-            self.reference = replace(reference, silent=self.carry.invented())
+        self._start_flow = start.flow
+        self._silence_reference()
         self._carried: Carried | None = None
         self._look: tuple[torch.Tensor, torch.Tensor] | None = None
         self._open_record: tuple[DragIteration, Supervised] | None = None
         self.original_patches = self._patches_at(self.points.handles)
+        self._previous = self._previous_of(start)
         warn_if_not_asked(source, settings.carry)
         source.start(self.view)
 
@@ -143,6 +147,11 @@ class DragEdit:
     def latents(self) -> torch.Tensor:
         """`(1, channels, h, w)`: z_t^k, float32, what is optimised."""
         return self.optimizer.latents
+
+    @property
+    def flow(self) -> DenseFlow | None:
+        """What the latent was carried by since the unedited picture, by this drag or by those before."""
+        return self._start_flow if self.carry is None else self.carry.flow
 
     @property
     def view(self) -> EditView:
@@ -236,12 +245,9 @@ class DragEdit:
         if self.carry is None or self.rule.is_settling:
             return
         said = dense_flow_of(self.source, self.view, self.next_handles)
-        if not torch.isfinite(said).all():
-            raise FloatingPointError(f"The source of motion `{self.source.name}` answered with what is not finite.")
-        said = resize_shift(said, flow_size(self.size))
         flow = DenseFlow.of(unfolded(said))
         self.optimizer.put(self.carry.move(flow, self.latents))
-        self.reference = replace(self.reference, silent=self.carry.invented())
+        self._silence_reference()
         self.look_again()
         at_handles = sample_flow(resize_shift(flow.forward, self.size), self.points.handles[None])[0]
         self._carried = Carried(at_handles, folds(said).float().mean().item())
@@ -337,8 +343,7 @@ class DragEdit:
             added=self._added,
         )
         self._open_record = record, self._supervised
-        flow = None if self.carry is None else self.carry.flow
-        return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview, flow=flow)
+        return DragStep(self.latents.detach().clone(), self.denoised, record, self.is_preview, flow=self.flow)
 
     def close_record(self) -> None:
         """Write the loss at z_t^{k+1} into the record of the iteration that led there."""
@@ -360,6 +365,12 @@ class DragEdit:
         flow = start.flow or DenseFlow.still(self.size, noise)
         return LatentCarry(original, start.noise, flow, self.mask)
 
+    def _silence_reference(self) -> None:
+        """Leave it to the edit what is where nothing of the unedited picture was carried to."""
+        size = (self.latents.shape[-2], self.latents.shape[-1])
+        silent = None if self.flow is None else invented_cells(self.flow, size)
+        self.reference = replace(self.reference, silent=silent)
+
     def _content_is_there(self) -> bool:
         """Whether what was at each handle is found at its target, among what is near it, by the features.
 
@@ -367,8 +378,9 @@ class DragEdit:
         """
         valid, features = self.valid, self.look()[1].detach()
         cells = min(features.shape[-2:]) / min(self.size) * self.points.stop_distance
+        reach = min(max(math.ceil(2 * cells), 1), MOST_CELLS)
         offsets = content_offsets(
-            features, self.original_patches[valid], self._in_cells(self.next_handles[valid]), math.ceil(2 * cells)
+            features, self.original_patches[valid], self._in_cells(self.next_handles[valid]), reach
         )
         return bool((offsets.norm(dim=-1) <= cells).all())
 
@@ -416,7 +428,13 @@ class DragEdit:
         if self.mask is None or settings.mask_weight == 0:
             return loss
         previous = self.engine.step_back(output, self.latents)
-        return loss + settings.mask_weight * mask_loss(previous, self.reference.previous, self.mask)
+        return loss + settings.mask_weight * mask_loss(previous, self._previous, self.mask)
+
+    def _previous_of(self, start: DragState) -> torch.Tensor:
+        """z_{t-1} of what the drag begins with: what Eq. 2 compares with outside the mask."""
+        if self.mask is None or start.handles is None:
+            return self.reference.previous
+        return self.engine.step_back(self.look()[0].detach(), self.latents.detach())
 
 
 def _paths_on(

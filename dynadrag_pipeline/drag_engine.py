@@ -135,7 +135,7 @@ class DragEngine:
         Raises:
             FloatingPointError: if it is not finite.
         """
-        with self.denoiser.replaying(reference.kv_bank), reference.kv_bank.silent_at(reference.silent):
+        with reference.kv_bank.silent_at(reference.silent), self.denoiser.replaying(reference.kv_bank):
             if steps is None:
                 latents = ddim_denoise(self._predict_noise, self.sampler, noise, self.timesteps)
             else:

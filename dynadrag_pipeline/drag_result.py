@@ -9,6 +9,7 @@ import torch
 
 from motion_predictor.points import scale_points
 
+from .content import carried_moves, origins_of
 from .drag_instruction import DragInstruction
 from .drag_state import DragState, DragStep
 from .pipeline_output import DragIteration, StopReason
@@ -27,6 +28,10 @@ class DragResult:
         motion_source (`str`): name of what said where handles go.
         start_latents (`torch.Tensor` of shape `(1, channels, h, w)`, *optional*):
             z_0 of what the drag went on from; `None` if that was the original.
+        origins (`torch.Tensor` of shape `(points, 2)`, *optional*):
+            where in the unedited picture what is at the handles was, in pixels of the input; by default there.
+        earlier_moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*):
+            of what the drag went on from, as far as the latent was carried on; see [`DragState`].
     """
 
     state: DragState
@@ -36,6 +41,8 @@ class DragResult:
     stop_reason: StopReason
     motion_source: str
     start_latents: torch.Tensor | None = None
+    origins: torch.Tensor | None = None
+    earlier_moves: torch.Tensor | None = None
 
     @classmethod
     def of(
@@ -68,6 +75,8 @@ class DragResult:
             stop_reason=stop_reason,
             motion_source=motion_source,
             start_latents=None if start.handles is None else start.latents,
+            origins=origins_of(instruction.handles, instruction.size, start.moves, start.flow),
+            earlier_moves=carried_moves(start.moves, start.flow, state.flow, instruction.size),
         )
 
 

@@ -83,6 +83,9 @@ class DragState:
         handles (`torch.Tensor` of shape `(points, 2)`, *optional*): h^k in pixels of the edit; `None` before any.
         picture (`str`, *optional*): fingerprint of what was edited.
         flow ([`DenseFlow`], *optional*): what the latent was carried by since the unedited picture.
+        moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*):
+            from where in the unedited picture to where in this one content is known to have moved, (x, y) in pixels of
+            the input; `None` as long as nobody has looked.
     """
 
     noise: torch.Tensor
@@ -91,6 +94,7 @@ class DragState:
     handles: torch.Tensor | None = None
     picture: str | None = None
     flow: DenseFlow | None = None
+    moves: torch.Tensor | None = None
 
 
 @dataclass

@@ -321,15 +321,23 @@ class GraphedDenoiser:
 
     @contextmanager
     def _with_bank(self, mode: Mode, bank: KVBank) -> Iterator[None]:
-        if self._may_replay():
+        if bank.is_silent:
+            say_once(
+                "where something came into view that the picture did not show, keys and values are the edit's own"
+            )
+        if self._may_replay() and not bank.is_silent:
             self._mode, self._bank = mode, bank
             try:
                 yield
             finally:
                 self._mode, self._bank = "plain", None
         else:
-            with self.eager.recording(bank) if mode == "recording" else self.eager.replaying(bank):
-                yield
+            before, self._is_allowed = self._is_allowed, False
+            try:
+                with self.eager.recording(bank) if mode == "recording" else self.eager.replaying(bank):
+                    yield
+            finally:
+                self._is_allowed = before
 
     @contextmanager
     def _eagerly(self) -> Iterator[UNetDenoiser]:

@@ -68,6 +68,12 @@ def covered_cells(flow: DenseFlow, size: tuple[int, int]) -> torch.Tensor:
     return (torch.nn.functional.interpolate(flow.covered, size=size, mode="area") >= 0.5).float()
 
 
+def invented_cells(flow: DenseFlow, size: tuple[int, int]) -> torch.Tensor | None:
+    """`(1, 1, h, w)` of a latent: 1 where nothing of the picture comes to; `None` if there is no such place."""
+    uncovered = 1 - covered_cells(flow, size)
+    return uncovered if uncovered.any() else None
+
+
 def bent_picture(picture: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """A picture `(1, c, h, w)` or a clean latent, each place from `shift` `(1, 2, h, w)` away: bicubic.
 

@@ -477,7 +477,7 @@ class DecodeStep(SessionBlock, DragBlock):
                 picture = decode_latents(components.vae, given.latents)
                 if given.in_force.settings.restore_source:
                     reconstruction = decode_latents(components.vae, given.reconstruction_latents)
-                    moves = session.content(given.drag_result).moves if session.settings.locate_content else None
+                    moves = session.known_moves(given.drag_result)
                     picture = given.shown = restore_source(
                         given.picture, picture, reconstruction, flow=given.flow, moves=moves
                     )
@@ -557,9 +557,9 @@ class DynaDragModularPipeline(ModularPipeline):
 class DynaDragBlocks(TravellingMixin, SequentialPipelineBlocks):
     """Drag-style image editing by motion prediction ([DynaDrag](https://arxiv.org/abs/2601.00542)), in blocks.
 
-    The blocks are `prepare`, `encode`, `fit_identity`, `invert`, `drag` and `decode`; `drag` is a loop over `select`,
-    `predict`, `carry`, `supervise`, `locate` and `denoise`. From the same inputs and seed they make the picture that
-    [`DynaDragPipeline`] makes, one picture a call.
+    The blocks are `prepare`, `encode`, `fit_identity`, `invert`, `drag`, `decode` and `content`; `drag` is a loop over
+    `select`, `predict`, `carry`, `supervise`, `locate` and `denoise`. From the same inputs and seed they make the
+    picture that [`DynaDragPipeline`] makes, one picture a call.
 
     Example:
 

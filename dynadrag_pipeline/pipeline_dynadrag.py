@@ -234,6 +234,10 @@ class DynaDragPipeline(
 
         Raises:
             ValueError: before any work, if an argument or a component does not fit; the message says which.
+            RuntimeError: if the UNet is in use by another edit.
+            FloatingPointError:
+                if fitting the LoRA, or inverting and denoising the picture, came to what is not finite. What is not
+                finite later ends an edit as `"diverged"`.
 
         Examples:
             ```py
@@ -314,6 +318,8 @@ class DynaDragPipeline(
 
         Raises:
             ValueError: before any work, if an argument or a component does not fit; the message says which.
+            RuntimeError: if the UNet is in use by another edit.
+            FloatingPointError: if the LoRA, or the picture inverted and denoised, came to what is not finite.
 
         Example:
 
@@ -359,6 +365,7 @@ class DynaDragPipeline(
 
         Raises:
             ValueError: before any work, if an argument does not fit; the message says which.
+            FloatingPointError: if the source of motion answers with what is not finite.
 
         Example:
 
@@ -375,7 +382,11 @@ class DynaDragPipeline(
         return preview_drag(picture, instruction, source, self.settings_in_force().settings)
 
     def save_session(self, session: DragSession, folder: str | Path) -> None:
-        """Save an open session with its history; see [`save_session`]."""
+        """Save an open session with its history; see [`save_session`].
+
+        Raises:
+            RuntimeError: while a drag is under way: end or close its iterator first.
+        """
         save_session(session, folder)
 
     def load_session(self, folder: str | Path) -> DragSession:
@@ -383,6 +394,8 @@ class DynaDragPipeline(
 
         Raises:
             ValueError: if the folder holds no session, a damaged one, or one of other models.
+            RuntimeError: if the UNet is in use by another edit.
+            FloatingPointError: if the reference is denoised to what is not finite.
         """
         session = load_session(folder, self, self._described_progress_bar)
         self.identity_loras.current = session.lora

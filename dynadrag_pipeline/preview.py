@@ -15,7 +15,7 @@ from PIL import Image
 
 from motion_predictor.points import scale_points
 
-from .dense_flow import DenseFlow, flow_size, resize_shift, shifted, unfolded
+from .dense_flow import DenseFlow, resize_shift, shifted, unfolded
 from .drag_instruction import DragInstruction
 from .motion.source import EditView, MotionSource, dense_flow_of
 from .motion.straight import StraightMotion
@@ -134,10 +134,8 @@ def _whole_motion(source: MotionSource, view: EditView) -> DenseFlow:
         source.start(view)
         said = dense_flow_of(source, view, view.targets)
     except _NoFeatures:
-        said = StraightMotion().dense_flow(view, view.targets)
-    if not torch.isfinite(said).all():
-        raise FloatingPointError(f"The source of motion `{source.name}` answered with what is not finite.")
-    return DenseFlow.of(unfolded(resize_shift(said, flow_size(view.size))))
+        said = dense_flow_of(StraightMotion(), view, view.targets)
+    return DenseFlow.of(unfolded(said))
 
 
 def _rolled_out(source: MotionSource, view: EditView, flow: DenseFlow) -> torch.Tensor:

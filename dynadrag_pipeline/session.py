@@ -6,15 +6,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
+from diffusers.utils import logging
 
 from motion_predictor.common.checks import got
 from motion_predictor.points import Points
 
 from .components import check_call, check_components, check_prompt_embeds, frozen_components, native_edit_size
-from .content import ContentLocations, content_features, locate_content
+from .content import ContentLocations, content_features, locate_content, moves_after
 from .denoiser import Condition, UNetDenoiser
 from .drag_edit import DragEdit
 from .drag_engine import DragEngine, Reference, make_engine
@@ -40,6 +42,8 @@ from .repeatable import repeatable_attention, repeatable_convolutions
 from .settings import DragSettings, SettingsInForce
 from .source_restoration import restore_source
 
+logger = logging.get_logger(__name__)
+
 ONCE_PER_PICTURE = (
     "num_inference_steps",
     "inversion_strength",
@@ -50,6 +54,7 @@ ONCE_PER_PICTURE = (
     "identity_lora_lr",
     "processing_resolution",
     "restore_source",
+    "locate_content",
 )
 """Settings that a session is opened with, and that a drag in it can't change."""
 
@@ -151,7 +156,7 @@ class DragSession:
         """(height, width) of the input."""
         return self.picture.shape[-2], self.picture.shape[-1]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What the picture's LoRA is filed under, among others."""
         return picture_fingerprint(self.picture, self.size)
@@ -299,6 +304,9 @@ class DragSession:
         source.check(instruction)
         check_components(self.models, in_force.settings)
         check_call(self.models, in_force.settings, self.cross_attention_kwargs)
+        if in_force.idle:
+            names, carry = ", ".join(f"`{name}`" for name in in_force.idle), in_force.settings.carry
+            logger.warning(f"{names} will do nothing beside `carry={carry!r}` as it is set.")
         start = self.original if continue_from is None else self._own_state("continue_from", continue_from)
         is_watched = is_watched or in_force.settings.return_intermediates
         return self._in_turns(self._steps(in_force, instruction, source, start, is_watched, iterate))
@@ -358,6 +366,8 @@ class DragSession:
         is_watched: bool,
         iterate: Callable[[DragEdit], None] | None,
     ) -> Iterator[DragStep]:
+        if self.settings.restore_source:
+            self.known_moves(start)  # before the UNet carries the LoRA
         with self.working(), self.carrying_lora():
             self.drag_engine = self.engine(in_force)
             edit = DragEdit(
@@ -402,11 +412,26 @@ class DragSession:
         state = self._own_state("result", result)
         edited = self.reconstruction if state.handles is None else state.image
         if self.settings.restore_source if restore is None else restore:
-            moves = None
-            if isinstance(result, DragResult) and self.settings.locate_content:
-                moves = self.content(result).moves
+            moves = self.known_moves(result)
             edited = restore_source(self.picture, edited, self.reconstruction, flow=state.flow, moves=moves)
         return resize_picture(edited, self.input_size)
+
+    def known_moves(self, of: DragState | DragResult) -> torch.Tensor | None:
+        """From where to where content is known to have moved since the unedited picture: see [`DragState`].
+
+        It is looked for when it is first asked for, unless `locate_content` is off. Model: as of `content`.
+
+        Args:
+            of ([`DragResult`] or [`DragState`]): from `history`, or `state`.
+        """
+        state = self._own_state("of", of)
+        made = of if isinstance(of, DragResult) else next((each for each in self.history if each.state is of), None)
+        if state.moves is None and made is not None and self.settings.locate_content:
+            content = self.content(made)
+            origins = content.handles if made.origins is None else made.origins
+            earlier = content.handles.new_zeros(0, 2, 2) if made.earlier_moves is None else made.earlier_moves
+            state.moves = moves_after(content, self.input_size, origins, earlier)
+        return state.moves
 
     @torch.no_grad()
     def content(self, result: DragResult, picture: torch.Tensor | None = None) -> ContentLocations:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from motion_predictor.common.atomic_file import atomic_file
 from motion_predictor.common.checks import got
 
+from .components import claimed
 from .dense_flow import DenseFlow
 from .drag_result import DragResult
 from .drag_state import DragState
@@ -28,11 +30,14 @@ from .pipeline_output import DragIteration
 from .session import DragSession
 from .settings import DragSettings, SettingsInForce
 
+logger = logging.get_logger(__name__)
+
 TENSORS_FILE = "session.safetensors"
 RECORD_FILE = "session.json"
 FORMAT = 1
 
 _OF_A_STATE = ("noise", "latents", "image", "handles")
+_OF_A_RESULT = ("start_latents", "origins", "earlier_moves")
 _OF_AN_ITERATION = ("handles", "predicted_step", "step", "valid", "similarities")
 _NUMBERS_OF_AN_ITERATION = (
     "loss_before",
@@ -55,6 +60,7 @@ def save_session(session: DragSession, folder: str | Path) -> None:
 
     Raises:
         OSError: if it can't be written.
+        RuntimeError: while a drag is under way, in this session or another of its UNet.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +83,7 @@ def save_session(session: DragSession, folder: str | Path) -> None:
         "cross_attention_kwargs": session.cross_attention_kwargs,
         "lora": session.lora and {each: getattr(session.lora, each) for each in ("rank", "alpha", "picture")},
         "models": models_content(session.models),
+        "preview_vae": session.decode_preview is not None,
         "sha256": hashlib.sha256(packed).hexdigest(),
         "history": [_numbers_of(result) for result in session.history],
     }
@@ -98,6 +105,7 @@ def load_session(folder: str | Path, models: Any, progress_bar: Any) -> DragSess
 
     Raises:
         ValueError: if the folder holds no session, a damaged one, or one of other models.
+        RuntimeError: while the UNet is being edited with.
     """
     folder = Path(folder)
     record, tensors = _read(folder)
@@ -109,16 +117,24 @@ def load_session(folder: str | Path, models: Any, progress_bar: Any) -> DragSess
         ) from error
     if record["models"] != models_content(models):
         raise ValueError(f"`{folder}` must be opened with the models that it was saved with, got others.")
+    if record.get("preview_vae"):
+        logger.warning("The session had a `preview_vae`, which is not kept: its VAE decodes previews now.")
     session.check()
     session.denoise_reference()
     return session
 
 
 def models_content(models: Any) -> str:
-    """SHA-256 over the content of UNet, VAE and noise schedule, and over what weighs their parts."""
-    weights = [weights_content(models.unet), weights_content(models.vae)]
+    """SHA-256 over the content of UNet, VAE and noise schedule, and over what weighs their parts.
+
+    Raises:
+        RuntimeError: while an edit has its LoRA in the UNet's weights.
+    """
+    with claimed(models.unet):
+        weights = [weights_content(models.unet), weights_content(models.vae)]
+        factors = factors_content(models.unet)
     schedule = sorted((name, str(value)) for name, value in models.scheduler.config.items() if name[0] != "_")
-    return hashlib.sha256(repr([weights, factors_content(models.unet), schedule]).encode()).hexdigest()
+    return hashlib.sha256(repr([weights, factors, schedule]).encode()).hexdigest()
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:
@@ -140,8 +156,9 @@ def _tensors_of(result: DragResult) -> dict[str, torch.Tensor]:
     for number, each in enumerate(result.iterations):
         if each.deviation is not None:
             tensors[f"deviation.{number}"] = each.deviation
-    if result.start_latents is not None:
-        tensors["start_latents"] = result.start_latents
+    if result.state.moves is not None:
+        tensors["moves"] = result.state.moves
+    tensors |= {name: getattr(result, name) for name in _OF_A_RESULT if getattr(result, name) is not None}
     return {**tensors, "trajectory": result.trajectory, "targets": result.targets}
 
 
@@ -207,7 +224,12 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
     stacked, carried = _below("iterations.", tensors), _below("carried.", tensors)
     start = tensors.get("start_latents")
     return DragResult(
-        state=DragState(**state, picture=session.fingerprint, flow=DenseFlow(**flow) if flow else None),
+        state=DragState(
+            **state,
+            picture=session.fingerprint,
+            flow=DenseFlow(**flow) if flow else None,
+            moves=tensors.get("moves"),
+        ),
         trajectory=tensors["trajectory"],
         targets=tensors["targets"],
         iterations=[
@@ -221,6 +243,8 @@ def _result(numbers: dict[str, Any], tensors: dict[str, torch.Tensor], session: 
         stop_reason=numbers["stop_reason"],
         motion_source=numbers["motion_source"],
         start_latents=None if start is None else start.to(session.noise.device),
+        origins=tensors.get("origins"),
+        earlier_moves=tensors.get("earlier_moves"),
     )
 
 

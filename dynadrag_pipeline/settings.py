@@ -275,7 +275,8 @@ class DragSettings:
         AutoOrOff(),
         "whether the UNet's passes are captured once and replayed on a GPU, which is several times as fast as "
         "launching them from Python, and takes more memory there: 'auto' does where it can (not under offloading, nor "
-        "with compiled blocks or hooks on the UNet), False never",
+        "with compiled blocks or hooks on the UNet, nor to denoise what was carried if something came into view), "
+        "False never",
         group=SPEED,
     )
     feature_block: int = option(
@@ -353,9 +354,40 @@ class SettingsInForce:
         settings = type(self.settings)(**{**vars(self.settings), **values})
         return SettingsInForce(settings, {**self.origins, **dict.fromkeys(values, "given")})
 
+    @property
+    def idle(self) -> list[str]:
+        """Options that were asked for, and do nothing to the picture beside the `carry` in force.
+
+        Who gave most of them, as settings of an earlier result, asked for none of them in particular.
+
+        Example:
+            >>> settings_in_force({"carry": "once", "supervision_lr": 0.3}).idle
+            ['supervision_lr']
+        """
+        if 2 * list(self.origins.values()).count("given") > len(self.origins):
+            return []
+        return [name for name in _idle_beside_carry(self.settings) if self.origins[name] == "given"]
+
     def record(self) -> dict[str, dict[str, Any]]:
         """What a record of the edit says of them: `{"max_iterations": {"value": 25, "from": "paper"}, ...}`."""
         return {name: {"value": getattr(self.settings, name), "from": origin} for name, origin in self.origins.items()}
+
+
+def _idle_beside_carry(settings: DragSettings) -> list[str]:
+    """Names of the options that do nothing to the picture, since the latent is carried."""
+    if settings.carry == "none":
+        return []
+    is_supervised = settings.carry == "iteration" or settings.settle_iterations > 0
+    idle = {
+        "source_patches": True,  # what content was at first is compared with
+        "optimizer_scope": settings.settle_iterations == 0,  # each bend of the latent begins a new state
+        "motion_guard": settings.carry == "once",  # no steps are asked for
+        "largest_deviation": settings.carry == "once",
+        "max_iterations": settings.carry == "once" and not settings.hold_unselected,
+        **dict.fromkeys(("supervision_steps", "supervision_lr", "supervision_damping"), not is_supervised),
+        **dict.fromkeys(("supervision_reach", "supervision_radius", "mask_weight"), not is_supervised),
+    }
+    return [name for name, is_idle in idle.items() if is_idle]
 
 
 def settings_in_force(

@@ -54,7 +54,7 @@ def restore_source(
         flow ([`DenseFlow`], *optional*):
             what the latent was carried by: the shift is sought from it on, and nothing is restored where nothing came.
         moves (`torch.Tensor` of shape `(moves, 2, 2)`, *optional*):
-            from where to where content is known to have moved, (x, y) in pixels of the input.
+            from where to where content is known to have moved since the source, (x, y) in pixels of the input.
 
     Returns:
         `torch.Tensor` of shape `(1, 3, height, width)`, in [0, 1]: the source itself where nothing changed.

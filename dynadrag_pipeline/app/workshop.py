@@ -277,7 +277,8 @@ class _Bar:
 def _session_key(order: Order, in_force: SettingsInForce) -> str:
     """What an open picture is kept under: all that it depends on."""
     picture = order.base.opened
-    once = [(name, getattr(in_force.settings, name)) for name in ONCE_PER_PICTURE if name != "restore_source"]
+    of_opening = (name for name in ONCE_PER_PICTURE if name not in ("restore_source", "locate_content"))
+    once = [(name, getattr(in_force.settings, name)) for name in of_opening]
     text = repr((picture.mode, picture.size, order.prompt, order.seed, once))
     return hashlib.sha256(text.encode() + picture.tobytes()).hexdigest()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,14 @@ from motion_predictor.common.output_folder import folder_of
 if TYPE_CHECKING:
     from motion_predictor.data.video import VideoFile
 
+    from ..evaluation.pairs import EvaluationPair
+
 EXAMPLES = """\
 examples:
-  200 held-out faces that are set in motion, and 40 cuts from films:
+  200 held-out faces that are set in motion, and 40 cuts from films; and then what they are for:
 
     dynadrag build-pairs --faces faces.zip --landmarks faces.npz --videos clip.mp4 talks/ --out pairs
+    dynadrag evaluate pairs/portraits --methods "no edit" straight predicted --out runs/first
 
   FaceForensics++ and TED-talks at 512 pixels, of the videos that their split files hold back (for the paper's split
   into 95 and 5 %, give --val-share 0.05 in the place of --names, and train on what `build-dataset` leaves):
@@ -33,6 +38,7 @@ examples:
 
 what is written to --out:
   portraits/, videos/   a folder for each pair: source.png, target.png, mask.png, instruction.json, flow.npz
+  */options.json        what the pairs of a set are made with
   portraits.png, ...    the first twelve of them
 """
 
@@ -45,7 +51,7 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
         help="make pairs of pictures whose true outcome is known, to judge edits by",
         description="Make pairs of a source, an instruction, and the picture that it should lead to (Sec. 4):\n"
         "held-out faces that are set in motion, and two frames of films, 15 to 55 apart. The same command goes on\n"
-        "after Ctrl-C.",
+        "after Ctrl-C, or with more pairs; one with other options is refused.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -53,14 +59,20 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
     parser.add_argument(
         "--faces", metavar="PICTURES", type=Path, help="folder or zip archive of which 60 faces are held out"
     )
-    parser.add_argument("--landmarks", metavar="FILE", type=Path, help="npz file, as for `build-portraits`")
+    parser.add_argument(
+        "--landmarks",
+        metavar="FILE",
+        type=Path,
+        help="of the faces, as for `build-portraits`: npz file with `files`, their names, and `landmarks`, the 478 "
+        "vertices of MediaPipe's face mesh in fractions of the side",
+    )
     parser.add_argument(
         "--held-out",
         metavar="FILE",
         type=Path,
         help="names of pictures that are held out, one in a line (default: the 60 of the smallest SHA-256 of names)",
     )
-    parser.add_argument("--portrait-pairs", metavar="N", type=count_of, default=200, help="(default: 200)")
+    parser.add_argument("--portrait-pairs", metavar="N", type=count_of, default=200, help="how many (default: 200)")
     parser.add_argument(
         "--least-displacement",
         metavar="SHARE",
@@ -99,9 +111,9 @@ def add_build_pairs_command(commands: argparse._SubParsersAction[argparse.Argume
         help="of the videos, those that `build-dataset` of the same files and folders holds out with this share (the "
         "paper's is 0.05) and its own seed of 0 (default: all)",
     )
-    parser.add_argument("--video-pairs", metavar="N", type=count_of, default=40, help="(default: 40)")
+    parser.add_argument("--video-pairs", metavar="N", type=count_of, default=40, help="how many (default: 40)")
     parser.add_argument("--size", metavar="PX", type=count_of, default=128, help="side of the pictures (default: 128)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all chance (default: 0)")
     parser.add_argument("--out", metavar="DIR", type=folder_of, required=True, help="folder for the sets")
     parser.set_defaults(run=_build_pairs)
 
@@ -132,6 +144,7 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
     for flag, chooser in (("--names", args.names), ("--val-share", args.val_share)):
         if chooser and not args.videos:
             raise CommandError(f"{flag} chooses among --videos: give these too.")
+    _check_paths(args)
     with errors_as_one_line():
         try:
             from motion_predictor.data.portraits import PortraitSource
@@ -140,6 +153,8 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
         except ModuleNotFoundError as error:
             raise CommandError(f"this needs {error.name}: pip install 'dynadrag[evaluation]'.") from error
 
+        groups = _groups(args) if args.videos else []
+        sets: list[tuple[Iterator[EvaluationPair], Path, int]] = []
         if args.faces:
             out = args.out / "portraits"
             source = PortraitSource(
@@ -155,12 +170,28 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
                 smallest_face=args.smallest_face,
                 largest_turn=args.largest_turn,
             )
-            build(pairs, out, args.portrait_pairs)
-            written.append(out)
+            sets.append((pairs, out, args.portrait_pairs))
         if args.videos:
             out = args.out / "videos"
-            build(video_pairs(_groups(args), out, args.seed, args.size), out, args.video_pairs)
+            sets.append((video_pairs(groups, out, args.seed, args.size), out, args.video_pairs))
+        for pairs, out, wanted in sets:
             written.append(out)
+            build(pairs, out, wanted)
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """What can be said of files and folders before anything is read or written."""
+    files = {"--landmarks": args.landmarks, "--held-out": args.held_out, "--names": args.names}
+    for flag, path in files.items():
+        if path is not None and not path.is_file():
+            raise CommandError(f"`{flag}` must be a file, got `{path}`, which is none.")
+    if args.faces is not None and not (args.faces.is_dir() or zipfile.is_zipfile(args.faces)):
+        raise CommandError(
+            f"`--faces` must be a folder or a zip archive of pictures, got `{args.faces}`, which is neither."
+        )
+    ground = next(place for place in (args.out.absolute(), *args.out.absolute().parents) if place.exists())
+    if not ground.is_dir():
+        raise CommandError(f"`--out` must be a folder, got `{args.out}`, but `{ground}` is a file: name another.")
 
 
 def _groups(args: argparse.Namespace) -> list[list[VideoFile]]:

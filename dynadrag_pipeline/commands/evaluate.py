@@ -84,7 +84,8 @@ def add_evaluate_command(commands: argparse._SubParsersAction[argparse.ArgumentP
         metavar="METHOD",
         nargs="+",
         choices=METHOD_NAMES,
-        help=f"of {', '.join(METHOD_NAMES)} (default: all, or none beside --rows)",
+        help=f"of {', '.join(METHOD_NAMES)} (default: all, of which `true motion` only where it is known of all "
+        "pairs; or none beside --rows)",
     )
     parser.add_argument(
         "--rows",
@@ -132,25 +133,27 @@ def _evaluate(args: argparse.Namespace, written: list[Path]) -> None:
             from ..evaluation.plots import paths_figure  # noqa: F401 - whether what it needs is there, before any work
             from ..evaluation.run import EvaluationRun
 
-            methods = _methods(args)
+            rows = _rows(args)
         except ModuleNotFoundError as error:
             raise CommandError(f"this needs {error.name}: pip install 'dynadrag[evaluation]'.") from error
+        pairs = _pairs(args)
+        methods = [*_named(args, rows, pairs), *rows]
         names = [method.name for method in methods]
         baseline = names[-1] if args.baseline is None else check_choice("--baseline", args.baseline, names)
-        pairs = _pairs(args)
         back = LearnedPerceptualDistance("alexnet", args.device) if args.drag_back else None
     pipe = load_pipeline(args)
     pipe.set_progress_bar_config(disable=True)
     metrics = _metrics(args, pairs, pipe)
     with errors_as_one_line():
         run = EvaluationRun(pipe, args.out, metrics, settings, args.preset, back)
-        run.prepare(methods)
+        run.prepare(pairs, methods)
         written.append(args.out)
         records = run(pairs, methods)
     from motion_predictor.data.dataset_folder import build_processes
 
     if build_processes().is_main_process:
-        _write_report(run, pairs, methods, records, baseline, args.device)
+        with errors_as_one_line():
+            _write_report(run, pairs, methods, records, baseline, args.device)
 
 
 def _own_device(device: str) -> str:
@@ -233,24 +236,30 @@ def _set_table(pairs: list[EvaluationPair], names: list[str], run: EvaluationRun
         return "FID, KID: not measured: a set is two pictures or more.\n"
     try:
         measure = InceptionDistances(device)
-    except Exception as error:  # whatever packages and downloads raise
+        distances = {name: measure([run.picture(name, pair.name) for pair in pairs], targets) for name in names}
+    except Exception as error:  # whatever packages, downloads and devices raise
         return f"FID, KID: not measured: {one_line(error, 300)}\n"
-    distances = {name: measure([run.picture(name, pair.name) for pair in pairs], targets) for name in names}
     return format_set_table(distances, len(targets), measure.protocol)
 
 
-def _methods(args: argparse.Namespace) -> list[Method]:
-    """The methods that have a name, and the rows of a file."""
-    from ..evaluation.method_names import METHOD_NAMES
+def _rows(args: argparse.Namespace) -> list[Method]:
+    """Those of a file."""
+    if args.rows is None:
+        return []
+    from ..evaluation.rows import load_rows
+
+    return load_rows(args.rows)
+
+
+def _named(args: argparse.Namespace, rows: list[Method], pairs: list[EvaluationPair]) -> list[Method]:
+    """The methods that have a name; by default all that can be run, or none beside rows."""
+    from ..evaluation.method_names import METHOD_NAMES, TRUE_MOTION
     from ..evaluation.methods import METHODS
 
-    rows: list[Method] = []
-    if args.rows is not None:
-        from ..evaluation.rows import load_rows
-
-        rows = load_rows(args.rows)
-    names = args.methods or ([] if rows else METHOD_NAMES)
-    return [*(METHODS[name] for name in names), *rows]
+    if args.methods or rows:
+        return [METHODS[name] for name in args.methods or []]
+    is_known = all(pair.has_flow for pair in pairs)
+    return [METHODS[name] for name in METHOD_NAMES if is_known or name != TRUE_MOTION]
 
 
 def _described(methods: list[Method], run: EvaluationRun) -> list[str]:

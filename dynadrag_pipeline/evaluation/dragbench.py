@@ -11,6 +11,7 @@ categories are read.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from motion_predictor.common.atomic_file import atomic_file
-from motion_predictor.common.checks import got
 from motion_predictor.common.mask_picture import painted_region
 from motion_predictor.common.picture_files import open_picture
 
@@ -28,7 +28,7 @@ from .pairs import EvaluationPair
 from .plain_pickle import read_plain_pickle
 
 INSTRUCTIONS = ("drag_instruction.json", "meta_data.json", "points.json", "instruction.json")
-PICTURES = ("original_image.png", "original_image.jpg", "original.jpg", "original.png", "source.png", "user_drag.png")
+PICTURES = ("original_image.png", "original_image.jpg", "original.jpg", "original.png", "source.png")
 MASK = "mask.png"
 PICKLE = "meta_data.pkl"
 
@@ -44,11 +44,15 @@ def load_benchmark(folder: Path, limit: int | None = None) -> Iterator[Evaluatio
         [`EvaluationPair`], whose name has that of its category before it.
 
     Raises:
-        ValueError: if a picture has a pickle alone, which is not unpickled, or there are no pictures.
+        ValueError: if a picture has a pickle alone, which is not unpickled, if there are no pictures, or if they have
+            true outcomes, which would be lost.
     """
     places = sorted({path.parent for name in PICTURES for path in folder.rglob(name)})
     if not places:
         raise ValueError(f"`{folder}` must hold pairs, or pictures named {', '.join(PICTURES)}, got none.")
+    sets = sorted({str(place.parent) for place in places if any(place.glob("target.*"))})
+    if sets:
+        raise ValueError(f"`{folder}` must be one set of pairs, got one above or below it: give {' or '.join(sets)}.")
     for place in places[:limit]:
         yield _load(place, folder)
 
@@ -76,11 +80,16 @@ def write_instructions(folder: Path) -> int:
             continue
         said = read_plain_pickle(path)
         if not isinstance(said, Mapping) or not isinstance(said.get("points"), (list, tuple)):
-            raise ValueError(f"`{path}` must hold a mapping with `points`, got {got(said)}.")
-        instruction = {"prompt": str(said.get("prompt", "")), "points": _as_numbers(path, said["points"])}
-        if isinstance(said.get("mask"), np.ndarray) and not (path.parent / MASK).exists():
+            raise ValueError(f"`{path}` must hold a mapping with `points`, got a {type(said).__name__}.")
+        prompt, mask = said.get("prompt", ""), said.get("mask")
+        if not isinstance(prompt, str):  # written out, what is shared in it could unfold without an end
+            raise ValueError(f"`{path}` must have a text for its `prompt`, got a {type(prompt).__name__}.")
+        instruction = {"prompt": prompt, "points": _as_numbers(path, said["points"])}
+        if isinstance(mask, np.ndarray) and not (path.parent / MASK).exists():
+            if mask.squeeze().ndim != 2:
+                raise ValueError(f"`{path}` must have a mask (height, width), got {mask.shape}.")
             with atomic_file(path.parent / MASK) as file:
-                Image.fromarray(np.uint8(255) * (said["mask"].squeeze() > 0)).save(file, "PNG")
+                Image.fromarray(np.uint8(255) * (mask.squeeze() > 0)).save(file, "PNG")
         with atomic_file(path.parent / INSTRUCTIONS[0]) as file:
             file.write(json.dumps(instruction).encode())
         written += 1
@@ -90,8 +99,8 @@ def write_instructions(folder: Path) -> int:
 def _as_numbers(path: Path, points: Any) -> list[list[float]]:
     try:
         return [[float(x), float(y)] for x, y in points]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{path}` must have points [x, y], got {got(points)}.") from error
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"`{path}` must have points [x, y], got {reprlib.repr(points)}.") from error
 
 
 def _load(place: Path, folder: Path) -> EvaluationPair:

@@ -23,3 +23,19 @@ def folder_name(method: str) -> str:
         'strength_0_5'
     """
     return "".join(letter if letter.isalnum() else "_" for letter in method)
+
+
+def back_of(method: str) -> str:
+    """What the edits of a method's edits, back from where they led, are filed under.
+
+    Args:
+        method (`str`): its name.
+
+    Returns:
+        `str`: a name that no row may have, nor one that is called the same as a folder.
+
+    Example:
+        >>> back_of("straight")
+        'straight (back)'
+    """
+    return f"{method} (back)"

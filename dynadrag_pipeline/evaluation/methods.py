@@ -63,8 +63,21 @@ class Method:
     back: bool = False
     picture: Callable[[EvaluationPair], np.ndarray] | None = None
 
+    @property
+    def asks_predictor(self) -> bool:
+        """Whether its edits depend on a motion predictor."""
+        return self.picture is None and self.motion in (None, "predicted")
+
     def said(self) -> dict[str, Any]:
-        """All that it says, as JSON has it: what its results depend on beside the run's own settings."""
+        """All that it says, as JSON has it: what its results depend on beside the run's own settings.
+
+        Returns:
+            `dict[str, Any]`: by name of the attribute.
+
+        Example:
+            >>> Method("half as far", "straight", options={"inversion_strength": 0.5}).said()["options"]
+            {'inversion_strength': 0.5}
+        """
         names = ("motion", "motion_options", "motion_predictor", "options", "preset", "misplaced_handle")
         return {name: getattr(self, name) for name in names}
 
@@ -87,13 +100,25 @@ class TrueFlow:
     def predict(
         self, image: torch.Tensor, handles: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None = None
     ) -> Predicted:
-        """At the size of a picture, in its pixels, whatever it has become."""
+        """The true motion at the size of a picture, whatever it has become.
+
+        Args:
+            image (`torch.Tensor` of shape `(1, channels, height, width)`): whose size counts alone.
+            handles, targets, mask: are not looked at.
+
+        Returns:
+            [`Predicted`]: flows of shape `(1, 2, height, width)`, in pixels of the picture.
+        """
         total = resize_shift(self.flow, (image.shape[-2], image.shape[-1])).to(image)
         return Predicted(total / MOTION_SHARE, None, total)
 
 
 class TrueMotion(PredictedMotion):
-    """Motion by the true flow, which needs no picture: the best that a prediction could say."""
+    """Motion by the true flow, which needs no picture: what a predictor that is always right would say.
+
+    Args:
+        flow (`np.ndarray` of shape `(height, width, 2)`): see [`TrueFlow`].
+    """
 
     name = TRUE_MOTION
     needs_picture = False
@@ -103,9 +128,23 @@ class TrueMotion(PredictedMotion):
 
 
 def bent_through_points(pair: EvaluationPair) -> np.ndarray:
-    """The source `(height, width, 3)` uint8, bent by the smooth dense flow through the pair's points: no model.
+    """The source, bent by the smooth dense flow through the pair's points: no model.
 
     Outside the mask nothing changes, and where nothing comes to, what is near is stretched.
+
+    Args:
+        pair ([`EvaluationPair`]): whose points and mask are followed; its target and its flow are not looked at.
+
+    Returns:
+        `np.ndarray` of shape `(height, width, 3)`: uint8 RGB.
+
+    Example:
+        >>> source = np.zeros((64, 64, 3), dtype=np.uint8)
+        >>> source[28:37, 20:29] = 255
+        >>> handles, everywhere = np.float32([[24, 32]]), np.ones((64, 64), dtype=bool)
+        >>> pair = EvaluationPair("dot", source, None, everywhere, handles, handles + np.float32([8, 0]), source)
+        >>> bent_through_points(pair)[32, [24, 32], 0].tolist()
+        [0, 255]
     """
     size = (pair.source.shape[0], pair.source.shape[1])
     handles, targets = torch.from_numpy(pair.handles), torch.from_numpy(pair.targets)
@@ -124,6 +163,9 @@ def source_of_motion(method: Method, pair: EvaluationPair, predictor: Any) -> Mo
         method ([`Method`]): that edits.
         pair ([`EvaluationPair`]): that is edited.
         predictor ([`MotionPredictorModel`], *optional*): see [`load_predictor`].
+
+    Returns:
+        [`MotionSource`], `str` or `None`: an object, a name of `MOTION_NAMES`, or the choice is the call's.
     """
     if method.motion == TRUE_MOTION:
         return TrueMotion(pair.flow)
@@ -142,6 +184,9 @@ def load_predictor(name: str, own: Any, device: Any, dtype: torch.dtype) -> Any:
         own ([`MotionPredictorModel`], *optional*): the model's.
         device (`torch.device` or `str`): where it is to compute.
         dtype (`torch.dtype`): in what.
+
+    Returns:
+        [`MotionPredictorModel`] or `None`: none if the model has no own one.
 
     Raises:
         ValueError: if it can't be loaded.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -169,9 +170,12 @@ class _Compared:
 
     compare: Callable[[np.ndarray, np.ndarray], float]
     with_picture: str
+    package: str | None = None
 
     @property
     def protocol(self) -> str | None:
+        if self.package is not None:
+            return f"{self.package} {version(self.package)}"
         return getattr(self.compare, "protocol", None)
 
     def __call__(self, edited: np.ndarray, pair: EvaluationPair) -> float:
@@ -190,10 +194,10 @@ def picture_metrics(clip: str = DEFAULT_CLIP, device: str = "cpu", dino: str | N
     def to_target(make: Callable[[], Callable[[np.ndarray, np.ndarray], float]]) -> Callable[[], Measure]:
         return lambda: _Compared(make(), "outcome")
 
-    def ssim() -> Callable[[np.ndarray, np.ndarray], float]:
+    def ssim() -> Measure:
         import skimage.metrics  # noqa: F401 - whether it is there
 
-        return structural_similarity
+        return _Compared(structural_similarity, "outcome", "scikit-image")
 
     metrics = {
         "mse_unit": Metric(
@@ -216,9 +220,7 @@ def picture_metrics(clip: str = DEFAULT_CLIP, device: str = "cpu", dino: str | N
             "to the true outcome",
             to_target(partial(LearnedPerceptualDistance, "vgg16", device)),
         ),
-        "ssim": Metric(
-            "SSIM", "scikit-image, Gaussian window of sigma 1.5, RGB, to the true outcome", to_target(ssim)
-        ),
+        "ssim": Metric("SSIM", "Gaussian window of sigma 1.5, RGB, to the true outcome", ssim),
         f"clip {clip}": Metric(
             "CLIP",
             f"cosine of the image embeddings of `{clip}`, to the true outcome",

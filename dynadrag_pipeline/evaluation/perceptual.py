@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,8 @@ class LearnedPerceptualDistance:
         check_choice("name", name, tuple(NAMES))
         self.device = device
         try:
-            self.distance, loader = _by_torchmetrics(name, device), "torchmetrics and torchvision"
+            self.distance = _by_torchmetrics(name, device)
+            loader = f"torchmetrics {version('torchmetrics')} and torchvision {version('torchvision')}"
         except Exception as error:  # whatever packages and downloads raise
             if weights_folder() is None:
                 raise OSError(

@@ -20,7 +20,7 @@ import numpy as np
 
 from motion_predictor.common.checks import got
 
-MOST_BYTES = 2**28
+MOST_BYTES = 2**28  # of a file, and of all arrays and bytes in it: what is shared counts as often as it is used
 MOST_VALUES = 10**6  # containers and their entries: entries may be shared, so that a small file could unfold to many
 DEEPEST = 50  # levels of containers
 
@@ -90,21 +90,19 @@ def read_plain_pickle(path: Path) -> Any:
         raise ValueError(f"`{path}` must be a pickle of at most {MOST_BYTES >> 20} MiB, got a larger file.")
     try:
         return _Plain().of(_followed(path.read_bytes()))
-    except ValueError as error:
-        raise ValueError(f"`{path}` must be a pickle of plain data; nothing of it was run: {error}") from error
+    except (ValueError, AttributeError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        why = error if isinstance(error, ValueError) else f"it is damaged ({type(error).__name__})."
+        raise ValueError(f"`{path}` must be a pickle of plain data; nothing of it was run: {why}") from error
 
 
 def _followed(content: bytes) -> Any:
     """The value that the instructions build, with notes of names and calls in it."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
-    try:
-        for operation, argument, _ in pickletools.genops(content):
-            if operation.name == "STOP":
-                return stack.pop()
-            _follow(operation.name, argument, stack, memo)
-    except (IndexError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"it is damaged ({type(error).__name__}).") from error
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name == "STOP":
+            return stack.pop()
+        _follow(operation.name, argument, stack, memo)
     raise ValueError("it has no end.")
 
 
@@ -196,7 +194,7 @@ class _Plain:
     """Turns what the instructions built into plain values, and refuses what is none."""
 
     def __init__(self) -> None:
-        self.values = 0
+        self.values = self.bytes = 0
 
     def of(self, value: Any, depth: int = 0) -> Any:
         self.values += 1
@@ -206,12 +204,14 @@ class _Plain:
             return {key: self.of(each, depth + 1) for key, each in value.items()}
         if isinstance(value, (list, tuple)):
             return type(value)(self.of(each, depth + 1) for each in value)
-        if isinstance(value, _Call):
-            return _called(value)
+        if isinstance(value, (_Call, bytearray)):
+            made = bytes(value) if isinstance(value, bytearray) else _called(value)
+            self.bytes += made.nbytes if isinstance(made, np.ndarray) else len(made) if isinstance(made, bytes) else 0
+            if self.bytes > MOST_BYTES:
+                raise ValueError(f"its arrays unfold to more than {MOST_BYTES >> 20} MiB.")
+            return made
         if isinstance(value, _Name):
             raise ValueError(f"it asks for {value}, which is not plain data.")
-        if isinstance(value, bytearray):
-            return bytes(value)
         if value is None or isinstance(value, (bool, int, float, str, bytes)):
             return value
         raise ValueError("it is damaged.")
@@ -239,7 +239,7 @@ def _called(call: _Call) -> Any:
 
 def _shaped(kind: Any, shape: Any, content: Any, is_fortran: bool) -> np.ndarray:
     if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
-        raise ValueError(f"it holds an array of shape {got(shape)}.")
+        raise ValueError("it holds an array of a shape that is none.")  # shown, what is shared in it would unfold
     return _numbers(kind, shape, content).reshape(shape, order="F" if is_fortran else "C").copy()
 
 
@@ -262,10 +262,10 @@ def _numbers(kind: Any, shape: tuple[int, ...], content: Any) -> np.ndarray:
     is_type = isinstance(kind, _Call) and isinstance(kind.function, _Name) and kind.function.key == _TYPE
     code = kind.arguments[0] if is_type and kind.arguments else None
     if not isinstance(code, str) or code not in ("b1", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"):
-        raise ValueError(f"it holds an array of {got(code)}, not of numbers.")
+        raise ValueError(f"it holds an array of {got(code) if isinstance(code, str) else 'objects'}, not of numbers.")
     order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "|"
     if order not in ("<", ">", "|", "="):
-        raise ValueError(f"it holds an array of byte order {got(order)}.")
+        raise ValueError("it holds an array of an unknown byte order.")
     dtype = np.dtype(code).newbyteorder(">" if order == ">" else "<")
     content = _bytes(content)
     if len(content) != math.prod(shape) * dtype.itemsize:

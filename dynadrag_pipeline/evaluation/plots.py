@@ -21,20 +21,28 @@ COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 def distances_figure(records: Sequence[Record], column: str = "distance", title: str = "") -> Figure:
     """Means over pairs with their 95 % confidence intervals, a line for each method, in the order of the records.
 
+    Methods that are known on fewer pairs than all say on how many, n.
+
     Args:
         records (`Sequence` of [`Record`]): every method for every pair.
         column (`str`, *optional*, defaults to `"distance"`): the figure that is shown.
         title (`str`, *optional*): of the axis; by default what the distance of content is.
+
+    Returns:
+        `matplotlib.figure.Figure`: not yet drawn.
     """
     methods = list(dict.fromkeys(record.method for record in records))
     figure = Figure((6.4, 0.9 + 0.32 * len(methods)), layout="constrained")
     axes = figure.subplots()
+    labels: list[str] = []
     for line, method in enumerate(methods):
-        values = [record.figures.get(column, math.nan) for record in records if record.method == method]
-        mean, low, high = interval(np.array(values, dtype=float))
+        values = np.array([each.figures.get(column, math.nan) for each in records if each.method == method])
+        known = np.isfinite(values).sum()
+        labels.append(method if known == len(values) else f"{method} (n = {known})")
+        mean, low, high = interval(values)
         axes.plot([low, high], [line, line], color="0.4", linewidth=1.5)
         axes.plot(mean, line, "o", color=COLOURS[0])
-    axes.set_yticks(range(len(methods)), methods)
+    axes.set_yticks(range(len(methods)), labels)
     axes.invert_yaxis()
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.set_xlabel(title or "content to target, px: mean and 95 % interval")
@@ -51,6 +59,9 @@ def paths_figure(pairs: Sequence[EvaluationPair], records: Sequence[Record], met
         pairs (`Sequence` of [`EvaluationPair`]): to show.
         records (`Sequence` of [`Record`]): of a run.
         methods (`Sequence[str]`): whose paths are drawn; those that took none are left out.
+
+    Returns:
+        `matplotlib.figure.Figure`: not yet drawn.
     """
     told = {(record.pair, record.method): record.told.get("trajectory") for record in records}
     drawn = [name for name in methods if any(told.get((pair.name, name)) for pair in pairs)]

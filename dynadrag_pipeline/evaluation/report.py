@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..visualization import draw_points
 from .metrics import Metrics
@@ -17,7 +17,7 @@ from .set_metrics import ENOUGH
 RESAMPLES = 2000
 OF_THE_EDIT = {
     "distance": "content to target, px",
-    "lost": "content not found",
+    "lost": "points not found, share",
     "iterations": "iterations",
     "passes": "UNet passes of the drag",
 }
@@ -63,6 +63,11 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
 
     Returns:
         `str`: with what the columns are.
+
+    Example:
+        >>> records = [Record("001", "track", "", {"asked": 8.0, "distance": 2.0}, {})]
+        >>> print(format_tables(records, Metrics({})).splitlines()[0])
+        1 pair, 8.00 px asked for; means, with 95 % confidence intervals.
     """
     methods = list(dict.fromkeys(record.method for record in records))
     pairs = list(dict.fromkeys(record.pair for record in records))
@@ -77,7 +82,7 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
 
     titles = {**OF_THE_EDIT, **{name: metric.title for name, metric in metrics.had.items()}, **OF_THE_WAY_BACK}
     columns = {name: title for name, title in titles.items() if name in OF_THE_EDIT or is_there(name)}
-    per_point = {name for name, metric in metrics.wanted.items() if metric.is_per_point}
+    per_point = {"lost", *(name for name, metric in metrics.wanted.items() if metric.is_per_point)}
 
     def cell(column: str, shown: np.ndarray) -> str:
         return _cell(*interval(shown, weights=points if column in per_point else None))
@@ -87,15 +92,24 @@ def format_tables(records: Sequence[Record], metrics: Metrics, baseline: str | N
     count = f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"
     lines = [f"{count}, {asked:.2f} px asked for; means, with 95 % confidence intervals.\n", head]
     for method in methods:
-        cells = [cell(column, values(method, column)) for column in columns]
+        own = {column: values(method, column) for column in columns}
+        cells = [_counted(cell(column, each), each) for column, each in own.items()]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     baseline = methods[-1] if baseline is None else baseline
     others = [each for each in methods if each != baseline]
-    lines += [f"\nDifference to {baseline}, pair by pair:\n", head] if others else []
+    if others:
+        lines += [
+            f"\nDifference to {baseline}, pair by pair; on how many of the pairs that have both it is lower:\n",
+            head,
+        ]
     for method in others:
-        cells = [cell(column, values(method, column) - values(baseline, column)) for column in columns]
+        differences = {column: values(method, column) - values(baseline, column) for column in columns}
+        cells = [_compared(cell(column, each), each) for column, each in differences.items()]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    lines.append("\nContent is looked for by features of the UNet; its distance is the mean over what was found.")
+    lines.append(
+        "\nContent is looked for by features of the UNet; for each pair, its distance is the mean over the points "
+        "that are found again under that method. n: how many pairs a cell is of, where it is not all."
+    )
     lines += [f"{metric.title}: {metrics.protocol(name)}." for name, metric in metrics.had.items() if is_there(name)]
     if "drag_back" in columns:
         lines.append("Forth and back: LPIPS (alex) to the source, after another edit from targets to handles.")
@@ -110,6 +124,13 @@ def format_set_table(distances: Mapping[str, Mapping[str, float]], count: int, p
         distances (`Mapping`): by method, `fid` and `kid`.
         count (`int`): of pictures in each set.
         protocol (`str`): what exactly they are.
+
+    Returns:
+        `str`: with a warning where there are fewer than 2000.
+
+    Example:
+        >>> print(format_set_table({"track": {"fid": 12.3, "kid": 1.5}}, 2000, "torchmetrics").splitlines()[3])
+        | track | 12.3 | 1.5 |
     """
     lines = [f"\n| N = {count} | FID | KID x 10^3 |\n|---|---:|---:|"]
     lines += [f"| {method} | {each['fid']:.4g} | {each['kid']:.3g} |" for method, each in distances.items()]
@@ -126,6 +147,16 @@ def _cell(mean: float, low: float, high: float) -> str:
     return "" if np.isnan(mean) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
+def _counted(cell: str, values: np.ndarray) -> str:
+    known = np.isfinite(values).sum()
+    return f"{cell} (n = {known})" if 0 < known < len(values) else cell
+
+
+def _compared(cell: str, differences: np.ndarray) -> str:
+    known = differences[np.isfinite(differences)]
+    return f"{cell}; {(known < 0).sum()} of {len(known)}" if len(known) else cell
+
+
 def best_median_worst(records: Sequence[Record], method: str, column: str = "distance") -> list[str]:
     """Names of three pairs: where a method did best, as usual, and worst; fewer if there are fewer.
 
@@ -133,6 +164,14 @@ def best_median_worst(records: Sequence[Record], method: str, column: str = "dis
         records (`Sequence` of [`Record`]): of a run.
         method (`str`): that is judged.
         column (`str`, *optional*, defaults to `"distance"`): by what; less is better, unknown is worst.
+
+    Returns:
+        `list[str]`: names, the best first.
+
+    Example:
+        >>> records = [Record(name, "track", "", {"distance": away}, {}) for name, away in zip("abc", (3.0, 1.0, 2.0))]
+        >>> best_median_worst(records, "track")
+        ['b', 'c', 'a']
     """
     own = [record for record in records if record.method == method]
     ranked = sorted(
@@ -151,19 +190,20 @@ def edits_sheet(
         pairs (`Sequence` of [`EvaluationPair`]): lines.
         methods (`Sequence[str]`): columns between.
         picture (`Callable`): `(method, pair) -> (height, width, 3)` uint8.
-        side (`int`, *optional*, defaults to 256): of a cell, in pixels.
+        side (`int`, *optional*, defaults to 256): of a cell, in pixels, in which pictures keep their proportions.
+
+    Returns:
+        `PIL.Image.Image`: `side` pixels for each line and column, white where no picture is.
     """
     columns = len(methods) + 1 + any(pair.target is not None for pair in pairs)
     sheet = Image.new("RGB", (columns * side, len(pairs) * side), "white")
     for line, pair in enumerate(pairs):
-        height, width = pair.mask.shape
-        zoom = np.array([side / width, side / height])
-        handles, targets = (torch.from_numpy(zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
-        cells = [draw_points(Image.fromarray(pair.source).resize((side, side)), handles, targets)]
         edits = [picture(method, pair.name) for method in methods]
         if pair.target is not None:
             edits.append(pair.target)
-        cells += [Image.fromarray(edit).resize((side, side)) for edit in edits]
-        for column, cell in enumerate(cells):
-            sheet.paste(cell, (column * side, line * side))
+        source, *cells = (ImageOps.contain(Image.fromarray(each), (side, side)) for each in (pair.source, *edits))
+        zoom = np.array(source.size) / pair.mask.shape[::-1]
+        handles, targets = (torch.from_numpy(zoom * (points + 0.5) - 0.5) for points in (pair.handles, pair.targets))
+        for column, cell in enumerate([draw_points(source, handles, targets), *cells]):
+            sheet.paste(cell, (column * side + (side - cell.width) // 2, line * side + (side - cell.height) // 2))
     return sheet

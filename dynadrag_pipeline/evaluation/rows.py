@@ -32,7 +32,7 @@ from motion_predictor.training_config import read_yaml
 
 from ..motion.names import MOTION_NAMES
 from ..settings import PRESETS, DragSettings
-from .method_names import METHOD_NAMES, TRUE_MOTION, folder_name
+from .method_names import METHOD_NAMES, TRUE_MOTION, back_of, folder_name
 from .methods import OWN, SOURCES_WITH_NUMBERS, Method
 
 LONGEST_NAME = 80  # letters of a row's name, which names a folder and is a cell of a table
@@ -45,6 +45,9 @@ def load_rows(path: Path) -> list[Method]:
 
     Args:
         path (`Path`): of the file.
+
+    Returns:
+        `list` of [`Method`]: one for each row.
 
     Raises:
         OSError: if it can't be read.
@@ -67,9 +70,10 @@ def _checked_name(name: Any, others: list[str]) -> str:
         raise ValueError(f"its name must be a line of text of at most {LONGEST_NAME} letters; put it in quotes.")
     if "|" in name:
         raise ValueError("its name must be without `|`, which parts the cells of tables.")
-    taken = {folder_name(each): each for each in (*METHOD_NAMES, *others)}
-    if folder_name(name) in taken:
-        raise ValueError(f"its name must differ from {taken[folder_name(name)]!r} in its letters or digits.")
+    taken = {folder_name(each): each for other in (*METHOD_NAMES, *others) for each in (other, back_of(other))}
+    for own in (name, back_of(name)):
+        if folder_name(own) in taken:
+            raise ValueError(f"its name must differ from {taken[folder_name(own)]!r} in its letters or digits.")
     return name
 
 

@@ -21,6 +21,7 @@ from motion_predictor.common.picture_files import open_picture
 from motion_predictor.data.dataset_folder import build_processes
 
 from ..content import ContentLocations
+from ..drag_instruction import DragInstruction
 from ..drag_result import DragResult
 from ..fit_key import weights_content
 from ..pipeline_dynadrag import DynaDragPipeline
@@ -31,18 +32,19 @@ from . import judge as judge_room
 from . import mean_distance as distance_room
 from . import methods as methods_room
 from . import metrics as metrics_room
+from . import pairs as pairs_room
 from . import perceptual as perceptual_room
 from .code_version import code_version
-from .method_names import TRUE_MOTION, folder_name
+from .method_names import TRUE_MOTION, back_of, folder_name
 from .methods import Method, load_predictor, source_of_motion
 from .metrics import Metrics
 from .pairs import EvaluationPair, with_misplaced_handle
 from .records import Record, RecordFile, read_records
 
-OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name != "restore_source")
+OF_THE_PICTURE = tuple(name for name in ONCE_PER_PICTURE if name not in ("restore_source", "locate_content"))
 """Settings of what a picture costs once; its own pixels are taken back only when the picture is made."""
 
-EDITS_FROM = (methods_room, sys.modules[__name__])
+EDITS_FROM = (methods_room, pairs_room, sys.modules[__name__])
 """The rooms of the evaluation that make pictures, beside the engine."""
 
 FIGURES_FROM = (metrics_room, perceptual_room, judge_room, distance_room)
@@ -72,7 +74,13 @@ class EvaluationRun:
         settings (`dict`, *optional*): options of all edits, over those that the pipeline recommends.
         preset (`str`, *optional*): options by name, in the place of those.
         drag_back (`Callable`, *optional*):
-            edit what came out back again, from targets to handles, and measure it: `(picture, source) -> float`.
+            edit what came out back again, from targets to handles, and measure it: `(picture, source) -> float`, of
+            `(height, width, 3)` uint8.
+
+    Example:
+        >>> run = EvaluationRun(pipe, Path("runs/few"), Metrics(picture_metrics()))  # doctest: +SKIP
+        >>> records = run(load_pairs(Path("pairs"), 10), [METHODS["no edit"], METHODS["straight"]])  # doctest: +SKIP
+        >>> print(format_tables(records, run.metrics))  # doctest: +SKIP
     """
 
     def __init__(
@@ -94,34 +102,62 @@ class EvaluationRun:
         self._predictors: dict[str, Any] = {}
         self._predictor_contents: dict[str, str] = {}
 
-    def prepare(self, methods: Sequence[Method]) -> None:
-        """Load the motion predictors that methods ask for, and check their settings: before any work.
+    def prepare(self, pairs: Sequence[EvaluationPair], methods: Sequence[Method]) -> None:
+        """Load the motion predictors that methods ask for, and check what they edit: before any work.
 
         Args:
+            pairs (`Sequence` of [`EvaluationPair`]): that are to be edited.
             methods (`Sequence` of [`Method`]): that are to be run.
 
         Raises:
             ValueError: if one can't be run, naming it.
         """
+        for pair in pairs:
+            try:
+                DragInstruction.from_user(pair.handles, pair.targets, pair.mask, pair.source.shape[:2])
+            except ValueError as error:
+                raise ValueError(f"Pair {pair.name!r}: {error}") from error
+        unknown = next((pair.name for pair in pairs if not pair.has_flow), None)
         for method in methods:
             try:
                 self.in_force(method)
                 self._load_predictor(method)
+                if method.motion == TRUE_MOTION and unknown is not None:
+                    raise ValueError(f"pair {unknown!r} has no true motion in a `flow.npz`: leave the method out.")
             except ValueError as error:
                 raise ValueError(f"Method {method.name!r}: {error}") from error
 
     def in_force(self, method: Method) -> SettingsInForce:
-        """The settings of a method's edits: its own options go before those of the run."""
+        """The settings of a method's edits: its own options go before those of the run.
+
+        Args:
+            method ([`Method`]): that edits.
+
+        Returns:
+            [`SettingsInForce`]: with where each comes from.
+
+        Raises:
+            ValueError: if an option can't be had.
+        """
         preset = method.preset or self.preset
         changes = {**method.options, "locate_content": True}
         return self.pipe.settings_in_force(changes, settings=self.settings, preset=preset)
 
     def mark(self, method: Method, pair: EvaluationPair) -> str:
-        """Hash of all that an edit depends on: picture, points, settings, weights and code."""
+        """Hash of all that an edit depends on: picture, points, settings, weights and code.
+
+        Args:
+            method ([`Method`]): that edits; its motion predictor counts once [`~EvaluationRun.prepare`] has loaded it.
+            pair ([`EvaluationPair`]): as it is edited, which is back from what came out for a way back.
+
+        Returns:
+            `str`: 16 hexadecimal digits.
+        """
         values = vars(self.in_force(method).settings)
         parts: list[Any] = [method.name, pair.name, pair.prompt, method.said(), values, self._models]
         parts += [code_version(*EDITS_FROM), self.pipe._execution_device.type]
-        parts.append(self._predictor_contents.get(method.motion_predictor))
+        if method.asks_predictor:
+            parts.append(self._predictor_contents.get(method.motion_predictor))
         arrays = [pair.source, pair.mask, pair.handles, pair.targets]
         if method.motion == TRUE_MOTION or method.misplaced_handle:
             arrays.append(pair.flow)
@@ -129,7 +165,7 @@ class EvaluationRun:
 
     def _load_predictor(self, method: Method) -> None:
         name = method.motion_predictor
-        if method.picture is not None or method.motion not in (None, "predicted"):
+        if not method.asks_predictor:
             return
         if name not in self._predictors:
             unet = self.pipe.unet
@@ -154,12 +190,14 @@ class EvaluationRun:
         Returns:
             `list` of [`Record`]: of all pairs and methods, in their order, in every process.
         """
-        self.prepare(methods)
+        self.prepare(pairs, methods)
         state = build_processes()
         file, figures = (RecordFile(self.folder / f"{kind}.{state.process_index:03d}.jsonl") for kind in KINDS)
-        mine = list(pairs)[state.process_index :: state.num_processes]
+        done, measured = self._read()
+        left = [pair for pair in pairs if not self._is_whole(pair, methods, done, measured)]
+        state.wait_for_everyone()  # nobody writes before all have read: they share out the same pairs
+        mine = left[state.process_index :: state.num_processes]
         for pair in tqdm(mine, desc="Evaluating", unit="pair", disable=not state.is_main_process):
-            done, measured = (read_records(self.folder, kind) for kind in KINDS)
             for made in (methods, self._backwards(methods)):
                 missing = [each for each in made if not self._is_done(done, each, pair)]
                 for record in self._edits(pair, missing):
@@ -169,8 +207,30 @@ class EvaluationRun:
                 for record in self._measures(pair, method, measured):
                     figures.append(record)
         state.wait_for_everyone()
-        done, measured = (read_records(self.folder, kind) for kind in KINDS)
+        done, measured = self._read()
         return [self._whole(pair, method, done, measured) for pair in pairs for method in methods]
+
+    def _read(self) -> tuple[dict[tuple[str, str, str], Record], dict[tuple[str, str, str], Record]]:
+        """What there is of each of `KINDS`; edits count beside their pictures: another run may put its own there."""
+        edits, figures = KINDS
+        return read_records(self.folder, edits, self._has_its_picture), read_records(self.folder, figures)
+
+    def _has_its_picture(self, record: Record) -> bool:
+        path = self.picture_path(record.method, record.pair)
+        return path.is_file() and record.told.get("picture") == _digest(path)
+
+    def _is_whole(
+        self,
+        pair: EvaluationPair,
+        methods: Sequence[Method],
+        done: Mapping[tuple[str, str, str], Record],
+        measured: Mapping[tuple[str, str, str], Record],
+    ) -> bool:
+        """Whether nothing of a pair is left to do; the ways back come last, since they begin with the ways there."""
+        if not all(self._is_done(done, each, pair) for each in (*methods, *self._backwards(methods))):
+            return False
+        marks = {each.name: self._measure_marks(pair, each).values() for each in methods}
+        return all((pair.name, name, mark) in measured for name, own in marks.items() for mark in own)
 
     def _backwards(self, methods: Sequence[Method]) -> list[Method]:
         """The same methods, for what each came to: none knows the true motion back."""
@@ -226,19 +286,33 @@ class EvaluationRun:
         return replace(record, figures=figures)
 
     def picture_path(self, method: str, pair: str) -> Path:
-        """Where the edit of a pair is kept."""
+        """Where the edit of a pair is kept.
+
+        Args:
+            method (`str`): its name, or that of its way back (`back_of`).
+            pair (`str`): its name.
+
+        Returns:
+            `Path`: of a PNG, whether it is there or not.
+        """
         return self.folder / "pictures" / folder_name(method) / f"{pair}.png"
 
     def picture(self, method: str, pair: str) -> np.ndarray:
-        """`(height, width, 3)` uint8: an edit that was made."""
+        """An edit that was made.
+
+        Args:
+            method, pair (`str`): as of [`~EvaluationRun.picture_path`].
+
+        Returns:
+            `np.ndarray` of shape `(height, width, 3)`: uint8.
+
+        Raises:
+            FileNotFoundError: if it was not made.
+        """
         return np.array(open_picture(self.picture_path(method, pair)).convert("RGB"))
 
     def _is_done(self, done: Mapping[tuple[str, str, str], Record], method: Method, pair: EvaluationPair) -> bool:
-        """Whether there are figures, and the picture that they are of: another run may have put its own there."""
-        instructed = self._instructed(method, pair)
-        record = done.get((pair.name, method.name, self.mark(method, instructed)))
-        path = self.picture_path(method.name, pair.name)
-        return record is not None and path.is_file() and record.told.get("picture") == _digest(path)
+        return (pair.name, method.name, self.mark(method, self._instructed(method, pair))) in done
 
     def _instructed(self, method: Method, pair: EvaluationPair) -> EvaluationPair:
         """The pair as a method is to edit it: back from what came out, or as it is."""
@@ -339,11 +413,6 @@ class EvaluationRun:
         }
         picture = (255 * image[0].permute(1, 2, 0)).round().clamp(0, 255).byte().cpu().numpy()
         return picture, figures, told
-
-
-def back_of(method: str) -> str:
-    """What the edits of a method's edits, back from where they led, are filed under."""
-    return f"{method} (back)"
 
 
 def _of_content(content: ContentLocations, points: int) -> dict[str, float]:

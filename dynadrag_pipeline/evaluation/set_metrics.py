@@ -43,10 +43,17 @@ class InceptionDistances:
             self.protocol = "torchmetrics, on the 2048 features of torch-fidelity's InceptionV3"
         else:
             self.protocol = f"torchmetrics, on the features of a {type(network).__name__}"
-        self.network = network.to(device).eval()
+        self.network = network
 
     def __call__(self, edited: Sequence[np.ndarray], target: Sequence[np.ndarray]) -> dict[str, float]:
-        """`fid` and `kid` of two sets of pictures `(height, width, 3)` uint8, of any sizes."""
+        """Both of two sets of pictures.
+
+        Args:
+            edited, target (`Sequence` of `np.ndarray` of shape `(height, width, 3)`): uint8, of any sizes.
+
+        Returns:
+            `dict[str, float]`: `fid` and `kid`.
+        """
         return {
             "fid": frechet_inception_distance(edited, target, self.network, self.device),
             "kid": kernel_inception_distance(edited, target, self.network, self.device),
@@ -61,12 +68,15 @@ def frechet_inception_distance(
     Args:
         edited, target (`Iterable` of `np.ndarray` of shape `(height, width, 3)`): uint8, two of each at least.
         network (`torch.nn.Module`): pictures `(1, 3, height, width)` uint8 to features `(1, dimensions)`.
-        device (`str`, *optional*, defaults to `"cpu"`): where to compute.
+        device (`str`, *optional*, defaults to `"cpu"`): where the network computes.
+
+    Returns:
+        `float`: 0 for the same pictures.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=network).to(device)
-    return float(_of_both(metric, edited, target, device).compute())
+    metric = FrechetInceptionDistance(feature=_OnDevice(network, device))
+    return float(_of_both(metric, edited, target).compute())
 
 
 def kernel_inception_distance(
@@ -76,22 +86,38 @@ def kernel_inception_distance(
 
     Args:
         edited, target, network, device: as of [`frechet_inception_distance`].
+
+    Returns:
+        `float`: about 0 for the same pictures; as it is unbiased, it may be less.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(MOST_IN_A_SUBSET, len(edited), len(target))
-    metric = KernelInceptionDistance(feature=network, subsets=SUBSETS, subset_size=size).to(device)
-    _of_both(metric, edited, target, device)
+    metric = KernelInceptionDistance(feature=_OnDevice(network, device), subsets=SUBSETS, subset_size=size)
+    _of_both(metric, edited, target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return 1000 * float(metric.compute()[0])
 
 
+class _OnDevice(torch.nn.Module):
+    """A network on a device, for a metric on the CPU: FID adds up in float64, which not every device has."""
+
+    def __init__(self, network: torch.nn.Module, device: str) -> None:
+        super().__init__()
+        self.network, self.device = network.to(device).eval(), device
+        with torch.no_grad():
+            self.num_features = self(torch.zeros(1, 3, 299, 299, dtype=torch.uint8)).shape[-1]
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.network(pictures.to(self.device)).cpu()
+
+
 @torch.no_grad()
-def _of_both(metric: Any, edited: Iterable[np.ndarray], target: Iterable[np.ndarray], device: str) -> Any:
+def _of_both(metric: Any, edited: Iterable[np.ndarray], target: Iterable[np.ndarray]) -> Any:
     for pictures, is_real in ((edited, False), (target, True)):
         for picture in pictures:
-            pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].to(device)
+            pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
             metric.update(pixels, real=is_real)
     return metric
 

@@ -70,19 +70,24 @@ class PathMotion(BaseMotionSource):
     def propose(self, view: EditView) -> Motion:
         """The next point of each path: an equal share of what remains of its length."""
         self._travelled += (1 - self._travelled) / max(view.remaining, 1)
-        on_paths = torch.stack([_at_share(corners, self._travelled) for corners in self._corners])
-        destinations = torch.where(view.moving[:, None], on_paths, view.handles)
+        destinations = torch.where(view.moving[:, None], self._on_paths(self._travelled), view.handles)
         return Motion(destinations, destinations - view.handles, torch.zeros_like(view.moving))
 
     def dense_flow(self, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
         """Smooth, along the paths if that is all the way, else straight."""
-        if not torch.equal(destinations, view.targets) or self._travelled:
+        if self._travelled or not view.ends_at_targets(destinations):
             return super().dense_flow(view, destinations)
-        corners = self._corners
-        parts = max(len(each) for each in corners) - 1
+        stays = (destinations == view.handles).all(dim=-1, keepdim=True)
         return smooth_flow(
-            lambda share: torch.stack([_at_share(each, share) for each in corners]), view.size, view.mask, parts
+            lambda share: torch.where(stays, view.handles, self._on_paths(share))[view.known],
+            view.size,
+            view.mask,
+            least_parts=max(len(each) for each in self._corners) - 1,
         )
+
+    def _on_paths(self, share: float) -> torch.Tensor:
+        """`(points, 2)`: where all paths are at a share of their lengths."""
+        return torch.stack([_at_share(corners, share) for corners in self._corners])
 
 
 def _as_path(index: int, path: Any) -> torch.Tensor:

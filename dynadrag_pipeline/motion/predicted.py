@@ -60,19 +60,18 @@ class PredictedMotion(BaseMotionSource):
         """
         if self.knows_steps_alone:
             return super().dense_flow(view, destinations)
-        is_whole_way = torch.equal(destinations[view.moving], view.targets[view.moving])
-        predicted = self._predict(view)
+        predicted, known = self._predict(view), view.known
         flow = predicted.flow
-        if is_whole_way and predicted.total_flow is not None:
+        if predicted.total_flow is not None and view.ends_at_targets(destinations):
             flow = predicted.total_flow
-        return corrected_flow(flow, view.handles, destinations, view.size, view.mask)
+        return corrected_flow(flow, view.handles[known], destinations[known], view.size, view.mask)
 
     def _predict(self, view: EditView) -> Predicted:
         """What the network says. It is shown points that stay, and the mask, if it was taught to look at them."""
         if not getattr(self.predictor, "takes_mask", False):
             shown = view.moving
             return Predicted(self.predictor.predict_flow(view.image, view.handles[shown], view.targets[shown]))
-        shown = view.moving | (view.handles == view.targets).all(dim=-1)  # not those that were given up
+        shown = view.known
         output = self.predictor.predict(view.image, view.handles[shown], view.targets[shown], mask=view.mask)
         return Predicted(output.flow, output.deviation, output.total_flow)
 

@@ -16,6 +16,9 @@ from ..dense_flow import flow_size, folds, resize_shift, sampled_flow
 PARTS = (1, 2, 4, 8)
 """Into how many parts a way is cut, one number after the other, until the flow of all parts has no folds."""
 
+MOST_PARTS = 16
+"""Each of them is a spline, however many corners a way has."""
+
 AGREEMENT = 0.12  # of their mean way: as far as points may be off a motion of the plane that they move by together
 MOST_TURN, MOST_SCALE = math.radians(60), 1.5  # beyond these, points that fit a similarity still cross
 FOLLOWERS_PER_SIDE = 16  # what goes along is said at places so far apart as a part of so many of the short side
@@ -53,13 +56,13 @@ def smooth_flow(
 
     flow = torch.zeros(1, 2, *grid, device=at(0).device)
     for factor in PARTS:
-        parts = factor * least_parts
+        parts = min(factor * least_parts, MOST_PARTS)
         flow = torch.zeros_like(flow)
         for part in range(parts):
             here, there = at(part / parts), at((part + 1) / parts)
             step = spline_flow(here[None], there[None], *grid, mask=mask, resolution=min(grid))
             flow = flow + sampled_flow(step, flow)
-        if not folds(flow).any():
+        if parts == MOST_PARTS or not folds(flow).any():
             break
     return flow
 
@@ -111,17 +114,18 @@ def _agreed_motion(start: torch.Tensor, end: torch.Tensor) -> LinearFit | None:
     """What fits the ways of points `(points, 2)` that move together; `None` if they don't, or if they pass each other.
 
     Two points say nothing against a similarity, nor three against an affine motion, which takes in whatever they do.
+    Nor does a point beside one that stays, which what surrounds it is to do as well, and not to turn about it.
     """
-    if len(start) < 2:
+    ways = (end - start).norm(dim=1)
+    if len(ways) < 2 or (ways > AGREEMENT * ways.max()).sum() < 2:
         return None
     matrix, _ = fit_similarity(start, end)
     scale = torch.linalg.det(matrix).clamp(min=0).sqrt()
     if torch.atan2(matrix[1, 0], matrix[0, 0]).abs() >= MOST_TURN or not 1 / MOST_SCALE < scale < MOST_SCALE:
         return None
-    way = (end - start).norm(dim=1).mean()
     for fit in (fit_similarity, fit_affine)[: 2 if len(start) > 3 else 1]:
         matrix, shift = fit(start, end)
-        if (start @ matrix.T + shift - end).norm(dim=1).max() <= AGREEMENT * way:
+        if (start @ matrix.T + shift - end).norm(dim=1).max() <= AGREEMENT * ways.mean():
             return fit
     return None
 

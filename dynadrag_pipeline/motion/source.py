@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from diffusers.utils import logging
 
 from motion_predictor.choices import MotionGuard
 from motion_predictor.points import guard_step, is_wrong_way, move_handles, straight_step
 
+from ..dense_flow import flow_size, resize_shift
 from ..drag_instruction import DragInstruction
 from .smooth import smooth_flow
 
@@ -60,6 +62,19 @@ class EditView:
     original_patches: torch.Tensor
     mask: torch.Tensor | None = None
     largest_deviation: float | None = None
+
+    @property
+    def known(self) -> torch.Tensor:
+        """`(points,)` bool: handles to propose a motion for, and pins; not those that were given up."""
+        return self.moving | (self.handles == self.targets).all(dim=-1)
+
+    def ends_at_targets(self, destinations: torch.Tensor) -> bool:
+        """Whether all that are sent anywhere are sent to their targets, as far as these are on the picture.
+
+        Targets on its outermost pixels lie up to half a pixel beyond those of a smaller grid.
+        """
+        sent = self.moving & (destinations != self.handles).any(dim=-1)
+        return bool(sent.any()) and bool(((destinations - self.targets)[sent].abs() <= 0.5).all())
 
     @property
     def straight_step(self) -> torch.Tensor:
@@ -121,8 +136,22 @@ class MotionSource(Protocol):
 
 
 def dense_flow_of(source: MotionSource, view: EditView, destinations: torch.Tensor) -> torch.Tensor:
-    """What a source says of everything but the handles; that it is smooth, if the source knows points alone."""
-    return getattr(source, "dense_flow", BaseMotionSource().dense_flow)(view, destinations)
+    """What a source says of everything but the handles; that it is smooth, if the source knows points alone.
+
+    Outside the mask, nothing moves, whatever the source says.
+
+    Returns:
+        `torch.Tensor` of shape `(1, 2, h, w)`: forward, in pixels of the grid of dense flows. It may fold.
+
+    Raises:
+        FloatingPointError: if it is not finite.
+    """
+    said = getattr(source, "dense_flow", BaseMotionSource().dense_flow)(view, destinations)
+    if not torch.isfinite(said).all():
+        raise FloatingPointError(f"The source of motion `{source.name}` answered with what is not finite.")
+    grid = flow_size(view.size)
+    said = resize_shift(said, grid)
+    return said if view.mask is None else said * F.interpolate(view.mask.to(said), size=grid, mode="area")
 
 
 def warn_if_not_asked(source: MotionSource, carry: str) -> None:
@@ -170,7 +199,8 @@ class BaseMotionSource:
         Returns:
             `torch.Tensor` of shape `(1, 2, h, w)`: forward, in pixels of a picture of that size. Smooth, and straight.
         """
-        return smooth_flow(lambda share: view.handles.lerp(destinations, share), view.size, view.mask)
+        handles, destinations = view.handles[view.known], destinations[view.known]
+        return smooth_flow(lambda share: handles.lerp(destinations, share), view.size, view.mask)
 
 
 def guarded_motion(

@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "dataset.json"
 LOCK = ".lock"
+LONGEST_WAIT = timedelta(days=7)
+"""Of processes for the last of them, whose share may take hours more than the others'; gloo's is half an hour."""
+
 _NAME = re.compile(r"[^/.\s][^/.]*")
 
 if TYPE_CHECKING:
@@ -69,7 +73,7 @@ class DatasetFolder:
         file = folder.path / SETTINGS_FILE
         if file.exists():
             remedy = "put its like back, or build into another folder"
-            _check_same(file, read_json(file, remedy), settings)
+            check_same_settings(file, read_json(file, remedy), settings)
         else:
             folder.path.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
@@ -190,7 +194,7 @@ def build_processes() -> PartialState:
     """The processes that share a build, as `accelerate launch` or `torchrun` started them; they need no GPU each."""
     from accelerate import PartialState
 
-    return PartialState(cpu="LOCAL_RANK" in os.environ)
+    return PartialState(cpu="LOCAL_RANK" in os.environ, timeout=LONGEST_WAIT)
 
 
 def _checked(name: str) -> str:
@@ -199,7 +203,17 @@ def _checked(name: str) -> str:
     return name
 
 
-def _check_same(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_same_settings(file: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on in a folder with other settings than it was begun with.
+
+    Args:
+        file (`Path`): of the folder, which keeps them.
+        found (`dict[str, Any]`): the settings in it.
+        wanted (`dict[str, Any]`): those to go on with.
+
+    Raises:
+        ValueError: if they differ, naming the first that does.
+    """
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise ValueError(

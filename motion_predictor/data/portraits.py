@@ -73,8 +73,10 @@ class PortraitSource:
                 names = stored["files"].tolist()
                 known = {name: stored[name].astype(np.float32) for name in MARKS if name in stored}
         except (EOFError, IndexError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            # Of other files numpy says how to unpickle them, which nobody should.
+            why = f" ({error})" if zipfile.is_zipfile(self.landmarks) else ""
             raise ValueError(
-                f"`landmarks` must be an npz file with `files` and `landmarks`, got {self.landmarks} ({error})."
+                f"`landmarks` must be an npz file with `files` and `landmarks`, got {self.landmarks}{why}."
             ) from error
         if not known:
             raise ValueError(f"`landmarks` must be an npz file with `landmarks` or `pose`, got {self.landmarks}.")

@@ -61,6 +61,19 @@ class TestWhatItCosts:
         assert len(result.iterations) == 3
         assert len(passes) == LORA + 2 * STEPS + 3 * (1 + SUPERVISION) + STEPS + 1
 
+    @pytest.mark.parametrize(("stop_distance", "reach"), [(0.0, 1), (2.0, 2), (40.0, 12)])
+    def test_content_is_looked_for_in_a_window_of_bounded_size(
+        self, pipe, picture, quick, monkeypatch, stop_distance, reach
+    ):
+        asked = []
+        monkeypatch.setattr(
+            "dynadrag_pipeline.drag_edit.content_offsets",
+            lambda features, patches, places, reach: asked.append(reach) or places,
+        )
+        options = {"carry": "once", "settle_iterations": 1, "stop_distance": stop_distance, "locate_content": False}
+        pipe(picture, [(10, 30)], [(60, 30)], **(quick | options))
+        assert asked == [reach]
+
 
 class TestSettling:
     """Supervision only finishes what carry did."""
@@ -149,6 +162,21 @@ class TestTheWaysToAnEdit:
         list(session.drag(*SECOND))
         torch.testing.assert_close(both.flow.forward, first.flow.then(session.state.flow).forward)
 
+    def test_a_drag_by_gradients_between_carried_ones_loses_nothing_of_them(self, pipe, picture, quick):
+        session = pipe.open_session(picture, **(quick | {"carry": "once"}))
+        list(session.drag([(5, 40)], [(30, 40)]))
+        first = session.history[-1]
+        assert first.iterations[-1].invented > 0
+        list(session.drag([(70, 60)], [(75, 60)], carry="none", continue_from=first))
+        between = session.history[-1]
+        assert between.state.flow is first.state.flow
+        assert between.iterations[-1].invented == first.iterations[-1].invented
+        list(session.drag(*SECOND, continue_from=between))
+        bent_once = session.state.flow
+        session.undo()
+        list(session.drag(*SECOND, continue_from=first))
+        assert torch.equal(bent_once.backward, session.state.flow.backward)
+
     def test_what_settling_added_goes_on_with_the_next_drag_and_comes_off_with_undo(self, pipe, picture, quick):
         session = pipe.open_session(picture, **(quick | {"carry": "once", "settle_iterations": 1, "stop_distance": 0}))
         list(session.drag(*POINTS))
@@ -216,6 +244,32 @@ class TestSettings:
         with pytest.raises(ValueError, match=r"`carry` must be .*'once'.*got 'twice'"):
             settings.DragSettings(carry="twice")
 
+    @pytest.mark.parametrize(
+        ("given", "idle"),
+        [
+            ({"carry": "once", "supervision_lr": 0.3, "max_iterations": 9}, ["max_iterations", "supervision_lr"]),
+            ({"carry": "once", "supervision_lr": 0.3, "settle_iterations": 2, "mask_weight": 1.0}, []),
+            ({"carry": "once", "max_iterations": 9, "hold_unselected": True}, []),
+            ({"carry": "iteration", "optimizer_scope": "edit"}, ["optimizer_scope"]),
+            ({"carry": "none", "supervision_lr": 0.3, "motion_guard": "clamp"}, []),
+        ],
+    )
+    def test_what_does_nothing_beside_the_carry_is_known_if_it_was_asked_for(self, given, idle):
+        of_the_checkpoint = {"supervision_steps": 9, "motion_guard": "clamp"}
+        assert settings_in_force(given, recommended=of_the_checkpoint).idle == idle
+        complete = settings_in_force({}, settings=settings.DragSettings(**given))
+        assert complete.idle == [], "most were given, and none in particular"
+
+    def test_it_is_said_once_and_changes_nothing(self, pipe, picture, quick, caplog):
+        plain = {
+            name: value for name, value in quick.items() if name in ("num_inference_steps", "identity_lora_steps")
+        }
+        quiet = edit(pipe, picture, plain, carry="once").images
+        assert "will do nothing" not in caplog.text
+        said = edit(pipe, picture, plain, carry="once", supervision_lr=0.3, motion_guard="clamp").images
+        assert caplog.text.count("`motion_guard`, `supervision_lr` will do nothing beside `carry='once'`") == 1
+        assert torch.equal(quiet, said)
+
 
 class KnowingPredictor:
     """Says the same of everything, knows masks and the whole way, and remembers what it was asked."""
@@ -241,6 +295,18 @@ def test_a_predictor_that_knows_the_whole_way_is_asked_for_it_with_pins_and_mask
     (asked,) = predictor.asked
     assert torch.equal(asked.handles[1], asked.targets[1]), "the pin"
     assert not asked.mask[..., -1].any()
+
+
+def test_what_is_outside_the_mask_is_carried_nowhere_whatever_the_source_says(pipe, picture, quick):
+    mask = torch.zeros(80, 96)
+    mask[:, 48:] = 1
+    session = pipe.open_session(picture, **(quick | {"carry": "once"}))
+    list(session.drag([(60, 30)], [(72, 30)], mask, motion=PredictedMotion(KnowingPredictor())))
+    forward, backward = session.state.flow.forward, session.state.flow.backward
+    middle = forward.shape[-1] // 2
+    assert not forward[..., :middle].any()
+    assert not backward[..., : middle - 1].any()
+    assert forward[0, 0, :, middle + 1 :].min() > 5
 
 
 def test_a_predictor_that_knows_steps_alone_is_said_not_to_be_asked(pipe, picture, quick, caplog):

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from dynadrag_pipeline import content
-from dynadrag_pipeline.content import ContentLocations, locate_content, warn_if_left_behind
+from dynadrag_pipeline.content import (
+    ContentLocations,
+    carried_moves,
+    left_behind,
+    locate_content,
+    moves_after,
+    origins_of,
+    warn_if_left_behind,
+)
+from dynadrag_pipeline.dense_flow import DenseFlow
 
 SIZE = (128, 160)
 
@@ -32,14 +41,13 @@ class TestLocating:
         assert found.distances.tolist() == pytest.approx([14.7, 0], abs=1e-4)
         assert found.found.tolist() == [True, True]
         assert found.share_of_way == pytest.approx(0)
-        assert len(found.moves) == 0
 
     def test_content_that_went_half_of_the_way_is_found_there(self):
         found = locate_content(landscape(), landscape().roll((4, 8), (2, 3)), ways(((40, 60), (56, 68))), SIZE)
         assert found.places.tolist() == [[48, 64]]
         assert found.asked.tolist() == pytest.approx([320**0.5])
         assert found.share_of_way == pytest.approx(0.5)
-        assert found.moves.tolist() == [[[40, 60], [48, 64]]]
+        assert found.found.tolist() == [True]
 
     def test_places_are_in_pixels_of_the_input(self):
         after = landscape().roll(8, 3)
@@ -73,6 +81,60 @@ def located(distances: list[float], asked: list[float], found: list[bool]) -> Co
     )
 
 
+def to_the_right(pixels: float, side: int = 64) -> DenseFlow:
+    """Of a picture of 128 x 128: everything goes, on a grid of half of its pixels."""
+    return DenseFlow.of(torch.tensor([pixels / 2, 0.0]).view(1, 2, 1, 1).expand(1, 2, side, side))
+
+
+def arrived(*pairs: tuple[tuple[float, float], tuple[float, float]], found: bool = True) -> ContentLocations:
+    """Content that made all of its way, or was not found."""
+    handles, places = ways(*pairs)
+    asked = (places - handles).norm(dim=-1)
+    every = torch.full((len(pairs),), found)
+    return ContentLocations(handles, places, torch.zeros(len(pairs)), asked, torch.ones(len(pairs)), every)
+
+
+class TestMovesSinceTheUneditedPicture:
+    """Of one drag after another, in a picture of 128 x 128."""
+
+    BEFORE = torch.tensor([[[60.0, 64.0], [72.0, 64.0]]])
+    NOTHING = torch.zeros(0, 2, 2)
+
+    def after(self, content: ContentLocations, earlier: torch.Tensor) -> list:
+        origins = origins_of(content.handles, (128, 128), earlier, flow=None)
+        return moves_after(content, (128, 128), origins, earlier).tolist()
+
+    def test_a_way_in_two_drags_is_the_way_in_one(self):
+        in_one = self.after(arrived(((60, 64), (80, 64))), self.NOTHING)
+        assert in_one == [[[60, 64], [80, 64]]]
+        assert self.after(arrived(((72, 64), (80, 64))), self.BEFORE) == in_one
+        assert self.after(arrived(((73, 64), (81, 64))), self.BEFORE) == [[[61, 64], [81, 64]]], "beside it"
+
+    def test_a_way_forth_and_back_is_none(self):
+        assert self.after(arrived(((72, 64), (60, 64))), self.BEFORE) == []
+
+    def test_what_another_drag_moved_elsewhere_is_still_known(self):
+        both = self.after(arrived(((20, 20), (30, 20))), self.BEFORE)
+        assert both == [[[60, 64], [72, 64]], [[20, 20], [30, 20]]]
+
+    def test_what_was_lost_is_known_from_the_drag_before(self):
+        assert self.after(arrived(((72, 64), (80, 64)), found=False), self.BEFORE) == self.BEFORE.tolist()
+
+    def test_content_comes_from_where_the_latent_was_carried_from(self):
+        points = torch.tensor([[72.0, 64.0]])
+        torch.testing.assert_close(
+            origins_of(points, (128, 128), None, to_the_right(12)), points - ways(((12, 0),))[0]
+        )
+        half = torch.tensor([[36.0, 32.0]])
+        torch.testing.assert_close(origins_of(half, (64, 64), None, to_the_right(12)), half - ways(((6, 0),))[0])
+
+    def test_earlier_content_goes_on_with_the_latent(self):
+        first, both = to_the_right(12), to_the_right(12).then(to_the_right(8))
+        gone_on = carried_moves(self.BEFORE, first, both, (128, 128))
+        torch.testing.assert_close(gone_on, torch.tensor([[[60.0, 64.0], [80.0, 64.0]]]))
+        torch.testing.assert_close(carried_moves(self.BEFORE, None, None, (128, 128)), self.BEFORE)
+
+
 class TestTelling:
     @pytest.mark.parametrize(
         ("content", "line"),
@@ -104,6 +166,23 @@ class TestTelling:
             warn_if_left_behind(located([distance], [8.0], [True]), stop_reason)
         assert ("content has made" in caplog.text) == warns
         assert ("so may `settle_iterations`" in caplog.text) == warns, "carried at once, nothing is supervised before"
+
+    @pytest.mark.parametrize(
+        ("asked", "found", "warns"),
+        [
+            ([8.0], [False], True),
+            ([8.0] * 8, [True] + 7 * [False], True),
+            ([8.0, 8.0], [True, False], False),
+            ([8.0, 0.0], [True, False], False),
+            ([0.0], [False], False),
+        ],
+    )
+    def test_a_warning_when_handles_arrived_and_most_of_the_content_is_nowhere(self, caplog, asked, found, warns):
+        content = located([0.5] * len(asked), asked, found)
+        with caplog.at_level(logging.WARNING):
+            warn_if_left_behind(content, "reached")
+        assert ("their content was not found" in caplog.text) == warns
+        assert left_behind(content, "stalled") is None
 
 
 class TestInAnEdit:

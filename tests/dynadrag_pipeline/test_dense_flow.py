@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dynadrag_pipeline import dense_flow
-from dynadrag_pipeline.dense_flow import DenseFlow, area_ratio, filled, flow_size, folds, unfolded
+from dynadrag_pipeline.dense_flow import DenseFlow, area_ratio, filled, flow_size, folds, sampling_device, unfolded
+from dynadrag_pipeline.motion import smooth
 from dynadrag_pipeline.motion.smooth import corrected_flow, smooth_flow
 from motion_predictor.points import sample_flow
 
@@ -253,6 +254,14 @@ class TestSmoothFlow:
         error, way = off(rotation(25), line)
         assert error[hull(line)].max() < 0.01 * way
 
+    def test_a_pin_and_a_handle_agree_on_nothing(self):
+        """Two points fit a turn whatever they do: what surrounds the pin would swing about it."""
+        handles, down = torch.tensor([[20.0, 32.0], [44.0, 32.0]]), torch.tensor([[0.0, 0.0], [0.0, 10.0]])
+        beyond_the_pin = torch.tensor([[13.0, 32.0]])
+        both = torch.tensor([[0.0, -8.0], [0.0, 10.0]])
+        assert read(straight(handles, handles + down), beyond_the_pin)[0, 1] > -1
+        assert read(straight(handles, handles + both), beyond_the_pin)[0, 1] < -8, "these turn about their middle"
+
     def test_points_that_do_not_agree_make_nothing_stiff(self):
         """An open mouth: the lower lip goes, the eyes stay, and so does what lies between these."""
         handles = torch.tensor([[24.0, 20.0], [40.0, 20.0], [32.0, 44.0]])
@@ -284,6 +293,16 @@ class TestSmoothFlow:
         assert torch.isfinite(flow).all()
         assert not folds(flow).any()
 
+    def test_the_cost_of_a_way_is_bounded_however_many_corners_it_has(self, monkeypatch):
+        parts = []
+        spline = smooth.spline_flow
+        monkeypatch.setattr(
+            smooth, "spline_flow", lambda *args, **options: parts.append(1) or spline(*args, **options)
+        )
+        monkeypatch.setattr(smooth, "folds", torch.ones_like)
+        straight(*swap(8.0), least_parts=300)
+        assert len(parts) == 16
+
     def test_a_large_motion_has_no_folds(self):
         handle, target = torch.tensor([[24.0, 32.0]]), torch.tensor([[40.0, 32.0]])
         flow = straight(handle, target)
@@ -302,3 +321,8 @@ class TestSmoothFlow:
 def test_large_pictures_have_flows_of_128_pixels():
     assert flow_size((512, 768)) == (128, 192)
     assert flow_size((96, 64)) == (96, 64)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("mps", "cpu"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
+def test_maps_are_sampled_where_torch_can_do_it(device, expected):
+    assert sampling_device(torch.device(device)) == torch.device(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import pytest
@@ -381,6 +382,29 @@ def test_places_that_the_bank_leaves_out_are_left_out(graphed, unet):
     plain = eager(latents, timestep)
     torch.testing.assert_close(nowhere, plain, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(everywhere, plain, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_denoising_that_leaves_places_out_is_eager_in_one_context_and_says_so(graphed, capture, unet, caplog):
+    say_once.cache_clear()
+    eager, bank, timestep = UNetDenoiser(unet, Condition(PROMPT)), KVBank(0), torch.tensor(7)
+    with eager.recording(bank):
+        eager(latents_of(8), timestep)
+    installed, processors = [], unet.attn_processors
+    with caplog.at_level(logging.INFO, "dynadrag_pipeline"), bank.silent_at(torch.ones(1, 1, 8, 8)):
+        with eager.replaying(bank):
+            expected = eager(latents_of(8, seed=1), timestep)
+        for _ in range(2):
+            with graphed.replaying(bank):
+                for _ in range(2):
+                    installed.append(next(iter(unet.attn_processors.values())))
+                    assert torch.equal(graphed(latents_of(8, seed=1), timestep), expected)
+    assert installed[0] is installed[1] is not installed[2]
+    assert installed[0] not in processors.values()
+    assert not capture.graphs
+    assert caplog.text.count("keys and values are the edit's own") == 1
+    graphed(latents_of(8), timestep)
+    assert capture.graphs, "afterwards passes are captured as before"
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from swing import CHIN, SwingMotion
 
+from dynadrag_pipeline.dense_flow import resize_shift
 from dynadrag_pipeline.drag_instruction import DragInstruction
 from dynadrag_pipeline.motion import choice, path, source
 from dynadrag_pipeline.motion.choice import choose_motion
@@ -20,6 +21,7 @@ from dynadrag_pipeline.motion.predicted import PredictedMotion
 from dynadrag_pipeline.motion.source import BaseMotionSource, EditView, Motion, MotionSource, guarded_motion
 from dynadrag_pipeline.motion.straight import SettlingMotion, StraightMotion
 from motion_predictor import MotionPredictorOutput
+from motion_predictor.points import sample_flow
 from support.tiny_models import make_motion_predictor
 
 SIZE = (64, 96)
@@ -141,6 +143,47 @@ class TestPath:
     def test_what_is_no_path_is_named(self, paths):
         with pytest.raises(ValueError, match=r"^`motion` "):
             PathMotion(paths)
+
+
+class TestDenseFlow:
+    """Where everything else goes, asked for once for all of the way."""
+
+    OFF_THE_PICTURE = -0.375  # column 0 of four times the picture, which a destination can't be outside of
+
+    def at(self, flow: torch.Tensor, point: tuple[float, float]) -> torch.Tensor:
+        return sample_flow(resize_shift(flow, SIZE), torch.tensor([[point]]))[0, 0]
+
+    def test_a_target_on_the_outermost_pixel_of_a_larger_picture_is_all_of_the_way(self):
+        view = view_of([(20, 30)], [(self.OFF_THE_PICTURE, 30)])
+        sent = view.targets.clamp(min=0)
+        whole = PredictedMotion(WholePredictor()).dense_flow(view, sent)
+        assert self.at(whole, (80, 60))[1] == pytest.approx(8, abs=1), "the map of the whole way, far from the handle"
+        on_the_way = PredictedMotion(WholePredictor()).dense_flow(view, sent + torch.tensor([5.0, 0.0]))
+        assert self.at(on_the_way, (80, 60))[1] == pytest.approx(1, abs=1)
+
+    def test_a_path_to_it_is_gone_along_and_so_is_one_beside_a_handle_that_is_held(self):
+        view = view_of([(20, 20), (70, 50)], [(self.OFF_THE_PICTURE, 20), (80, 50)])
+        motion = PathMotion([[(20, 50), (0, 50)], None])
+        motion.start(view)
+        held = torch.stack([view.targets[0].clamp(min=0), view.handles[1]])
+        beside_the_path = (20, 30)
+        along = self.at(motion.dense_flow(view, held), beside_the_path)
+        straight = self.at(BaseMotionSource().dense_flow(view, held), beside_the_path)
+        assert along[1] > 2 * straight[1].abs(), "downwards first"
+        assert self.at(motion.dense_flow(view, held), (70, 50)).norm() < 0.5
+
+    @pytest.mark.parametrize("motion", [BaseMotionSource(), PathMotion([None, None])], ids=["smooth", "paths"])
+    def test_a_handle_that_was_given_up_holds_nothing(self, motion):
+        view = view_of([(40, 30), (46, 30)], [(52, 30), (60, 30)], moving=torch.tensor([True, False]))
+        motion.start(view)
+        alone = view_of([(40, 30)], [(52, 30)])
+        flow = motion.dense_flow(view, torch.stack([view.targets[0], view.handles[1]]))
+        assert torch.equal(flow, BaseMotionSource().dense_flow(alone, alone.targets))
+
+    def test_nor_does_it_in_a_predictors_map(self):
+        view = view_of([(40, 30), (46, 30)], [(52, 38), (60, 30)], moving=torch.tensor([True, False]))
+        flow = PredictedMotion(WholePredictor()).dense_flow(view, torch.stack([view.targets[0], view.handles[1]]))
+        assert self.at(flow, (46, 30))[1] == pytest.approx(8, abs=0.1)
 
 
 class TestChoice:
@@ -348,6 +391,17 @@ class SurePredictor:
         deviation[..., SIZE[1] // 2 :] = self.deviations[1]
         flow = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, *SIZE)
         return MotionPredictorOutput(flow=flow, deviation=deviation)
+
+
+class WholePredictor:
+    """Everything goes down, by a pixel in a step, and by eight all the way."""
+
+    takes_mask = True
+    horizons = ("step", "total")
+
+    def predict(self, image, handles, targets, mask=None):
+        flow = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, *SIZE)
+        return MotionPredictorOutput(flow=flow, total_flow=8 * flow)
 
 
 class TestDensePredictors:

@@ -90,6 +90,16 @@ def test_nothing_changes_outside_the_mask_to_the_bit(predictor):
     assert not shown.disoccluded[torch.from_numpy(~mask)].any()
 
 
+def test_nothing_is_said_to_move_outside_the_mask_whatever_the_source_says():
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[:, 64:] = True
+    flow = pipeline().preview(photograph(), [(80, 40)], [(90, 40)], mask=mask, motion=Everything(10, 0)).flow
+    middle = flow.forward.shape[-1] // 2
+    assert not flow.forward[..., :middle].any()
+    assert flow.covered[..., : middle - 1].all()
+    assert flow.forward[0, 0, :, middle + 8 : -8].min() > 4
+
+
 def test_one_point_brings_its_content_to_its_target():
     shown = pipeline().preview(spot(50, 40), [(50, 40)], [(62, 48)])
     assert brightest(shown.image) == pytest.approx((62, 48), abs=1)

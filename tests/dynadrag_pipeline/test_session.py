@@ -11,6 +11,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from dynadrag_pipeline import DynaDragPipeline, session_file
+from dynadrag_pipeline import session as session_module
+from dynadrag_pipeline.content import ContentLocations
 from dynadrag_pipeline.drag_edit import DragEdit
 from dynadrag_pipeline.drag_instruction import DragInstruction
 from dynadrag_pipeline.session import ONCE_PER_PICTURE, DragSession
@@ -89,6 +91,18 @@ def test_the_predictor_of_a_drag_that_goes_on_sees_the_picture_before(pipe, pict
     assert torch.equal(seen[0], session.history[0].state.image)
 
 
+def test_a_mask_keeps_what_the_drag_before_made_outside_it(session):
+    """Before its first step, a drag has changed nothing: Eq. 2 finds no difference outside the mask."""
+    list(session.drag(*FIRST, supervision_lr=0.1))
+    before, mask = session.state, torch.zeros(80, 96)
+    mask[30:, :40] = 1
+    losses = []
+    for weight in (0, 1e3):
+        list(session.drag(*SECOND, mask, continue_from=before, mask_weight=weight, max_iterations=1))
+        losses.append(session.history[-1].iterations[0].loss_before)
+    assert losses[0] == losses[1]
+
+
 def test_undo_goes_back_one_drag_at_a_time_to_the_original(session):
     dragged(session, FIRST)
     dragged(session, SECOND, continue_from=session.state)
@@ -118,6 +132,7 @@ def test_a_drag_may_have_settings_of_its_own(session):
     ("options", "message"),
     [
         ({"num_inference_steps": 9}, "`num_inference_steps` must be given when a session is opened, got 9"),
+        ({"locate_content": False}, "`locate_content` must be given when a session is opened, got False"),
         ({"max_iterations": 0}, "`max_iterations` must be"),
         ({"feature_block": 7}, "`feature_block` must index"),
         ({"motion": "predicted"}, "`motion` must be"),
@@ -133,8 +148,68 @@ def test_what_does_not_fit_is_refused_by_the_call_itself(session, passes, option
     assert not passes
 
 
+def test_a_picture_is_hashed_once(pipe, picture, quick, monkeypatch):
+    hashed = []
+    fingerprint = session_module.picture_fingerprint
+    monkeypatch.setattr(session_module, "picture_fingerprint", lambda *args: hashed.append(1) or fingerprint(*args))
+    session = pipe.open_session(picture, **quick)
+    dragged(session, FIRST)
+    dragged(session, SECOND, continue_from=session.state)
+    assert len(hashed) == 1
+
+
 def test_settings_of_the_picture_are_settings():
     assert set(ONCE_PER_PICTURE) <= set(DynaDragPipeline.__call__.__signature__.parameters)
+
+
+# --- what is known to have moved, when the source's own pixels are taken back ---
+
+
+@pytest.fixture
+def arriving(pipe, picture, quick, monkeypatch) -> DragSession:
+    """A session in which all content is found at its target."""
+
+    def found_at_targets(source, edited, ways, size, input_size):
+        asked = (ways[-1] - ways[0]).norm(dim=-1)
+        return ContentLocations(ways[0], ways[-1], 0 * asked, asked, torch.ones_like(asked), asked >= 0)
+
+    monkeypatch.setattr("dynadrag_pipeline.session.locate_content", found_at_targets)
+    return pipe.open_session(picture, **quick, restore_source=True)
+
+
+@pytest.fixture
+def asked_for(monkeypatch) -> list:
+    """The moves that each restoration is told."""
+    told: list = []
+
+    def restore(source, edited, reconstruction, *, flow=None, moves=None):
+        told.append(None if moves is None else moves.tolist())
+        return edited
+
+    monkeypatch.setattr("dynadrag_pipeline.session.restore_source", restore)
+    return told
+
+
+def test_a_way_in_two_drags_is_restored_as_the_way_in_one(arriving, asked_for):
+    dragged(arriving, ([(40, 30)], [(60, 30)]))
+    dragged(arriving, ([(40, 30)], [(52, 30)]))
+    dragged(arriving, ([(52, 30)], [(60, 30)]), continue_from=arriving.state)
+    assert asked_for == [[[[40, 30], [60, 30]]], [[[40, 30], [52, 30]]], [[[40, 30], [60, 30]]]]
+
+
+def test_content_of_all_drags_is_not_taken_back_whatever_is_asked_for(pipe, arriving, asked_for, tmp_path):
+    list(arriving.drag(*FIRST))
+    list(arriving.drag(*SECOND, continue_from=arriving.state))
+    arriving.image(arriving.history[-1])
+    arriving.image(arriving.state)
+    pipe.save_session(arriving, tmp_path)
+    loaded = pipe.load_session(tmp_path)
+    loaded.image(loaded.state)
+    dragged(loaded, ([(60, 30)], [(60, 35)]), continue_from=loaded.state)
+    first, second = [[40, 30], [60, 30]], [[20, 50], [10, 40]]
+    assert asked_for == [[first, second]] * 3 + [[second, [[40, 30], [60, 35]]]]
+    assert loaded.image(loaded.original) is not None
+    assert asked_for[-1] is None
 
 
 # --- on disk ---
@@ -155,6 +230,27 @@ def test_a_saved_session_goes_on_where_it_was(pipe, picture, quick, passes, sess
     assert (record.loss_before, record.loss_after) == (before.loss_before, before.loss_after)
     assert loaded.in_force == session.in_force
     assert sorted(path.name for path in session_path.iterdir()) == ["session.json", "session.safetensors"]
+
+
+def test_a_session_is_not_saved_while_a_drag_has_its_lora_in_the_weights(pipe, session, tmp_path):
+    drag = session.drag(*FIRST)
+    next(drag)
+    with pytest.raises(RuntimeError, match="`unet` is being edited with already"):
+        pipe.save_session(session, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    list(drag)
+    pipe.save_session(session, tmp_path)
+    assert len(pipe.load_session(tmp_path).history) == 1
+
+
+def test_that_a_decoder_of_previews_is_not_kept_is_said(pipe, session, tmp_path, caplog):
+    pipe.save_session(session, tmp_path)
+    pipe.load_session(tmp_path)
+    assert "preview_vae" not in caplog.text
+    session.decode_preview = lambda latents: latents
+    pipe.save_session(session, tmp_path)
+    assert pipe.load_session(tmp_path).decode_preview is None
+    assert "The session had a `preview_vae`, which is not kept" in caplog.text
 
 
 def test_a_session_of_other_models_is_refused(pipe, session, tmp_path):

@@ -49,6 +49,15 @@ class TestReading:
             assert picture.mask.all()
             assert picture.prompt == "a cat"
 
+    def test_a_picture_with_arrows_drawn_on_is_no_source(self, tmp_path):
+        """DragBench shows each drag in one, beside the picture itself."""
+        for name in ("one", "two"):
+            write(tmp_path / name)
+            Image.new("RGB", SIZE[::-1]).save(tmp_path / name / "user_drag.png")
+        (tmp_path / "two" / "original_image.png").unlink()
+        (picture,) = load_benchmark(tmp_path)
+        assert picture.source[0, 0].tolist() == [9, 8, 7]
+
     def test_without_a_mask_everything_may_change(self, tmp_path):
         write(tmp_path / "one")
         (tmp_path / "one" / "mask.png").unlink()
@@ -68,6 +77,16 @@ class TestReading:
         assert not holds_pairs(tmp_path)
         make_pair(1).save(tmp_path / "pairs")
         assert holds_pairs(tmp_path / "pairs")
+
+    @pytest.mark.parametrize("given", ["pairs", "pairs/videos/001", "."])
+    def test_true_outcomes_are_never_dropped_but_their_sets_are_named(self, tmp_path, given, capsys):
+        for kind in ("portraits", "videos"):
+            make_pair(1).save(tmp_path / "pairs" / kind)
+        assert main(["evaluate", str(tmp_path / given), "--methods", "no edit", "--out", str(tmp_path / "run")]) == 2
+        said = capsys.readouterr().err
+        assert "must be one set of pairs" in said
+        assert str(tmp_path / "pairs" / "videos") in said
+        assert (str(tmp_path / "pairs" / "portraits") in said) == (given != "pairs/videos/001")
 
     def test_a_pair_of_ours_needs_no_mask_and_no_true_motion(self, tmp_path):
         """The layout that other sets with true outcomes can be brought into."""
@@ -114,6 +133,24 @@ class TestReading:
         assert main(["convert", "benchmark", str(tmp_path)]) == 2
         assert "nothing of it was run" in capsys.readouterr().err
         assert not (tmp_path / "one" / "drag_instruction.json").exists()
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            (["x" * 1000] * 1000, "must hold a mapping with `points`, got a list"),
+            ({"points": [], "prompt": ["x" * 1000] * 1000}, "must have a text for its `prompt`, got a list"),
+            ({"points": [["x" * 1000] * 2] * 1000}, r"must have points \[x, y\], got "),
+            ({"points": [], "mask": np.zeros((2, 3, 4))}, r"must have a mask \(height, width\), got \(2, 3, 4\)"),
+        ],
+    )
+    def test_what_a_pickle_says_is_refused_in_few_words(self, tmp_path, said, message):
+        """What is shared would be many times the file, if it were written out."""
+        write(tmp_path / "one", "meta_data.pkl")
+        (tmp_path / "one" / "mask.png").unlink()
+        (tmp_path / "one" / "meta_data.pkl").write_bytes(pickle.dumps(said))
+        with pytest.raises(ValueError, match=message) as refused:
+            write_instructions(tmp_path)
+        assert len(str(refused.value)) < 1000
 
     def test_a_folder_without_pictures_or_instructions_is_named(self, tmp_path):
         with pytest.raises(ValueError, match=r"must hold pairs, or pictures named original_image\.png"):

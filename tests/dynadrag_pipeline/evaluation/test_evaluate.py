@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,17 @@ from transformers import (
 )
 
 from dynadrag_pipeline.cli import main
-from dynadrag_pipeline.evaluation import code_version, method_names, metrics, report
+from dynadrag_pipeline.commands import evaluate as evaluate_command
+from dynadrag_pipeline.evaluation import (
+    code_version,
+    method_names,
+    methods,
+    metrics,
+    pairs,
+    records,
+    report,
+    set_metrics,
+)
 from dynadrag_pipeline.evaluation.method_names import METHOD_NAMES
 from dynadrag_pipeline.evaluation.methods import METHODS, Method, TrueFlow, bent_through_points, source_of_motion
 from dynadrag_pipeline.evaluation.metrics import (
@@ -124,6 +135,20 @@ class TestRecords:
         file.append(Record("002", "track", "abc", {}, {}))
         assert [key[0] for key in read_records(tmp_path)] == ["001", "002"]
 
+    def test_what_is_not_known_is_null_in_the_file_and_read_as_such(self, tmp_path):
+        told = {"similarities": [float("-inf"), 0.5], "stop_reason": None}
+        file = RecordFile(tmp_path / "records.000.jsonl")
+        file.append(Record("001", "track", "abc", {"distance": float("nan"), "lost": 1.0}, told))
+
+        def refused(constant: str) -> None:
+            raise AssertionError(f"{constant} is no JSON")
+
+        json.loads(file.path.read_text(), parse_constant=refused)
+        [read] = read_records(tmp_path).values()
+        assert np.isnan(read.figures["distance"])
+        assert read.figures["lost"] == 1
+        assert read.told == {"similarities": [None, 0.5], "stop_reason": None}
+
 
 class TestRun:
     PAIRS = (make_pair(1), make_pair(2))
@@ -176,6 +201,15 @@ class TestRun:
         assert passes() > 0
         assert passes() == 0
         assert passes(supervision_lr=0.5) > 0
+
+    def test_figures_are_of_the_picture_that_lies_there_whichever_file_has_them(self, pipe, tmp_path):
+        """One process of several made the edit, and another one again when its picture was gone."""
+        run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
+        [made] = run(self.PAIRS[:1], self.CHOSEN[1:2])
+        before = replace(made, figures={**made.figures, "distance": 99.0}, told={**made.told, "picture": "another"})
+        RecordFile(tmp_path / "records.001.jsonl").append(before)
+        assert run(self.PAIRS[:1], self.CHOSEN[1:2]) == [made]
+        assert len((tmp_path / "records.000.jsonl").read_text().splitlines()) == 1, "and it is not made again"
 
     def test_an_edit_is_that_of_a_call_and_its_record_says_how_it_came_about(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
@@ -288,8 +322,16 @@ class TestRun:
         mark = run.mark(rows[0], self.PAIRS[0])
         make_motion_predictor(2).save_pretrained(tmp_path / "predictor0")
         again = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
-        again.prepare(rows)
+        again.prepare(self.PAIRS[:1], rows)
         assert again.mark(rows[0], self.PAIRS[0]) != mark
+
+    def test_a_row_that_asks_the_predictor_makes_no_other_row_again(self, pipe, tmp_path, monkeypatch):
+        monkeypatch.setattr(pipe, "motion_predictor", make_motion_predictor(0))
+        alone, beside = (EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS) for _ in range(2))
+        alone.prepare(self.PAIRS, self.CHOSEN)
+        beside.prepare(self.PAIRS, [*self.CHOSEN, METHODS["predicted"]])
+        for method in self.CHOSEN:
+            assert alone.mark(method, self.PAIRS[0]) == beside.mark(method, self.PAIRS[0])
 
     def test_other_code_makes_other_figures_and_other_comments_do_not(self, pipe, tmp_path, monkeypatch):
         run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
@@ -302,12 +344,54 @@ class TestRun:
             assert (run.mark(METHODS["straight"], self.PAIRS[0]) == mark) == is_same
         code_version.code_version.cache_clear()
 
+    def test_the_code_that_puts_a_handle_elsewhere_counts_too(self, pipe, tmp_path, monkeypatch):
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        misplaced = Method("row", "straight", misplaced_handle=True)
+        mark, read = run.mark(misplaced, self.PAIRS[0]), code_version.inspect.getsource
+        changed = lambda module: read(module) + "MARGIN = 3\n" * (module is pairs)  # noqa: E731
+        monkeypatch.setattr(code_version.inspect, "getsource", changed)
+        code_version.code_version.cache_clear()
+        assert run.mark(misplaced, self.PAIRS[0]) != mark
+        code_version.code_version.cache_clear()
+
+    def test_a_figure_is_measured_again_by_another_version_of_what_measures_it(self, pipe, tmp_path, monkeypatch):
+        run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
+        run(self.PAIRS[:1], self.CHOSEN[:1])
+        before = run._measure_marks(self.PAIRS[0], self.CHOSEN[0])
+        monkeypatch.setattr(metrics, "version", lambda package: "99.0")
+        after = run._measure_marks(self.PAIRS[0], self.CHOSEN[0])
+        assert {name for name in before if before[name] != after[name]} == {"ssim"}
+
     def test_a_method_that_can_not_be_run_is_named_before_any_work(self, pipe, tmp_path):
         run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
         with pytest.raises(ValueError, match="Method 'predicted': `motion` must be another than 'predicted'"):
             run(self.PAIRS, [METHODS["straight"], METHODS["predicted"]])
         with pytest.raises(ValueError, match=r"Method 'row': `motion_predictor` must be 'own'.* got '.*nowhere'"):
             run(self.PAIRS, [Method("row", "predicted", motion_predictor=str(tmp_path / "nowhere"))])
+        assert not (tmp_path / "run").exists()
+
+    def test_true_motion_that_is_not_known_is_not_made_up(self, pipe, tmp_path):
+        nowhere = np.full_like(self.PAIRS[1].flow, np.nan)
+        pairs = [self.PAIRS[0], replace(self.PAIRS[1], flow=nowhere)]
+        run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
+        with pytest.raises(ValueError, match="Method 'true motion': pair '002' has no true motion"):
+            run(pairs, [METHODS["straight"], METHODS["true motion"]])
+        assert not (tmp_path / "run").exists()
+        by_default = SimpleNamespace(methods=None)
+        assert METHODS["true motion"] in evaluate_command._named(by_default, [], pairs[:1])
+        assert METHODS["true motion"] not in evaluate_command._named(by_default, [], pairs)
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"targets": np.array([[20.0, 30.0], [64.0, 44.0]], dtype=np.float32)}, r"`targets` must lie inside"),
+            ({"mask": np.zeros((SIDE, SIDE), dtype=bool)}, "`mask` must select something"),
+        ],
+    )
+    def test_an_instruction_that_can_not_be_followed_is_named_before_any_work(self, wrong, said, pipe, tmp_path):
+        run = EvaluationRun(pipe, tmp_path / "run", self.metrics(), OPTIONS)
+        with pytest.raises(ValueError, match=f"Pair '002': {said}"):
+            run([self.PAIRS[0], replace(self.PAIRS[1], **wrong)], self.CHOSEN)
         assert not (tmp_path / "run").exists()
 
     def test_every_name_is_a_method(self):
@@ -401,6 +485,8 @@ class TestRows:
             ("a: [1]", r"row 'a': it must be a mapping from options to values, .* got \[1\]"),
             ("straight: {carry: once}", "row 'straight': its name must differ from 'straight'"),
             ("{a b: {}, a_b: {}}", "row 'a_b': its name must differ from 'a b' in its letters or digits"),
+            ("straight (back): {}", r"row 'straight \(back\)': its name must differ from 'straight \(back\)'"),
+            ("{a (back): {}, a: {}}", r"row 'a': its name must differ from 'a \(back\)'"),
             ("'a|b': {}", "row 'a|b': its name must be without"),
             ("1: {}", "row 1: its name must be a line of text"),
             ("{}", "must hold rows"),
@@ -424,12 +510,33 @@ class TestReport:
     def test_methods_are_compared_pair_by_pair(self):
         """Those that differ by two on each pair differ by two without a doubt, however different the pairs are."""
         table = format_tables(self.records(), Metrics({}))
-        assert "| straight | 2 [2, 2] |" in table
+        assert "| straight | 2 [2, 2]; 0 of 3 |" in table
         assert "3 pairs, 8.00 px asked for" in table
         alone = [record for record in self.records() if record.method == "straight"]
         assert "Difference" not in format_tables(alone, Metrics({}))
         other_way = format_tables(self.records(), Metrics({}), baseline="straight")
-        assert "| predicted | -2 [-2, -2] |" in other_way
+        assert "| predicted | -2 [-2, -2]; 3 of 3 |" in other_way
+
+    def test_a_mean_over_fewer_pairs_says_over_how_many_and_a_difference_is_over_those_that_have_both(self):
+        def record(pair: str, method: str, distance: float, lost: float, points: float) -> Record:
+            return Record(pair, method, "", {"asked": 8.0, "distance": distance, "lost": lost, "points": points}, {})
+
+        unknown = float("nan")
+        records = [
+            record("a", "track", 4.0, 0.0, 3.0),
+            record("b", "track", unknown, 1.0, 1.0),
+            record("c", "track", 4.0, 0.0, 1.0),
+            record("a", "straight", 1.0, 0.0, 3.0),
+            record("b", "straight", 9.0, 0.0, 1.0),
+            record("c", "straight", unknown, 1.0, 1.0),
+        ]
+        table = format_tables(records, Metrics({}))
+        means, differences = table.split("Difference to straight")
+        assert "| track | 4 [4, 4] (n = 2) | 0.2 [" in means, "one of five points was not found"
+        assert "| straight | 5 [1, 9] (n = 2) | 0.2 [" in means
+        assert "| track | 3 [3, 3]; 0 of 1 |" in differences
+        [axes] = distances_figure(records).axes
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["track (n = 2)", "straight (n = 2)"]
 
     def test_the_interval_holds_the_mean_and_narrows_with_the_number_of_pairs(self):
         values = np.random.default_rng(0).normal(5, 1, 400)
@@ -473,6 +580,30 @@ class TestReport:
             [make_pair(1), make_pair(2)], ["m"], lambda method, name: make_pair(int(name)).source, side=64
         )
         assert sheet.size == (192, 128)
+
+    def test_a_picture_on_a_sheet_keeps_its_proportions(self):
+        wide = replace(make_pair(1), source=np.zeros((32, SIDE, 3), dtype=np.uint8), mask=np.ones((32, SIDE), bool))
+        wide = replace(wide, target=wide.source, handles=wide.handles[:1], targets=wide.targets[:1])
+        sheet = np.array(edits_sheet([wide], ["m"], lambda *_: wide.source, side=2 * SIDE))
+        edit = sheet[:, 2 * SIDE : 4 * SIDE]
+        assert (edit[32:-32] == 0).all(), "twice as wide as high, in the middle of its cell"
+        assert (edit[:32] == 255).all()
+        assert (edit[-32:] == 255).all()
+        drawn = np.argwhere(sheet[:, : 2 * SIDE][32:-32].any(axis=-1))
+        asked = 2 * (np.concatenate([wide.handles, wide.targets]) + 0.5) - 0.5
+        assert drawn.mean(axis=0)[::-1] == pytest.approx(asked.mean(axis=0), abs=2)
+
+
+def test_set_distances_that_fail_say_so_in_their_place(monkeypatch):
+    """After hours of work the report is still written."""
+
+    def out_of_memory(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(set_metrics, "InceptionDistances", lambda device: out_of_memory)
+    run = SimpleNamespace(picture=lambda method, name: make_pair(int(name)).source)
+    said = evaluate_command._set_table([make_pair(1), make_pair(2)], ["track"], run, "cpu")
+    assert said == "FID, KID: not measured: out of memory\n"
 
 
 @pytest.mark.embedded
@@ -526,6 +657,6 @@ def test_the_command_takes_rows_and_says_what_they_are(tmp_path, capsys):
     assert "`--baseline` must be one of 'no edit', 'carried', 'general', got 'nothing'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [code_version, method_names, metrics, report])
+@pytest.mark.parametrize("module", [code_version, method_names, methods, metrics, records, report])
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(module).failed == 0

@@ -14,7 +14,7 @@ from dynadrag_pipeline.evaluation.perceptual import (
     frechet_distance,
 )
 from dynadrag_pipeline.evaluation.report import format_set_table
-from dynadrag_pipeline.evaluation.set_metrics import InceptionDistances
+from dynadrag_pipeline.evaluation.set_metrics import InceptionDistances, frechet_inception_distance
 from support.evaluation_pairs import smooth_picture
 
 ALEXNET_LAYERS = [(11, 3, 64), (5, 64, 192), (3, 192, 384), (3, 384, 256), (3, 256, 256)]
@@ -130,7 +130,26 @@ class Tones(torch.nn.Module):
         return torch.cat([values.mean(dim=2), values.std(dim=2)], dim=1)
 
 
+class OnMeta(torch.nn.Module):
+    """Takes pictures on its own device alone, and doesn't say how many features it has; that device has no numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        assert pictures.device.type == "meta"
+        self.seen.append(torch.rand(1, 3, generator=torch.Generator().manual_seed(len(self.seen))))
+        return self.seen[-1]
+
+
 class TestInceptionDistances:
+    def test_the_network_computes_on_its_device_and_the_distance_elsewhere(self):
+        network, pictures = OnMeta(), [smooth_picture(seed) for seed in range(8)]
+        distance = frechet_inception_distance(pictures, pictures, network, "meta")
+        edited, target = torch.cat(network.seen[-16:]).double().numpy().reshape(2, 8, 3)
+        assert distance == pytest.approx(frechet_distance(edited, target), rel=1e-3)
+
     def test_fid_is_the_frechet_distance_of_the_features(self):
         edited, target = ([smooth_picture(seed + first) for seed in range(12)] for first in (0, 100))
         features = [

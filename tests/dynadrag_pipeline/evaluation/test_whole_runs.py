@@ -83,3 +83,18 @@ def test_processes_share_the_pairs_and_come_to_the_same_figures(command, tmp_pat
     assert (tmp_path / "together" / "evaluation.md").read_bytes() == (
         tmp_path / "alone" / "evaluation.md"
     ).read_bytes()
+
+
+def test_processes_share_what_an_earlier_run_left_over(command, tmp_path, capsys):
+    """By place in the set, one of the two would get both pairs that are left."""
+    for number in (0, 2):
+        make_pair(number).save(tmp_path / "half")
+    half = [str(tmp_path / "half") if word == str(tmp_path / "pairs") else word for word in command]
+    assert evaluate(half, tmp_path / "run") == 0
+    before = count_lines(tmp_path / "run")
+    assert run_together(evaluate, command, tmp_path / "run") == [0, 0]
+    shares = [
+        [json.loads(line)["pair"] for line in path.read_text().splitlines()]
+        for path in sorted((tmp_path / "run").glob("records*.jsonl"))
+    ]
+    assert [shares[0][before:], shares[1]] == [["001", "001"], ["003", "003"]]

@@ -180,6 +180,9 @@ def test_landmarks_that_do_not_fit_are_refused(source: PortraitSource, tmp_path:
         build_portraits([PortraitSource(source.pictures, tmp_path / "points.npz")], tmp_path / "data", QUICK)
     with pytest.raises(ValueError, match=r"`landmarks` must be an npz file .* got .*faces\.zip"):
         build_portraits([PortraitSource(source.pictures, source.pictures)], tmp_path / "data2", QUICK)
+    (tmp_path / "points.txt").write_text("no landmarks")
+    with pytest.raises(ValueError, match=r"`landmarks` must be an npz file .* got .*points\.txt\."):
+        build_portraits([PortraitSource(source.pictures, tmp_path / "points.txt")], tmp_path / "data3", QUICK)
 
 
 def test_processes_share_the_portraits_and_write_the_same_bytes(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
+import accelerate
 import pytest
 
-from motion_predictor.data.dataset_folder import DatasetFolder
+from motion_predictor.data.dataset_folder import DatasetFolder, build_processes
 
 
 def test_a_folder_is_gone_on_with_under_the_same_settings(tmp_path: Path):
@@ -119,3 +121,10 @@ def test_damaged_settings_are_named(tmp_path: Path):
     (tmp_path / "dataset.json").write_bytes(b'{"size":')
     with pytest.raises(ValueError, match=r"dataset\.json` must be a JSON object, got .*another folder"):
         DatasetFolder.open(tmp_path, {"size": 128})
+
+
+def test_processes_wait_for_the_last_one_for_longer_than_any_share_takes(monkeypatch):
+    said: dict[str, timedelta] = {}
+    monkeypatch.setattr(accelerate, "PartialState", lambda **options: said.update(options))
+    build_processes()
+    assert said["timeout"] > timedelta(days=2)
