@@ -383,7 +383,7 @@ def test_a_reload_asks_first_when_there_is_something_to_lose(page: AppPage, face
 
 def test_who_is_asked_and_stays_can_go_on(page: AppPage, face: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    left = those_who_leave(monkeypatch)
+    left = those_who(monkeypatch, "leave")
     page.tab.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
     page.open(face)
     page.click((48, 60), (56, 60))
@@ -397,14 +397,14 @@ def test_who_is_asked_and_stays_can_go_on(page: AppPage, face: Path, monkeypatch
 def test_a_tab_that_lost_its_connection_is_kept_as_long_as_it_says_that_it_is_open(
     chromium: Any, address: str, face: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynadrag_pipeline.app.visitors.SIGN_SECONDS", 2.0)
-    left = those_who_leave(monkeypatch)
+    monkeypatch.setattr("dynadrag_pipeline.app.visitors.SIGN_SECONDS", 5.0)
+    left, looked_for = those_who(monkeypatch, "leave"), those_who(monkeypatch, "_forget_if_gone")
     page = AppPage(chromium, address)
     folder = folder_of(page, face, temporary)
     page.tab.evaluate("window.saying = setInterval(dragStage.sayHere, 200)")
     page.tab.evaluate("window.dispatchEvent(new Event('beforeunload'))")  # at which gradio's page hangs up
     wait_until(lambda: bool(left), page.pause)
-    page.tab.wait_for_timeout(4000)
+    wait_until(lambda: bool(looked_for), page.pause)
     assert folder.exists()
     page.tab.evaluate("clearInterval(window.saying)")
     wait_until(lambda: not folder.exists(), page.pause)
@@ -474,12 +474,17 @@ def test_everything_is_on_one_screen(chromium: Any, address: str, face: Path, sc
     page.tab.close()
 
 
-def those_who_leave(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """The tabs of which the server hears from now on that they seem closed."""
-    left: list[str | None] = []
-    leave = Visitors.leave
-    monkeypatch.setattr(Visitors, "leave", lambda self, key: (left.append(key), leave(self, key)))
-    return left
+def those_who(monkeypatch: pytest.MonkeyPatch, method: str) -> list[str | None]:
+    """The tabs for which a method of [`Visitors`] was called from now on."""
+    keys: list[str | None] = []
+    original = getattr(Visitors, method)
+
+    def noted(self: Visitors, key: str | None, *given: Any) -> None:
+        original(self, key, *given)
+        keys.append(key)
+
+    monkeypatch.setattr(Visitors, method, noted)
+    return keys
 
 
 def folder_of(page: AppPage, face: Path, temporary: Path) -> Path:
