@@ -19,7 +19,7 @@ from ..commands.edit_options import LARGEST_SEED
 from ..drag_instruction import DragInstruction
 from .edit_files import write_edit
 from .edits import Base, Edit, Order, Watcher
-from .handlers import as_base, in_words, uploaded_picture
+from .handlers import as_base, in_words, uploaded_picture, whole
 from .limits import MOST_EDITS, check_pairs, check_picture
 from .preview_picture import preview_of
 from .workshop import Workshop
@@ -39,10 +39,12 @@ class Api:
         self.folder = folder
         self.model = model
         self._answers: deque[Path] = deque()
+        self._watchers: dict[Watcher, str | None] = {}
 
     @in_words
     def edit(
         self,
+        request: gr.Request,
         image: str,
         handles: Any,
         targets: Any,
@@ -55,6 +57,7 @@ class Api:
         """Drag content from handles to targets.
 
         Args:
+            request (`gr.Request`): of the session that listens.
             image (`str`): path of the picture.
             handles, targets (`list`): as many [x, y] of each, in pixels of the picture turned upright.
             mask (`str`, *optional*): path of a picture of that size, bright where the picture may change.
@@ -72,21 +75,32 @@ class Api:
         if not isinstance(options or {}, dict):
             raise ValueError(f"`options` must be a mapping from options to their values, got {got(options)}.")
         base, region = _read(image, handles, targets, mask)
-        seed = check_whole_number("seed", int(seed), least=0, most=LARGEST_SEED)
+        seed = check_whole_number("seed", whole(seed), least=0, most=LARGEST_SEED)
         order = Order(base, handles, targets, region, prompt or "", preset or None, dict(options or {}), seed)
-        made = [event for event in self.workshop.edit(order, Watcher()) if isinstance(event, Edit)][-1]
+        watcher = Watcher()
+        self._watchers[watcher] = request.session_hash
+        try:
+            made = [event for event in self.workshop.edit(order, watcher) if isinstance(event, Edit)][-1]
+        finally:
+            del self._watchers[watcher]
         folder = self.folder / secrets.token_hex(16)
         try:
             files = write_edit(made, folder, self.model)
             record = json.loads((folder / "result.json").read_text("utf-8"))
             picture = self.folder / f"{secrets.token_hex(16)}.png"
-            shutil.move(files[0], picture)
+            shutil.move(files["picture"], picture)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._answers.append(picture)
         while len(self._answers) > MOST_EDITS:
             self._answers.popleft().unlink(missing_ok=True)
         return str(picture), record, "\n".join(made.words)
+
+    def leave(self, request: gr.Request) -> None:
+        """End the edits of a program that has gone."""
+        for watcher, session in list(self._watchers.items()):
+            if session == request.session_hash:
+                watcher.cancel()
 
     @in_words
     def preview(self, image: str, handles: Any, targets: Any, mask: str | None = None) -> tuple[Image.Image, Any]:
@@ -112,7 +126,7 @@ class Api:
             image, mask = gr.File(label="image"), gr.File(label="mask")
             handles, targets = gr.JSON(label="handles"), gr.JSON(label="targets")
             prompt, preset = gr.Textbox("", label="prompt"), gr.Textbox("", label="preset")
-            options, seed = gr.JSON(label="options"), gr.Number(0, label="seed", precision=0)
+            options, seed = gr.JSON(label="options"), gr.Number(0, label="seed")
             picture, preview = gr.File(label="picture"), gr.Image(label="preview", format="png")
             record, text = gr.JSON(label="record"), gr.Textbox(label="words")
             paths = gr.JSON(label="paths")

@@ -19,8 +19,10 @@ from .edits import Edit, Order, Point
 from .film import can_film, write_mp4
 from .instruction_file import instruction_text
 
+MASK_NAME = "mask.png"
 
-def write_edit(edit: Edit, folder: Path, model: argparse.Namespace) -> list[Path]:
+
+def write_edit(edit: Edit, folder: Path, model: argparse.Namespace) -> dict[str, Path]:
     """Write all files of an edit.
 
     Args:
@@ -29,31 +31,32 @@ def write_edit(edit: Edit, folder: Path, model: argparse.Namespace) -> list[Path
         model (`argparse.Namespace`): `model`, `motion_predictor`, `device` and `dtype` of the app's command line.
 
     Returns:
-        `list[Path]`: the files, the picture first.
+        `dict[str, Path]`: the files by what people call them, the `picture` first.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir()
     order, stem, output = edit.order, edit.order.base.name, edit.output
-    written: list[Path] = []
+    written: dict[str, Path] = {}
 
-    def save(name: str, write: Callable[[BinaryIO], object]) -> None:
+    def save(title: str, name: str, write: Callable[[BinaryIO], object]) -> None:
         with atomic_file(folder / name) as file:
             write(file)
-        written.append(folder / name)
+        written[title] = folder / name
 
-    save(f"{stem}-edited.png", lambda file: edit.after.save(file, format="PNG"))
+    save("picture", f"{stem}-edited.png", lambda file: edit.after.save(file, format="PNG"))
     sheet = contact_sheet(order.base.shown, edit.after, output, order.targets)
-    save(f"{stem}-sheet.png", lambda file: sheet.save(file, format="PNG"))
+    save("sheet", f"{stem}-sheet.png", lambda file: sheet.save(file, format="PNG"))
     if any(step.image is not None for step in edit.result.iterations):
-        save(f"{stem}.gif", lambda file: write_gif(output, file, order.base.shown, result=edit.after))
+        save("GIF", f"{stem}.gif", lambda file: write_gif(output, file, order.base.shown, result=edit.after))
         if can_film():
-            save(f"{stem}.mp4", lambda file: write_mp4(edit, file))
-    save("result.json", lambda file: file.write(_record(edit, model)))
-    save("points.json", lambda file: file.write(instruction_text(order.handles, order.targets, order.prompt)))
+            save("film", f"{stem}.mp4", lambda file: write_mp4(edit, file))
+    points = instruction_text(order.handles, order.targets, order.prompt)
+    save("record", "result.json", lambda file: file.write(_record(edit, model)))
+    save("points", "points.json", lambda file: file.write(points))
     if order.mask is not None:
         mask = order.mask
-        save("mask.png", lambda file: mask.save(file, format="PNG"))
-    save(f"{stem}.png", lambda file: order.base.opened.save(file, format="PNG"))
-    save("command.txt", lambda file: file.write(f"{command_line(order, model)}\n".encode()))
+        save("mask", MASK_NAME, lambda file: mask.save(file, format="PNG"))
+    save("original", f"{stem}.png", lambda file: order.base.opened.save(file, format="PNG"))
+    save("command", "command.txt", lambda file: file.write(f"{command_line(order, model)}\n".encode()))
     return written
 
 
@@ -79,7 +82,7 @@ def _arguments(order: Order, model: argparse.Namespace) -> list[str]:
     for handle, target in zip(order.handles, order.targets, strict=True):
         arguments += [f"--handle={_shown(handle)}", f"--target={_shown(target)}"]
     if order.mask is not None:
-        arguments += ["--mask", "mask.png"]
+        arguments += ["--mask", MASK_NAME]
     if order.prompt:
         arguments += [f"--prompt={order.prompt}"]
     for name in ("model", "motion_predictor"):

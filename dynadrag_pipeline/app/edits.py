@@ -101,6 +101,11 @@ class Edit:
     seconds: float
     was_open: bool = False
 
+    def drop_pictures(self) -> None:
+        """Let go of the pictures between, once they are in files: they are most of what an edit holds."""
+        for step in self.result.iterations:
+            step.image = step.flow = None
+
     @property
     def words(self) -> list[str]:
         """Why it ended, where the content went, pair by pair, and what may help if it did not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import html
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from motion_predictor.common.picture_files import decode_picture
 
 from ..commands.edit_options import LARGEST_SEED
 from ..picture import to_picture_tensor
-from .edit_files import command_line, write_edit
+from .edit_files import MASK_NAME, command_line, write_edit
 from .edits import Base, Cancelled, Edit, Order, Progress, Watcher
 from .instruction_file import instruction_text, read_instruction
 from .limits import MOST_CANDIDATES, check_picture
@@ -41,17 +42,6 @@ ROUGH = "still rough, details come last"
 DONE = "done: compare before and after, or go on"
 SERVERS_FOLDER = re.compile(r"(?<=')[^']*dynadrag-app-[^']*[/\\](?=[^'])")
 """Where an upload lies, in a message: of the path, people know the name alone."""
-FILE_TITLES = {
-    "-edited.png": "picture",
-    "-sheet.png": "sheet",
-    ".gif": "GIF",
-    ".mp4": "film",
-    "result.json": "record",
-    "points.json": "points",
-    "mask.png": "mask",
-    "command.txt": "command",
-    ".png": "original",
-}
 
 
 @contextmanager
@@ -98,6 +88,7 @@ class Handlers:
         self.visitors = visitors
         self.model = model
         self.parts = parts
+        self._scenes = itertools.count()
 
     # --- pictures ---
 
@@ -119,28 +110,29 @@ class Handlers:
 
     def _begun(self, visitor: Visitor, base: Base, points: list[Any] | None = None) -> Updates:
         self._refuse_while_running(visitor)
-        visitor.put(base)
-        visitor.line, visitor.position = [], 0
+        visitor.begin(base)
         size = f"{base.shown.width} x {base.shown.height} pixels"
         return {**self._shown(visitor, points=points or [], mask=None), self.parts.status: status(size)}
 
     # --- points ---
 
+    @in_words
     def preview(self, value: Any, is_wanted: bool, request: gr.Request) -> Updates:
         """The picture bent along the motion, for as long as somebody places points."""
-        visitor = self.visitors.of(request.session_hash)
-        said = self._preview_of(visitor, value) if is_wanted and _is_put_on(value, visitor) else NOTHING
+        said = self._preview_of(value, request) if is_wanted and isinstance(value, dict) else NOTHING
         return {self.parts.stage: gr.update(preview=said)}
 
-    def _preview_of(self, visitor: Visitor, value: Any) -> Any:
+    def _preview_of(self, value: dict[str, Any], request: gr.Request) -> Any:
         """What the component shows for points: it knows by the revision whether they are still there."""
-        assert visitor.base is not None
         try:
+            visitor = self.visitors.of(request.session_hash)
+            if visitor.base is None or not _is_put_on(value, visitor):
+                return NOTHING
             drawn = Drawn.of(value, visitor.base.shown.size)
             if not drawn.handles:
                 return NOTHING
             shown = preview_of(self.workshop.pipe, visitor.base.shown, drawn.handles, drawn.targets, drawn.mask)
-        except ValueError as error:  # on the picture, where it is no bother: points are still being placed
+        except (CommandError, ValueError) as error:  # on the picture, where it is no bother to whoever places points
             return {"revision": value.get("revision"), "text": one_line(error)}
         return {"revision": drawn.revision, "url": passing_url(shown.image), "paths": shown.paths}
 
@@ -227,6 +219,7 @@ class Handlers:
                 watcher = visitor.watcher = Watcher()
         finally:
             watcher.cancel()
+            visitor.see()
             visitor.watcher = None
 
     def _candidate(self, visitor: Visitor, order: Order, watcher: Watcher, head: str) -> Iterator[Updates]:
@@ -239,6 +232,7 @@ class Handlers:
                 self._keep(visitor, event)
         yield {**self._shown(visitor), parts.status: status(DONE)}
 
+    @in_words
     def cancel(self, request: gr.Request) -> Updates:
         """End the edit that runs, with what there is."""
         watcher = self.visitors.of(request.session_hash).watcher
@@ -260,8 +254,8 @@ class Handlers:
         """What is asked for, checked as far as that goes without work."""
         assert visitor.base is not None
         drawn = self._drawn(visitor, value)
-        first = check_whole_number("seed", _whole(seed), least=0, most=LARGEST_SEED - MOST_CANDIDATES)
-        count = check_whole_number("candidates", _whole(candidates), least=1, most=MOST_CANDIDATES)
+        first = check_whole_number("seed", whole(seed), least=0, most=LARGEST_SEED - MOST_CANDIDATES)
+        count = check_whole_number("candidates", whole(candidates), least=1, most=MOST_CANDIDATES)
         given = given_by(texts)
         orders = [
             Order(visitor.base, drawn.handles, drawn.targets, drawn.mask, prompt or "", preset or None, given, seed)
@@ -273,6 +267,7 @@ class Handlers:
     def _keep(self, visitor: Visitor, edit: Edit) -> Made:
         folder = visitor.new_path("edit")
         made = Made(edit, write_edit(edit, folder, self.model))
+        edit.drop_pictures()
         visitor.add(made)
         return made
 
@@ -282,7 +277,8 @@ class Handlers:
     def use(self, request: gr.Request) -> Updates:
         """Take the result as the next picture."""
         visitor, made = self._with_result(request)
-        base = Base(made.edit.after, f"{made.edit.order.base.name}-edited", made.edit.after)
+        name = made.edit.order.base.name.removesuffix("-edited") + "-edited"  # once, however often
+        base = Base(made.edit.after, name, made.edit.after)
         visitor.put(base)
         text = "the result is the picture now: place new points on it"
         return {**self._shown(visitor, points=[], mask=None), self.parts.status: status(text)}
@@ -336,6 +332,10 @@ class Handlers:
         """Show in the drawer what a preset comes to."""
         return placeholders(self.workshop.pipe.settings_in_force({}, None, preset or None))
 
+    def here(self, picture: Any) -> None:
+        """A page says that it is still open: by the name of its picture, which nobody can guess."""
+        self.visitors.keep(str(picture))
+
     def leave(self, request: gr.Request) -> None:
         """Forget who closes the tab."""
         self.visitors.leave(request.session_hash)
@@ -348,8 +348,8 @@ class Handlers:
         return {
             parts.stage: gr.update(scene={**self._scene(visitor), **scene}, live=NOTHING, preview=NOTHING),
             parts.words: words(made.edit.words if made else []),
-            parts.gallery: [(str(each.files[0]), _caption(each.edit)) for each in visitor.newest_first],
-            parts.files: links(made.files if made else []),
+            parts.gallery: [(str(each.picture), _caption(each.edit)) for each in visitor.newest_first],
+            parts.files: links(made.files if made else {}),
             parts.command: command_line(made.edit.order, self.model) if made else "",
             parts.use: gr.update(interactive=made is not None),
             parts.go_on: gr.update(interactive=made is not None),
@@ -363,11 +363,12 @@ class Handlers:
         made = visitor.shown
         width, height = visitor.base.shown.size
         return {
+            "number": next(self._scenes),
             "picture": visitor.scene.parent.name,
             "url": file_url(visitor.scene),
             "width": width,
             "height": height,
-            "result": file_url(made.files[0]) if made else None,
+            "result": file_url(made.picture) if made else None,
         }
 
     def _drawn(self, visitor: Visitor, value: Any) -> Drawn:
@@ -412,14 +413,18 @@ def as_base(opened: Image.Image, name: str) -> Base:
 
     Args:
         opened (`PIL.Image.Image`): of any mode, turned by its EXIF data or not.
-        name (`str`): of its file; of its letters those are kept that need no quoting.
+        name (`str`): of its file; of its letters those are kept that need no quoting, and an
+            edit's mask has its name to itself.
 
     Raises:
         ValueError: if it is too small for an edit.
     """
     upright = to_picture_tensor(opened)[0].mul(255).round().byte().permute(1, 2, 0).numpy()
     shown = Image.fromarray(upright)
-    return Base(shown, re.sub(r"[^\w-]+", "-", name)[:60].strip("-") or "picture", shown)
+    stem = re.sub(r"[^\w-]+", "-", name)[:60].strip("-") or "picture"
+    if f"{stem}.png".lower() == MASK_NAME:
+        stem = f"{stem}-picture"
+    return Base(shown, stem, shown)
 
 
 def _is_put_on(value: Any, visitor: Visitor) -> bool:
@@ -447,7 +452,7 @@ def _inside(points: list[list[float]], size: tuple[int, int]) -> list[list[float
     return [[min(max(round(x), 0), size[0] - 1), min(max(round(y), 0), size[1] - 1)] for x, y in points]
 
 
-def _whole(number: Any) -> Any:
+def whole(number: Any) -> Any:
     """A number of a field, which browsers send as a float, or not at all."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
@@ -475,14 +480,10 @@ def words(lines: list[str]) -> str:
     return f"<p>{head}</p><ul>{''.join(f'<li>{line}</li>' for line in pairs)}</ul>"
 
 
-def links(files: list[Path]) -> str:
-    """Downloads, in one line."""
-    titles = {
-        path: next((title for end, title in FILE_TITLES.items() if path.name.endswith(end)), path.name)
-        for path in files
-    }
+def links(files: dict[str, Path]) -> str:
+    """Downloads by their titles, in one line."""
     shown = [
         f'<a href="{html.escape(file_url(path))}" download="{html.escape(path.name)}">{html.escape(title)}</a>'
-        for path, title in titles.items()
+        for title, path in files.items()
     ]
     return " · ".join(shown)

@@ -55,7 +55,7 @@ def build_page(handlers: Handlers, api: Api, model_name: str) -> gr.Blocks:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=7, min_width=480):
-                parts.stage = make_stage()
+                parts.stage = make_stage(handlers.here)
             with gr.Column(scale=3, min_width=360, elem_id="side"):
                 with gr.Column(elem_classes="part"):
                     points = _points_group()
@@ -70,6 +70,7 @@ def build_page(handlers: Handlers, api: Api, model_name: str) -> gr.Blocks:
         api.add()  # first, so that the names are its own
         _connect(handlers, points, run)
         page.unload(handlers.leave)
+        page.unload(api.leave)
     return page
 
 
@@ -130,7 +131,7 @@ def _result_group(parts: Any) -> None:
     parts.gallery = gr.Gallery(
         show_label=False, columns=5, height=66, allow_preview=False, interactive=False, elem_id="gallery", buttons=[]
     )
-    parts.files = gr.HTML(links([]), elem_id="files")
+    parts.files = gr.HTML(links({}), elem_id="files")
     parts.command = gr.Textbox(
         "",
         show_label=False,

@@ -21,6 +21,8 @@ IDLE_SECONDS = 3600.0
 """After which a visitor's pictures are thrown away."""
 GONE_SECONDS = 60.0
 """After which an edit that nobody looks at any more is ended."""
+SIGN_SECONDS = 90.0
+"""After which a tab that gave no sign any more is taken for closed; hidden ones may give one a minute."""
 
 
 def check_picture(picture: Image.Image) -> None:
@@ -43,12 +45,12 @@ def check_pairs(points: Any) -> None:
     """Refuse too many pairs of points, or none.
 
     Args:
-        points (`list`): one (x, y) of each pair.
+        points (`list`): one (x, y) of each pair; what else it may be is refused where points are read.
 
     Raises:
         ValueError: if there is none, or more than `MOST_PAIRS`.
     """
-    if not points:
+    if points is None or points == []:
         raise ValueError("`handles` must be at least one point: click what to move, and then where to.")
-    if len(points) > MOST_PAIRS:
+    if isinstance(points, list) and len(points) > MOST_PAIRS:
         raise ValueError(f"`handles` must be at most {MOST_PAIRS} points here, got {len(points)}.")

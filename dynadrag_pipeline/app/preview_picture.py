@@ -10,6 +10,7 @@ from PIL import Image
 
 from motion_predictor.points import scale_points
 
+from ..commands.edit_errors import edit_errors
 from ..drag_instruction import DragInstruction
 from .edits import Point
 from .limits import check_pairs
@@ -45,6 +46,7 @@ def preview_of(
 
     Raises:
         ValueError: in the words of the API, if points or mask do not fit.
+        CommandError: likewise, if the source of motion fails or memory is short.
     """
     check_pairs(handles)
     small = picture.copy()
@@ -57,6 +59,7 @@ def preview_of(
         return torch.minimum(scaled.clamp(min=0), torch.tensor([shown[1] - 1.0, shown[0] - 1.0])).tolist()
 
     small_mask = None if mask is None else mask.resize(small.size, Image.Resampling.NEAREST)
-    preview = pipe.preview(small, to_shown(handles), to_shown(targets), small_mask)
+    with edit_errors():
+        preview = pipe.preview(small, to_shown(handles), to_shown(targets), small_mask)
     paths = [scale_points(torch.as_tensor(path).float(), shown, size).tolist() for path in preview.paths]
     return PreviewPicture(preview.image, paths)

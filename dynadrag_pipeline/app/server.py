@@ -33,6 +33,8 @@ POLICY = (
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; connect-src 'self' data: blob:"
 )
 """Browsers fetch nothing for the page from anywhere else, whatever a library writes into it."""
+ASK_TO_STAY = b'addEventListener("beforeunload", (event) => window.dragStage && window.dragStage.askToStay(event))'
+"""Stands first in the page: gradio's own listener hangs up before it is known whether somebody leaves."""
 
 
 def is_loopback(host: str) -> bool:
@@ -152,7 +154,7 @@ def _launched(page: Any, folder: Path, host: str, port: int | None) -> str:
 
 
 class _WithPolicy:
-    """Adds the policy to every answer."""
+    """Adds the policy to every answer, and to the page what must stand first in it."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -164,7 +166,18 @@ class _WithPolicy:
                 message = {**message, "headers": [*message.get("headers", []), policy]}
             await send(message)
 
-        await self.app(scope, receive, send_with_policy if scope["type"] == "http" else send)
+        async def send_page(message: Any) -> None:
+            if message["type"] == "http.response.start":  # its length is another
+                headers = [each for each in message["headers"] if each[0].lower() != b"content-length"]
+                message = {**message, "headers": headers}
+            elif message["type"] == "http.response.body":
+                script = b"<head><script>" + ASK_TO_STAY + b"</script>"
+                message = {**message, "body": message.get("body", b"").replace(b"<head>", script, 1)}
+            await send_with_policy(message)
+
+        is_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+        answer = send_page if is_page else send_with_policy if scope["type"] == "http" else send
+        await self.app(scope, receive, answer)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 //
 // What a person does is `props.value`: {picture, points: [[handle, target], ...], mask, revision}. What the server
 // says comes by other props, so that no answer overwrites a click that was made meanwhile:
-//   scene   {picture, url, width, height, points, mask, result}    shown anew whenever it changes
+//   scene   {number, picture, url, width, height, points, mask, result}    shown anew whenever it changes; the number
+//           does each time, since gradio tells of no prop that is what it was
 //   preview {revision, url, paths}, {revision, text} or false      shown while it fits the points
 //   live    {url, paths, targets, text, badge, share} or false     shown while an edit runs
 //   parcel  [{url, name}, ...]                                     files for the browser's downloads
@@ -114,6 +115,19 @@ function moveMark(mark, to) {
   if (!pair) return;
   if (mark.end === "both") { pair[0] = [...to]; pair[1] = [...to]; } else pair[mark.end] = [...to];
 }
+function lastMark() { // what was placed or moved last; what was a pin may be an arrow by now
+  const chosen = state.chosen || {}, index = state.pairs[chosen.index] ? chosen.index : state.pairs.length - 1;
+  const [handle, target] = state.pairs[index], isPin = handle[0] === target[0] && handle[1] === target[1];
+  const end = index === chosen.index && chosen.end !== "both" ? chosen.end : isPin ? "both" : 1;
+  return { index, end, at: end === 0 ? handle : target };
+}
+function nudge([x, y]) {
+  const moved = (at) => [Math.min(Math.max(at[0] + x, 0), state.width - 1), Math.min(Math.max(at[1] + y, 0), state.height - 1)];
+  remember();
+  if (state.pending) state.pending = moved(state.pending);
+  else { const mark = lastMark(); moveMark(mark, moved(mark.at)); }
+  tell();
+}
 function place(at) {
   remember();
   if (state.tool === "pin") {
@@ -133,7 +147,9 @@ async function undo() {
   if (!before) return;
   state.pairs = before.pairs;
   state.pending = before.pending;
-  if (before.mask !== maskText()) setMask(await load(before.mask), before.mask);
+  const isOther = before.mask !== maskText(), images = await loadFor("mask", isOther ? before.mask : null);
+  if (!images) return; // another step was taken back meanwhile, or there is another scene
+  if (isOther) setMask(images[0], before.mask);
   tell();
 }
 function removePair(index) {
@@ -146,7 +162,7 @@ function clearPoints() {
   if (!state.pairs.length && !state.pending) return;
   remember();
   state.pairs = [];
-  state.pending = null;
+  state.pending = state.chosen = null;
   tell();
 }
 
@@ -567,12 +583,9 @@ function onKey(event) {
   } else if (key === "+" || key === "=") zoomBy(1.5);
   else if (key === "-") zoomBy(1 / 1.5);
   else if (key === "0") acts.fit();
-  else if (step && document.activeElement === view && state.chosen && state.pairs[state.chosen.index]) {
-    const { index, end } = state.chosen, at = state.pairs[index][end === "both" ? 0 : end];
-    remember();
-    moveMark(state.chosen, [Math.min(Math.max(at[0] + step[0], 0), state.width - 1), Math.min(Math.max(at[1] + step[1], 0), state.height - 1)]);
+  else if (step && document.activeElement === view && (state.pending || state.pairs.length)) {
     event.preventDefault();
-    tell();
+    nudge(step);
   }
 }
 document.addEventListener("keydown", onKey);
@@ -598,9 +611,16 @@ document.addEventListener("paste", (event) => {
   if (file) take(file);
 });
 
-window.addEventListener("beforeunload", (event) => { // a reload forgets all, and the browser asks first
-  if (state.pairs.length || state.mask || state.result) event.preventDefault();
-});
+function askToStay(event) { // a reload forgets all, and the browser asks first; server.py sees to it that we hear of it first
+  if (!state.pairs.length && !state.mask && !state.result) return;
+  event.preventDefault();
+  event.stopImmediatePropagation(); // or gradio hangs up, though the answer may be to stay
+}
+
+function sayHere() { // a connection that broke looks like a tab that was closed, until the page says that it is open
+  if (state.picture) server.here(state.picture).catch(() => {}); // once the network is back, it is said again
+}
+setInterval(sayHere, 20000);
 
 // --- what the server says ---
 
@@ -614,6 +634,8 @@ async function onScene(scene) {
   root.classList.add("has-picture");
   root.classList.toggle("has-result", Boolean(result));
   root.classList.remove("running");
+  if (isOther || scene.mask !== undefined) newest.mask = {}; // a step that is being taken back is too late
+  if (!isOther && (scene.points || scene.mask !== undefined)) remember();
   if (isOther) {
     Object.assign(state, { pairs: [], pending: null, past: [], chosen: null, preview: null, fitted: true });
     find("[data-brush]").max = Math.max(16, Math.round(Math.min(image.naturalWidth, image.naturalHeight) / 4));
@@ -622,7 +644,7 @@ async function onScene(scene) {
   }
   if (scene.points) {
     state.pairs = structuredClone(scene.points);
-    state.pending = null;
+    state.pending = state.chosen = null;
   }
   if (scene.mask !== undefined) setMask(mask, scene.mask);
   showView(result ? "compare" : "points");
@@ -658,7 +680,7 @@ watch("preview", () => onPreview(props.preview));
 watch("live", () => onLive(props.live));
 watch("parcel", () => onParcel(props.parcel));
 
-window.dragStage = { state, onScreen, acts, told }; // for tests, and for the buttons of the group beside
+window.dragStage = { state, onScreen, acts, told, sayHere, askToStay }; // for tests, and for the buttons of the group beside
 new ResizeObserver(draw).observe(view);
 chooseTool("drag");
 showTable();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,25 @@ NOTHING = False
 """What takes a preview or a running edit off the picture: gradio leaves None out of what it sends."""
 
 
-def make_stage() -> gr.HTML:
-    """The component: its parts lie beside this file, and `stage.js` says how they talk to each other."""
+def make_stage(keep: Callable[[str], None]) -> gr.HTML:
+    """The component: its parts lie beside this file, and `stage.js` says how they talk to each other.
+
+    Args:
+        keep (`Callable`): is told now and then, by a page that is open, the name of its picture.
+    """
+
+    def here(picture: str) -> None:  # gradio marks it, and can't mark a method
+        keep(picture)
+
     html, css, script = (
         Path(__file__).with_name(f"stage.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
     )
-    parts: dict[str, Any] = {"html_template": html, "css_template": css, "js_on_load": script}
+    parts: dict[str, Any] = {
+        "html_template": html,
+        "css_template": css,
+        "js_on_load": script,
+        "server_functions": [here],
+    }
     said: dict[str, Any] = {"scene": None, "preview": None, "live": None, "parcel": None}
     return gr.HTML(value=None, elem_id="stage", apply_default_css=False, **parts, **said)
 

@@ -10,20 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .edits import Base, Edit, Watcher
-from .limits import IDLE_SECONDS, MOST_EDITS, MOST_VISITORS
+from .limits import IDLE_SECONDS, MOST_EDITS, MOST_VISITORS, SIGN_SECONDS
 
 
-@dataclass
+@dataclass(eq=False)
 class Made:
-    """An edit with its files.
+    """An edit with its files; two are the same only if they are one.
 
     Attributes:
         edit ([`Edit`]): that was made.
-        files (`list[Path]`): the edited picture first.
+        files (`dict[str, Path]`): by what people call them.
     """
 
     edit: Edit
-    files: list[Path]
+    files: dict[str, Path]
+
+    @property
+    def picture(self) -> Path:
+        """The file of the edited picture."""
+        return self.files["picture"]
 
 
 @dataclass
@@ -38,6 +43,8 @@ class Visitor:
         position (`int`): how many of the line are not undone.
         gallery (`list[Made]`): all edits, the last one last.
         watcher ([`Watcher`], *optional*): of the edit that runs.
+        seen (`float`): when they last did something, or an edit of theirs ended.
+        sign (`float`): when their tab last gave a sign.
     """
 
     folder: Path
@@ -48,6 +55,11 @@ class Visitor:
     gallery: list[Made] = field(default_factory=list)
     watcher: Watcher | None = None
     seen: float = field(default_factory=time.monotonic)
+    sign: float = field(default_factory=time.monotonic)
+
+    def see(self) -> None:
+        """Note that somebody is there."""
+        self.seen = self.sign = time.monotonic()
 
     @property
     def last(self) -> Made | None:
@@ -72,15 +84,22 @@ class Visitor:
             shutil.rmtree(self.scene.parent, ignore_errors=True)
         self.base, self.scene = base, scene
 
+    def begin(self, base: Base) -> None:
+        """Let points be put on a new picture; edits of the one before can't be undone any more."""
+        self.put(base)
+        self._keep([], self.gallery)
+
     def add(self, made: Made) -> None:
         """Keep an edit; what was undone can't be redone any more, and the oldest goes when there are too many."""
-        self.line[self.position :] = [made]
-        del self.line[:-MOST_EDITS]
-        self.position = len(self.line)
-        self.gallery.append(made)
-        for old in self.gallery[:-MOST_EDITS]:
-            shutil.rmtree(old.files[0].parent, ignore_errors=True)
-        del self.gallery[:-MOST_EDITS]
+        line = [*self.line[: self.position], made]
+        self._keep(line[-MOST_EDITS:], [*self.gallery, made][-MOST_EDITS:])
+
+    def _keep(self, line: list[Made], gallery: list[Made]) -> None:
+        """Keep these edits, the last of the line shown, and the files of no others."""
+        before = {*self.line, *self.gallery}
+        self.line, self.gallery, self.position = line, gallery, len(line)
+        for old in before - {*line, *gallery}:
+            shutil.rmtree(old.picture.parent, ignore_errors=True)
 
     def new_path(self, name: str) -> Path:
         """A path in a new folder of its own."""
@@ -116,6 +135,8 @@ class Visitors:
             ValueError: if there are `MOST_VISITORS` already.
         """
         with self._lock:
+            if str(key) in self._visitors:
+                self._visitors[str(key)].see()
             self._forget_idle()
             if str(key) not in self._visitors:
                 if len(self._visitors) >= MOST_VISITORS:
@@ -123,14 +144,36 @@ class Visitors:
                 folder = self.folder / secrets.token_hex(16)
                 folder.mkdir(parents=True)
                 self._visitors[str(key)] = Visitor(folder)
-            visitor = self._visitors[str(key)]
-            visitor.seen = time.monotonic()
-            return visitor
+            return self._visitors[str(key)]
+
+    def keep(self, scene: str) -> None:
+        """Note that a tab is still open, whose picture the page knows by this name."""
+        with self._lock:
+            for each in self._visitors.values():
+                if each.scene is not None and each.scene.parent.name == scene:
+                    each.sign = time.monotonic()
 
     def leave(self, key: str | None) -> None:
-        """Forget a visitor, and end their edit."""
+        """A tab was closed, or lost its connection: forget the visitor once it gives no sign any more."""
         with self._lock:
-            self._forget(str(key))
+            visitor = self._visitors.get(str(key))
+            if visitor is not None:
+                self._look_after(SIGN_SECONDS, str(key), visitor)
+
+    def _look_after(self, seconds: float, key: str, visitor: Visitor) -> None:
+        timer = threading.Timer(seconds, self._forget_if_gone, (key, visitor))
+        timer.daemon = True  # the app ends without it
+        timer.start()
+
+    def _forget_if_gone(self, key: str, visitor: Visitor) -> None:
+        with self._lock:
+            if self._visitors.get(key) is not visitor:
+                return
+            left = SIGN_SECONDS - (time.monotonic() - visitor.sign)
+            if left > 0:
+                self._look_after(left, key, visitor)
+            else:
+                self._forget(key)
 
     def _forget_idle(self) -> None:
         now = time.monotonic()

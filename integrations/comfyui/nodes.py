@@ -85,8 +85,8 @@ class DynaDragLoader:
         }
 
     @classmethod
-    def IS_CHANGED(cls, model: str, motion_predictor: str, **_: Any) -> str:
-        """Another answer once a folder was written anew."""
+    def IS_CHANGED(cls, model: str | None, motion_predictor: str | None, **_: Any) -> str:
+        """Another answer once a folder was written anew; what is linked is None here, and compared by ComfyUI."""
         return f"{_written(model)} {_written(motion_predictor)}"
 
     @torch.inference_mode(False)
@@ -331,7 +331,9 @@ def _place(model: str, embedded: Path) -> str:
     return str(embedded) if model == EMBEDDED else os.path.expanduser(model)
 
 
-def _written(model: str) -> float:
+def _written(model: str | None) -> float:
     """When the index of a model in a folder was written; 0 for others."""
+    if model is None:
+        return 0.0
     files = (Path(os.path.expanduser(model), name) for name in ("model_index.json", "config.json"))
     return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dynadrag_pipeline import DynaDragPipeline
-from support.comfy_contract import CORE, LoadImage, SaveImage, check_node, load_pack, run, validate
+from support.comfy_contract import CORE, LoadImage, SaveImage, check_node, fingerprints, load_pack, run, validate
 from support.unchanged import snapshot
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
@@ -154,6 +154,11 @@ def test_a_folder_that_was_written_anew_is_loaded_anew(tmp_path):
     assert before == loader.IS_CHANGED(model=str(tmp_path), **given)
     os.utime(index, (1, 1))
     assert before != loader.IS_CHANGED(model=str(tmp_path), **given)
+
+
+def test_a_loader_whose_inputs_are_linked_is_not_run_each_time(workflow):
+    workflow["1"] = {"class_type": "DynaDragLoader", "inputs": {"model": ["9", 0], "motion_predictor": ["9", 0]}}
+    assert fingerprints(workflow, NODES)["1"] == fingerprints(workflow, NODES)["1"]
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +55,24 @@ def browser() -> Iterator[Any]:
             chromium.close()
 
 
+def wait_until(holds: Callable[[], bool], pause: Callable[[], object] = lambda: time.sleep(0.1)) -> None:
+    """Ask again and again, and fail after a minute.
+
+    Args:
+        holds (`Callable`): what is waited for.
+        pause (`Callable`, *optional*): between two questions; a page goes on only while its own tab waits.
+    """
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        pause()
+
+
+def edits_running() -> int:
+    """How many edits are being made, or wait to be, by apps of this process."""
+    return sum(thread.name == "edit" for thread in threading.enumerate())
+
+
 class AppPage:
     """A tab with the app.
 
@@ -76,6 +96,10 @@ class AppPage:
     def _note(self, url: str, address: str) -> None:
         if not url.startswith((address, "data:", "blob:")):
             self.strangers.append(url)
+
+    def pause(self) -> None:
+        """Let the page go on for a moment."""
+        self.tab.wait_for_timeout(50)
 
     def state(self, name: str) -> Any:
         """A part of what the picture's component knows."""
@@ -121,11 +145,14 @@ class AppPage:
         self.tab.click(".sidebar .toggle-button")
 
     def run(self) -> None:
-        """Make an edit, and wait for it."""
+        """Make an edit, and wait for its result."""
+        before = self.tab.evaluate("dragStage.state.result && dragStage.state.result.src")
         self.tab.click("#run")
-        self.tab.wait_for_function("document.querySelector('#cancel').disabled === false")
-        self.tab.wait_for_function("document.querySelector('#cancel').disabled === true")
-        self.tab.wait_for_function("dragStage.state.result !== null")
+        self.tab.wait_for_function(
+            """before => dragStage.state.result && dragStage.state.result.src !== before
+            && document.querySelector('#cancel').disabled""",
+            arg=before,
+        )
 
     def picture(self, what: str) -> Any:
         """The pixels of a picture of the component, `(height, width, 3)`."""

@@ -165,10 +165,24 @@ def validate(prompt: Prompt, nodes: Nodes) -> list[str]:
             ):
                 errors.append(f"{place}: {name} has a value that it does not take")
         if own_check:
-            constants = {name: value for name, value in each["inputs"].items() if not isinstance(value, list)}
-            answer = own_check(**{name: value for name, value in constants.items() if name in checks_itself})
+            known = _known_before(each["inputs"])
+            answer = own_check(**{name: value for name, value in known.items() if name in checks_itself})
             errors += [] if answer is True else [f"{place}: {answer}"]
     return errors
+
+
+def _known_before(inputs: dict[str, Any]) -> dict[str, Any]:
+    """What ComfyUI knows of inputs before anything is run: nothing of those that are linked."""
+    return {name: None if isinstance(value, list) else value for name, value in inputs.items()}
+
+
+def fingerprints(prompt: Prompt, nodes: Nodes) -> dict[str, Any]:
+    """What the nodes of a workflow say of whether they changed. Those that raise are run each time, unseen."""
+    return {
+        place: nodes[each["class_type"]].IS_CHANGED(**_known_before(each["inputs"]))
+        for place, each in prompt.items()
+        if hasattr(nodes[each["class_type"]], "IS_CHANGED")
+    }
 
 
 def run(prompt: Prompt, nodes: Nodes) -> dict[str, tuple[Any, ...]]:
@@ -193,6 +207,7 @@ def run(prompt: Prompt, nodes: Nodes) -> dict[str, tuple[Any, ...]]:
                 check_value(kind, value)
         return answers[place]
 
+    assert fingerprints(prompt, nodes) == fingerprints(prompt, nodes)
     with torch.inference_mode():
         for place in prompt:
             answer_of(place)

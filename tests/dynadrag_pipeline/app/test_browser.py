@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'dynadrag[app]'"
 from dynadrag_pipeline.app.limits import MOST_PAIRS
 from dynadrag_pipeline.app.samples import sample_picture
 from dynadrag_pipeline.app.server import running_app
-from support.app_pages import MODEL, AppPage, browser, quick_pipeline
+from dynadrag_pipeline.app.visitors import Visitors
+from support.app_pages import MODEL, AppPage, browser, edits_running, quick_pipeline, wait_until
 
 pytestmark = pytest.mark.embedded
 
@@ -126,10 +126,13 @@ def test_a_click_hits_the_pixel_under_it(
         off = 1 / page.state("zoom")  # pixels of the picture in one of the screen
         assert max(abs(found[0] - wanted[0]), abs(found[1] - wanted[1])) <= (0 if off <= 1 else off)
         page.tab.keyboard.press("z")
-        while page.state("zoom") < 8:
+
+        def zoom_in(page: AppPage = page, wanted: tuple[int, int] = wanted) -> None:
             page.tab.mouse.move(*page.on_screen(wanted))
             page.tab.mouse.wheel(0, -960)
-            page.tab.wait_for_timeout(20)
+            page.pause()
+
+        wait_until(lambda: page.state("zoom") >= 8, zoom_in)
         page.click(wanted, (wanted[0] + 3, wanted[1] + 1))
         assert page.told()["points"] == [[list(wanted), [wanted[0] + 3, wanted[1] + 1]]]
     page.tab.close()
@@ -166,6 +169,32 @@ def test_points_are_moved_pinned_typed_and_taken_back(page: AppPage, face: Path)
     page.tab.wait_for_function("dragStage.state.pairs.length === 0")
 
 
+def test_arrow_keys_move_what_was_placed_last(page: AppPage, face: Path) -> None:
+    """A point by the mouse, a handle whose target is to come, a pin that became an arrow, a point from elsewhere."""
+    view = page.tab.locator("#stage .view")
+    assert view.get_attribute("role") == "group"
+    page.open(face)
+    page.click((30, 30))
+    page.tab.keyboard.press("ArrowUp")
+    page.click((40, 30))
+    page.tab.keyboard.press("ArrowDown")
+    assert page.told()["points"] == [[[30, 29], [40, 31]]]
+    page.tab.keyboard.press("p")
+    page.click((60, 60))
+    page.tab.locator("#points-table input").nth(6).fill("70")
+    page.tab.keyboard.press("Enter")
+    view.focus()
+    page.tab.keyboard.press("ArrowRight")
+    assert page.told()["points"][1] == [[60, 60], [71, 60]]
+    before = page.state("picture")
+    page.tab.click("#sample-hopper")
+    page.tab.wait_for_function("before => dragStage.state.picture !== before", arg=before)
+    *_, (handle, target) = page.told()["points"]
+    view.focus()
+    page.tab.keyboard.press("ArrowLeft")
+    assert page.told()["points"][-1] == [handle, [target[0] - 1, target[1]]]
+
+
 def test_a_picture_is_pasted_and_dropped_anywhere(page: AppPage, face: Path) -> None:
     """As a browser tells of it: by an event with a file."""
     for kind, where in (("paste", "body"), ("drop", "#stage canvas"), ("drop", "#side")):
@@ -194,8 +223,7 @@ def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_pat
     downloads: list[Any] = []
     page.tab.on("download", lambda download: downloads.append(download))
     page.tab.click("#export")
-    while len(downloads) < 2:
-        page.tab.wait_for_timeout(50)
+    wait_until(lambda: len(downloads) >= 2, page.pause)
     for each in downloads:
         each.save_as(tmp_path / each.suggested_filename)
     points = json.loads((tmp_path / "points.json").read_text())
@@ -207,11 +235,79 @@ def test_what_is_exported_is_what_is_imported(page: AppPage, face: Path, tmp_pat
     page.tab.wait_for_function("dragStage.state.pairs.length === 2 && dragStage.state.mask")
     assert page.told()["points"] == before["points"]
     page.tab.click("#export")
-    while len(downloads) < 4:
-        page.tab.wait_for_timeout(50)
+    wait_until(lambda: len(downloads) >= 4, page.pause)
     (again,) = (each for each in downloads[2:] if each.suggested_filename == "mask.png")
     again.save_as(tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "mask.png").read_bytes()
+
+
+def test_what_was_imported_or_picked_before_is_imported_and_picked_again(
+    page: AppPage, face: Path, tmp_path: Path
+) -> None:
+    points = [[[30, 30], [40, 31]]]
+    (tmp_path / "points.json").write_text(json.dumps({"points": points[0]}))
+    page.open(face)
+    for _ in range(2):
+        with page.tab.expect_file_chooser() as chooser:
+            page.tab.click("#import")
+        chooser.value.set_files(tmp_path / "points.json")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 1")
+        assert page.told()["points"] == points
+        page.tab.click("#clear-points")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 0")
+    page.click((48, 60), (56, 60))
+    page.run()
+    for _ in range(2):
+        page.tab.click("#gallery .thumbnail-item")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 1")
+        page.tab.click("#clear-points")
+        page.tab.wait_for_function("dragStage.state.pairs.length === 0")
+
+
+def test_what_the_server_puts_in_place_of_points_and_mask_is_a_step_like_others(
+    page: AppPage, face: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "points.json").write_text('{"points": [[30, 30], [40, 31]]}')
+    page.open(face)
+    page.click((48, 60), (56, 60))
+    page.tab.click("[data-tool=box]")
+    drag(page, (26, 34), (71, 90))
+    placed = page.told()
+    Image.new("L", (96, 96), 255).save(tmp_path / "mask.png")
+    page.tab.set_input_files("#side input[type=file] >> nth=1", [tmp_path / "points.json", tmp_path / "mask.png"])
+    page.tab.wait_for_function("!dragStage.state.mask")
+    assert page.told()["points"] == [[[30, 30], [40, 31]]]
+    page.tab.locator("#stage .view").focus()
+    page.tab.keyboard.press("z")
+    page.tab.wait_for_function("dragStage.state.mask")
+    assert {**page.told(), "revision": 0} == {**placed, "revision": 0}
+
+
+def test_strokes_that_are_taken_back_quickly_are_all_gone(page: AppPage, face: Path) -> None:
+    """The masks between load at their own speed; the first one here comes last."""
+    page.open(face)
+    page.tab.click("[data-tool=box]")
+    for left in (10, 40, 70):
+        drag(page, (left, 10), (left + 10, 20))
+    shown = page.tab.evaluate(
+        """async () => {
+        const native = window.Image, waiting = [];
+        window.Image = function () {
+            const image = new native();
+            Object.defineProperty(image, "src", { set(url) { waiting.push(() => image.setAttribute("src", url)); } });
+            return image;
+        };
+        dragStage.acts.undo();
+        dragStage.acts.undo();
+        window.Image = native;
+        for (const load of waiting.reverse()) {
+            load();
+            await new Promise((resolve) => setTimeout(resolve, 200));
+        }
+        const row = dragStage.state.mask.getContext("2d").getImageData(0, 15, 96, 1).data;
+        return [15, 45, 75].map((x) => row[4 * x + 3]); }"""
+    )
+    assert shown == [255, 0, 0]
 
 
 def test_cancel_ends_an_edit_with_what_there_is(page: AppPage, face: Path) -> None:
@@ -253,8 +349,7 @@ def test_a_picture_that_comes_late_is_not_shown_over_the_one_after_it(page: AppP
 
     page.tab.route("**/picture.png", hold_the_first)
     page.tab.click("#sample-hopper")
-    while not late:
-        page.tab.wait_for_timeout(20)
+    wait_until(lambda: bool(late), page.pause)
     page.open(face)
     late[0].fulfill(path=face)
     page.tab.wait_for_timeout(200)
@@ -286,6 +381,37 @@ def test_a_reload_asks_first_when_there_is_something_to_lose(page: AppPage, face
     assert asked == ["beforeunload"]
 
 
+def test_who_is_asked_and_stays_can_go_on(page: AppPage, face: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    left = those_who(monkeypatch, "leave")
+    page.tab.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.open(face)
+    page.click((48, 60), (56, 60))
+    page.tab.evaluate("setTimeout(() => location.reload())")
+    wait_until(lambda: bool(asked), page.pause)
+    page.run()
+    assert asked == ["beforeunload"]
+    assert left == []
+
+
+def test_a_tab_that_lost_its_connection_is_kept_as_long_as_it_says_that_it_is_open(
+    chromium: Any, address: str, face: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynadrag_pipeline.app.visitors.SIGN_SECONDS", 5.0)
+    left, looked_for = those_who(monkeypatch, "leave"), those_who(monkeypatch, "_forget_if_gone")
+    page = AppPage(chromium, address)
+    folder = folder_of(page, face, temporary)
+    page.tab.evaluate("window.saying = setInterval(dragStage.sayHere, 200)")
+    page.tab.evaluate("window.dispatchEvent(new Event('beforeunload'))")  # at which gradio's page hangs up
+    wait_until(lambda: bool(left), page.pause)
+    wait_until(lambda: bool(looked_for), page.pause)
+    assert folder.exists()
+    page.tab.evaluate("clearInterval(window.saying)")
+    wait_until(lambda: not folder.exists(), page.pause)
+    assert page.errors == []
+    page.tab.close()
+
+
 def test_a_bad_upload_is_refused_in_words_and_the_app_goes_on(page: AppPage, face: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"this is no picture")
@@ -314,23 +440,18 @@ def test_two_tabs_know_nothing_of_each_other_and_edit_in_turn(chromium: Any, add
 
 
 def test_a_tab_that_is_closed_in_the_middle_of_an_edit_is_forgotten(
-    chromium: Any, address: str, face: Path, temporary: Path
+    chromium: Any, address: str, face: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dynadrag_pipeline.app.visitors.SIGN_SECONDS", 1.0)
     page = AppPage(chromium, address)
-    page.open(face)
-    (visitors,) = temporary.glob("dynadrag-app-*/visitors")
-    folder = visitors / max(visitors.iterdir(), key=lambda each: each.stat().st_mtime).name
+    folder = folder_of(page, face, temporary)
     page.click((48, 60), (56, 60))
-    page.tab.fill("#seed input", "9")  # so that the picture is opened anew, which takes a while
-    page.tab.keyboard.press("Tab")
+    page.set_options(identity_lora_steps=1000)  # which takes as long as closing needs
     page.tab.click("#run")
-    page.tab.wait_for_function("!document.querySelector('#cancel').disabled")
+    page.tab.wait_for_function("dragStage.state.live")
+    assert edits_running() == 1
     page.tab.close()
-    for _ in range(600):
-        if not folder.exists():
-            break
-        time.sleep(0.1)
-    assert not folder.exists()
+    wait_until(lambda: not edits_running() and not folder.exists())
     other = AppPage(chromium, address)
     other.open(face)
     other.click((48, 60), (56, 60))
@@ -351,6 +472,28 @@ def test_everything_is_on_one_screen(chromium: Any, address: str, face: Path, sc
     )
     assert nameless == []
     page.tab.close()
+
+
+def those_who(monkeypatch: pytest.MonkeyPatch, method: str) -> list[str | None]:
+    """The tabs for which a method of [`Visitors`] was called from now on."""
+    keys: list[str | None] = []
+    original = getattr(Visitors, method)
+
+    def noted(self: Visitors, key: str | None, *given: Any) -> None:
+        original(self, key, *given)
+        keys.append(key)
+
+    monkeypatch.setattr(Visitors, method, noted)
+    return keys
+
+
+def folder_of(page: AppPage, face: Path, temporary: Path) -> Path:
+    """The folder of a visitor who opens a picture."""
+    (visitors,) = temporary.glob("dynadrag-app-*/visitors")
+    before = {*visitors.iterdir()} if visitors.exists() else set()
+    page.open(face)
+    (folder,) = {*visitors.iterdir()} - before
+    return folder
 
 
 def overflow(page: AppPage) -> list[int]:

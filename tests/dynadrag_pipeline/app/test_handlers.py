@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ from gradio.utils import delete_none
 from PIL import Image
 
 from dynadrag_pipeline import DynaDragPipeline
-from dynadrag_pipeline.app import samples
+from dynadrag_pipeline.app import samples, visitors
+from dynadrag_pipeline.app.api import Api
+from dynadrag_pipeline.app.edits import Order, Watcher
 from dynadrag_pipeline.app.handlers import Handlers, links, words
-from dynadrag_pipeline.app.limits import MOST_EDITS
+from dynadrag_pipeline.app.limits import IDLE_SECONDS, SIGN_SECONDS
 from dynadrag_pipeline.app.options_drawer import OPTIONS, given_by
 from dynadrag_pipeline.app.parts import Parts
 from dynadrag_pipeline.app.stage import NOTHING, Drawn, mask_of, mask_url
@@ -155,6 +158,65 @@ def test_a_result_is_the_next_picture_or_goes_on(handlers: Handlers, photo: Path
     assert visitor.base.name.endswith("-edited")
 
 
+def test_an_edit_is_picked_from_among_others_that_are_alike(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    for _ in range(2):
+        run(handlers, [[[30, 40], [40, 40]]])
+    visitor = handlers.visitors.of("me")
+    for index in (0, 1):
+        handlers.pick(SimpleNamespace(index=index), ME)
+        assert visitor.shown is visitor.newest_first[index]
+
+
+def test_what_can_be_undone_to_keeps_its_files_and_nothing_else_does(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visitors, "MOST_EDITS", 2)
+    handlers.load(str(photo), ME)
+    points = [[[30, 40], [40, 40]]]
+    for _ in range(2):
+        run(handlers, points)
+    handlers.step(-1, ME)
+    run(handlers, points)  # for which the first one leaves the gallery
+    visitor = handlers.visitors.of("me")
+    url = handlers.step(-1, ME)["stage"]["scene"]["result"]
+    assert Path(url.removeprefix("gradio_api/file=")).is_file()
+    handlers.load(str(photo), ME)
+    assert len(list(visitor.folder.glob("*/edit"))) == len(visitor.gallery) == 2
+
+
+def test_files_are_called_what_they_are_whatever_the_picture_is_called(handlers: Handlers, tmp_path: Path) -> None:
+    """A picture that was edited before, and one that has the name of a mask."""
+    whole = mask_url(Image.linear_gradient("L").resize((96, 80)))
+    picture = Image.linear_gradient("L").resize((96, 80)).convert("RGB")
+    for name in ("face-edited.png", "mask.png"):
+        picture.save(tmp_path / name)
+        handlers.load(str(tmp_path / name), ME)
+        value = drawn(handlers, [[[30, 40], [40, 40]]], mask=whole)
+        list(handlers.run(ME, value, "", 0, 1, "", *UNSAID))
+        last = handlers.visitors.of("me").last
+        assert last is not None
+        assert Image.open(last.files["original"]).tobytes() == picture.tobytes()
+        assert Image.open(last.files["mask"]).tobytes() == last.edit.order.mask.tobytes()
+        assert len({*last.files.values()}) == 9
+        assert re.findall(">(\\w+)</a>", links(last.files)) == [*last.files]
+    for _ in range(2):
+        handlers.use(ME)
+        run(handlers, [[[30, 40], [40, 40]]])
+    assert handlers.visitors.of("me").base.name == "mask-picture-edited"
+
+
+def test_pictures_between_are_in_files_and_not_in_memory(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    said = run(handlers, [[[30, 40], [40, 40]]])[-2]
+    last = handlers.visitors.of("me").last
+    assert last is not None
+    assert Image.open(last.files["GIF"]).n_frames > 2
+    steps = [*last.edit.result.iterations, *last.edit.output.iterations]
+    assert {(step.image, step.flow) for step in steps} == {(None, None)}
+    assert handlers.pick(SimpleNamespace(index=0), ME)["words"] == said["words"]
+
+
 @pytest.mark.parametrize("way", ["use", "go_on"])
 def test_a_result_that_was_taken_as_the_picture_is_there_again_by_undo(
     handlers: Handlers, photo: Path, way: str
@@ -261,6 +323,70 @@ def test_a_preview_of_the_picture_before_says_nothing(handlers: Handlers, photo:
         assert handlers.preview(wrong, True, ME)["stage"]["preview"] is NOTHING
 
 
+def test_a_preview_that_can_not_be_made_is_said_on_the_picture(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for empty in (None, {"picture": None, "points": [], "mask": None, "revision": 0}):
+        assert handlers.preview(empty, True, ME)["stage"]["preview"] is NOTHING
+    handlers.load(str(photo), ME)
+    value = drawn(handlers, [[[30, 40], [40, 40]]])
+
+    def fail(*_: Any) -> None:
+        raise FloatingPointError("not finite")
+
+    monkeypatch.setattr(handlers.workshop.pipe, "preview", fail)
+    assert handlers.preview(value, True, ME)["stage"]["preview"] == {"revision": 3, "text": "not finite"}
+    monkeypatch.setattr(visitors, "MOST_VISITORS", 1)
+    assert "Too many people" in handlers.preview(value, True, YOU)["stage"]["preview"]["text"]
+    with pytest.raises(gr.Error, match="Too many people"):
+        handlers.cancel(YOU)
+
+
+def test_a_scene_that_says_the_same_again_is_another(handlers: Handlers, photo: Path, tmp_path: Path) -> None:
+    """Or gradio would not tell the page of it."""
+    handlers.load(str(photo), ME)
+    (tmp_path / "points.json").write_text('{"points": [[30, 40], [40, 40]]}')
+    first, second = (handlers.bring([str(tmp_path / "points.json")], ME)["stage"]["scene"] for _ in range(2))
+    assert first != second
+    assert {**first, "number": 0} == {**second, "number": 0}
+
+
+def test_an_edit_of_a_program_ends_when_the_program_has_gone(
+    handlers: Handlers, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, edit = Api(handlers.workshop, tmp_path, MODEL), handlers.workshop.edit
+
+    def left(order: Order, watcher: Watcher) -> Iterator[Any]:
+        for event in edit(order, watcher):
+            api.leave(YOU)
+            assert not watcher.is_cancelled
+            api.leave(ME)
+            yield event
+
+    monkeypatch.setattr(handlers.workshop, "edit", left)
+    with pytest.raises(gr.Error, match="Cancelled"):
+        api.edit(ME, str(photo), [[30, 40]], [[40, 40]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": None}, "`seed` must be a whole number of at least 0 and at most"),
+        ({"seed": 1.5}, "`seed` must be a whole number"),
+        ({"handles": 5}, r"`handles` must be a list of \(x, y\) pairs of numbers, got 5"),
+        ({"targets": {"x": 1}}, r"`targets` must be a list of \(x, y\) pairs"),
+        ({"handles": None}, "`handles` must be at least one point"),
+        ({"options": [1]}, "`options` must be a mapping"),
+    ],
+)
+def test_what_a_program_gets_wrong_is_said_in_the_words_of_the_api(
+    handlers: Handlers, photo: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    call = {"image": str(photo), "handles": [[30, 40]], "targets": [[40, 40]], **changes}
+    with pytest.raises(gr.Error, match=said):
+        Api(handlers.workshop, tmp_path, MODEL).edit(ME, **call)
+
+
 def test_an_instruction_goes_out_and_comes_back(handlers: Handlers, photo: Path) -> None:
     handlers.load(str(photo), ME)
     points = [[[30, 40], [40, 41]], [[70, 20], [70, 20]]]
@@ -296,7 +422,7 @@ def test_the_command_line_that_is_shown_says_the_same_edit(handlers: Handlers, p
     assert (args.prompt, args.preset, args.seed) == ("it's me", "fast", 5)
     given = {"supervision_lr": 0.5, "hold_unselected": True, "restore_source": False, "dynamic_selection": None}
     assert given_options(args, DragSettings) == given
-    folder = handlers.visitors.of("me").last.files[0].parent
+    folder = handlers.visitors.of("me").last.picture.parent
     record = json.loads((folder / "result.json").read_text())
     assert record["seed"] == 5
     assert record["pins"] == [False, True]
@@ -341,21 +467,58 @@ def test_names_of_files_are_text_and_not_markup(handlers: Handlers, photo: Path)
     last = handlers.visitors.of("me").last
     assert last is not None
     assert re.fullmatch(r"[\w-]+", last.edit.order.base.name)
-    assert "<b>" not in links([Path("/x/<b>.json")])
+    assert "<b>" not in links({"<b>": Path("/x/<b>.json")})
     assert "<b>" not in words(["<b>", "<b>"])
 
 
 def test_visitors_are_forgotten_with_their_files(tmp_path: Path) -> None:
-    visitors = Visitors(tmp_path, idle_seconds=0.0)
-    folder = visitors.of("me").folder
+    known = Visitors(tmp_path, idle_seconds=0.0)
+    folder = known.of("me").folder
     assert folder.is_dir()
-    assert visitors.of("you").folder != folder
+    assert known.of("you").folder != folder
     assert not folder.exists()
-    assert len(visitors) == 1
-    visitors.leave("you")
-    assert len(visitors) == 0
-    assert list(tmp_path.iterdir()) == []
-    assert MOST_EDITS > 1
+    assert len(known) == 1
+
+
+def test_nobody_is_forgotten_for_their_own_click_or_for_a_long_edit(handlers: Handlers, photo: Path) -> None:
+    handlers.load(str(photo), ME)
+    visitor = handlers.visitors.of("me")
+    visitor.seen -= 2 * IDLE_SECONDS
+    assert handlers.visitors.of("me") is visitor
+    edit = handlers.run(ME, drawn(handlers, [[[30, 40], [40, 40]]]), "", 0, 1, "", *UNSAID)
+    next(edit)
+    visitor.seen -= 2 * IDLE_SECONDS
+    list(edit)
+    handlers.visitors.of("you")
+    assert handlers.visitors.of("me") is visitor
+
+
+def test_a_tab_that_seems_closed_is_forgotten_once_it_gives_no_sign(
+    handlers: Handlers, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By timers that are wound here by hand."""
+    timers: list[SimpleNamespace] = []
+
+    def timer(seconds: float, act: Callable[..., None], given: tuple[Any, ...]) -> SimpleNamespace:
+        timers.append(SimpleNamespace(seconds=seconds, ring=lambda: act(*given), start=lambda: None))
+        return timers[-1]
+
+    monkeypatch.setattr(visitors, "threading", SimpleNamespace(Timer=timer))
+    scene = handlers.load(str(photo), ME)["stage"]["scene"]["picture"]
+    visitor = handlers.visitors.of("me")
+    handlers.leave(ME)
+    for sign in (lambda: handlers.here(scene), lambda: handlers.cancel(ME)):
+        visitor.sign -= SIGN_SECONDS
+        sign()
+        timers[-1].ring()
+        assert handlers.visitors.of("me") is visitor
+        assert timers[-1].seconds == pytest.approx(SIGN_SECONDS, abs=5)
+    visitor.sign -= SIGN_SECONDS
+    handlers.here("another")
+    timers[-1].ring()
+    assert len(timers) == 3
+    assert len(handlers.visitors) == 0
+    assert not visitor.folder.exists()
 
 
 def test_a_sample_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from dynadrag_pipeline.app.samples import sample_picture
 from dynadrag_pipeline.app.server import check_address, is_loopback, running_app
 from dynadrag_pipeline.cli import main
-from support.app_pages import MODEL, quick_pipeline
+from support.app_pages import MODEL, edits_running, quick_pipeline, wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -116,18 +116,29 @@ def test_the_command_prints_its_address_and_leaves_nothing(
     assert list(temporary.iterdir()) == []
 
 
-def begin_an_edit(address: str, portrait: Path) -> None:
-    """Ask for an edit of half a minute, and wait until it is on its way."""
+def begin_an_edit(address: str, portrait: Path) -> Any:
+    """Ask for an edit that takes many minutes, wait until it is on its way, and return the client."""
     from gradio_client import Client, handle_file
     from gradio_client.utils import Status
 
     client = Client(address, verbose=False, download_files=str(portrait.parent))
     job = client.submit(
-        handle_file(portrait), [[48, 58]], [[55, 58]], options={"identity_lora_steps": 500}, api_name="/edit"
+        handle_file(portrait), [[48, 58]], [[55, 58]], options={"identity_lora_steps": 10_000}, api_name="/edit"
     )
-    while job.status().code is not Status.PROCESSING:
-        time.sleep(0.1)
+    wait_until(lambda: job.status().code is Status.PROCESSING)
     time.sleep(2)  # into the steps of the LoRA
+    return client
+
+
+@pytest.mark.embedded
+def test_an_edit_ends_when_the_program_that_asked_for_it_has_gone(
+    address: str, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_HEARTBEAT_INTERVAL", "0.2")  # seconds, after which a closed connection is noticed
+    client = begin_an_edit(address, portrait)
+    assert edits_running() == 1
+    client.close()
+    wait_until(lambda: not edits_running())
 
 
 def test_other_machines_are_let_in_on_request_alone(capsys: pytest.CaptureFixture[str]) -> None:
