@@ -56,13 +56,11 @@ class Drawn:
     """What a visitor has put on the picture.
 
     Attributes:
-        picture (`str`): the scene that it was put on.
         handles, targets (`list`): (x, y) in pixels of the picture.
         mask (`PIL.Image.Image`, *optional*): white where the picture may change.
         revision (`int`): counts what was done, so that late answers are known.
     """
 
-    picture: str
     handles: list[Point]
     targets: list[Point]
     mask: Image.Image | None
@@ -91,7 +89,7 @@ class Drawn:
             else []
         )
         mask = mask_of(value.get("mask"), size)
-        return cls(str(value.get("picture")), flat[0::2], flat[1::2], mask, int(value.get("revision") or 0))
+        return cls(flat[0::2], flat[1::2], mask, int(value.get("revision") or 0))
 
 
 def _whole(point: np.ndarray) -> Point:
