@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from motion_predictor.common.json_file import as_json_values
 
 from .edit_job import Job
 from .edit_model import EMBEDDED
@@ -77,16 +78,5 @@ def _number_or_list(value: Any) -> Any:
 
 def record_text(record: dict[str, Any]) -> bytes:
     """The content of `result.json`."""
-    text = json.dumps(_finite(record), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(as_json_values(record, places=6), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace")
-
-
-def _finite(value: Any) -> Any:
-    """The same with numbers rounded to six places, and null where JSON has no number for NaN or infinity."""
-    if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value

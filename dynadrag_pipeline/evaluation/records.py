@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from motion_predictor.common.json_file import as_json_values
+
 
 @dataclass(frozen=True)
 class Record:
@@ -53,7 +55,7 @@ class RecordFile:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-            file.write(f"{json.dumps(_finite(asdict(record)), allow_nan=False)}\n".encode())
+            file.write(f"{json.dumps(as_json_values(asdict(record)), allow_nan=False)}\n".encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -92,12 +94,3 @@ def _lines(folder: Path, kind: str) -> Iterator[Record]:
                 yield Record(**{**said, "figures": figures})
             except (ValueError, TypeError, KeyError, AttributeError):  # what a kill left
                 continue
-
-
-def _finite(value: Any) -> Any:
-    """The same with null where JSON has no number for NaN or infinity."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +16,28 @@ from .picture_files import check_regular_file
 
 MOST_JSON_BYTES = 2**20
 """Of a file that a user wrote."""
+
+
+def as_json_values(value: Any, places: int | None = None) -> Any:
+    """The same with null where JSON has no number, for NaN and infinity, and with lists for tuples.
+
+    Args:
+        value (`Any`): plain values, in mappings and lists of any depth.
+        places (`int`, *optional*): decimal places that numbers are rounded to; by default they are not.
+
+    Example:
+        >>> as_json_values({"left": (1.23456, float("nan"))}, places=2)
+        {'left': [1.23, None]}
+    """
+    if isinstance(value, dict):
+        return {name: as_json_values(each, places) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json_values(each, places) for each in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if places is None else round(value, places)
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
