@@ -685,6 +685,13 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(texts)
 
 
+def write(results: dict[str, Any], out: Path) -> None:
+    """`gpu.md` and `gpu.json`."""
+    for file, content in (("gpu.md", report(results)), ("gpu.json", json.dumps(results, indent=2))):
+        with atomic_file(out / file) as opened:
+            opened.write(content.encode())
+
+
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.md and gpu.json")
@@ -711,6 +718,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             traceback.print_exc()
             results[title] = f"failed: {type(error).__name__}: {error}\n"
         results["seconds"][title] = time.perf_counter() - began
+        write(results, args.out)  # a later section may never end
         print(f"{title}: {results['seconds'][title]:.1f} s", file=sys.stderr, flush=True)
 
     bench = Bench(device, args.dtype, plan, args.tiny)
@@ -730,11 +738,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         section("embedded checkpoint, beside the CPU in float32, of 255", lambda: embedded(device, plan, args.tiny))
     if plan.is_whole or args.tiny:
         results["bars"] = bars(results)
-    text = report(results)
-    print(text)
-    for file, content in (("gpu.md", text), ("gpu.json", json.dumps(results, indent=2))):
-        with atomic_file(args.out / file) as opened:
-            opened.write(content.encode())
+    write(results, args.out)
+    print(report(results))
     return results
 
 
