@@ -517,18 +517,25 @@ def memory(device: torch.device, dtype: str, plan: Plan, is_tiny: bool) -> Table
         rows["sequential offload"] = (partial(_offloaded, device=device, by_layer=True), {"num_inference_steps": 4})
     table = Table()
     for name, (prepare, options) in rows.items():
-        bench = Bench(device, dtype, plan, is_tiny)
-        prepare(bench.pipe)
-        forget_peak(device)
-        bench.call(**{"max_iterations": 2, "identity_lora_steps": 0} | options)
-        table[name] = {"edit": peak_memory(device) / 2**30}
-        if plan.is_whole:
-            forget_peak(device)
-            bench.call(**options | {"max_iterations": 1, "identity_lora_steps": 2, "num_inference_steps": 2})
-            table[name]["LoRA fit"] = peak_memory(device) / 2**30
-        del bench
+        table[name] = Row()
+        try:
+            _most_held(table[name], Bench(device, dtype, plan, is_tiny), prepare, options)
+        except Exception as error:  # the other rows are worth having
+            traceback.print_exc()
+            table[name]["failed"] = f"{type(error).__name__}: {error}"
         gc.collect()
     return table
+
+
+def _most_held(row: Row, bench: Bench, prepare: Callable[[DynaDragPipeline], object], options: dict[str, Any]) -> None:
+    prepare(bench.pipe)
+    forget_peak(bench.device)
+    bench.call(**{"max_iterations": 2, "identity_lora_steps": 0} | options)
+    row["edit"] = peak_memory(bench.device) / 2**30
+    if bench.plan.is_whole:
+        forget_peak(bench.device)
+        bench.call(**options | {"max_iterations": 1, "identity_lora_steps": 2, "num_inference_steps": 2})
+        row["LoRA fit"] = peak_memory(bench.device) / 2**30
 
 
 def _offloaded(pipe: DynaDragPipeline, device: torch.device, by_layer: bool = False) -> None:

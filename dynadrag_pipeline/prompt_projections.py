@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 
@@ -38,10 +40,17 @@ def prompt_projected_once(unet: UNet2DConditionModel, prompt_embeds: torch.Tenso
         attentions = []
     before = [(attention, attention.to_k, attention.to_v) for attention in attentions]
     try:
-        with torch.no_grad():
-            for attention, to_k, to_v in before:
-                attention.to_k, attention.to_v = (KnownProjection(each(prompt_embeds)) for each in (to_k, to_v))
+        _project(unet, attentions, prompt_embeds)
         yield
     finally:
         for attention, to_k, to_v in before:
             attention.to_k, attention.to_v = to_k, to_v
+
+
+@apply_forward_hook  # a UNet that waits in the host's memory comes to the prompt's device first
+@torch.no_grad()
+def _project(unet: UNet2DConditionModel, attentions: Sequence[Attention], prompt_embeds: torch.Tensor) -> None:
+    for attention in attentions:
+        attention.to_k, attention.to_v = (
+            KnownProjection(each(prompt_embeds)) for each in (attention.to_k, attention.to_v)
+        )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
@@ -49,6 +50,20 @@ def test_the_prompt_is_projected_once(unet):
         for timestep in (981, 501, 1):
             unet(LATENTS, timestep, PROMPT)
     assert len(computed) == 8
+
+
+@torch.no_grad()
+def test_a_unet_in_the_hosts_memory_is_fetched_before_the_prompt_is_projected(unet):
+    computed = count_projections(unet)
+
+    class Fetching(ModelHook):
+        def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> object:
+            computed.append("fetched")
+            return args, kwargs
+
+    add_hook_to_module(unet, Fetching())
+    with prompt_projected_once(unet, PROMPT):
+        assert (computed[0], len(computed)) == ("fetched", 9)
 
 
 def test_the_gradient_to_the_latent_is_the_same(unet):
