@@ -704,9 +704,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.md and gpu.json")
     parser.add_argument("--device", default="cuda", help="where to run (default: cuda)")
     parser.add_argument("--dtype", default="float16", choices=DTYPES, help="of most rows (default: float16)")
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer iterations and rows: a minute on an H100, not four"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer iterations and rows")
     parser.add_argument("--tiny", action="store_true", help="tiny networks, to see that it runs")
     args = parser.parse_args(argv)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
