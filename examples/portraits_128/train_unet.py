@@ -1,7 +1,7 @@
 """Train the UNet of the embedded checkpoint on the latents of the trained autoencoder.
 
 python examples/portraits_128/train_unet.py --pictures portraits.zip faces.zip --hold-out faces.zip \\
-    --vae runs/vae/vae --out runs/unet
+    --framed wide.zip --vae runs/vae/vae --out runs/unet
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.training_utils import compute_snr
 from fit import fit
+from framed_faces import FramedFaces, source_of
 from portraits import draw_batch, enlarge_some, load_held_out, load_portraits
 from start_from import load_matching
 from text_encoder import EMBEDDING_SIZE, empty_prompt_embedding
@@ -57,7 +58,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders or zip archives of faces")
     parser.add_argument("--shares", type=float, nargs="+", help="how much of a batch each of --pictures makes up")
-    parser.add_argument("--hold-out", type=Path, help="the one of --pictures that keeps 60 faces back for evaluation")
+    parser.add_argument("--hold-out", type=Path, help="one with 60 faces that are kept back for evaluation")
+    parser.add_argument(
+        "--framed",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="ZIP",
+        help="archives of square pictures with faces, framed anew at each draw; NAME_landmarks.npz, and "
+        "NAME_people.json if people are held out, lie beside NAME.zip",
+    )
+    parser.add_argument("--framed-share", type=float, default=0.8, help="of a batch (default: 0.8)")
+    parser.add_argument("--held-out", type=Path, help="text file: pictures and people to leave out of --framed")
     parser.add_argument("--vae", type=Path, required=True, help="the trained autoencoder")
     parser.add_argument("--start-from", type=Path, help="a trained UNet to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for the state, the log and the model")
@@ -78,6 +90,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out, shares=args.shares)
     pictures, weights = pictures.to(device), weights.to(device)
+    sources = [source_of(archive, args.held_out) for archive in args.framed]
+    framed = FramedFaces.load(sources, args.seed).to(device) if sources else None
+    framed_count = 0 if framed is None else round(args.framed_share * args.batch_size)
     vae = AutoencoderKL.from_pretrained(args.vae, torch_dtype=torch.float32).requires_grad_(False)
     unet = build_unet(vae.config.latent_channels)
     if args.start_from is not None:
@@ -101,7 +116,9 @@ def main() -> None:
         return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
     def loss_function(generator: torch.Generator) -> torch.Tensor:
-        batch = enlarge_some(draw_batch(pictures, weights, args.batch_size, generator), generator)
+        batch = enlarge_some(draw_batch(pictures, weights, args.batch_size - framed_count, generator), generator)
+        if framed is not None:
+            batch = torch.cat([framed.draw(framed_count, generator), batch])
         # One timestep in each part of the schedule, along which the loss differs a hundredfold.
         share = torch.rand(args.batch_size, generator=generator, device=device)
         parts = torch.randperm(args.batch_size, generator=generator, device=device)
