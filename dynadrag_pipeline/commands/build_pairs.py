@@ -147,6 +147,7 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
     _check_paths(args)
     with errors_as_one_line():
         try:
+            from motion_predictor.data.dataset_folder import only_writer
             from motion_predictor.data.portraits import PortraitSource
 
             from ..evaluation.build_pairs import build, portrait_pairs, video_pairs
@@ -174,9 +175,10 @@ def _build_pairs(args: argparse.Namespace, written: list[Path]) -> None:
         if args.videos:
             out = args.out / "videos"
             sets.append((video_pairs(groups, out, args.seed, args.size), out, args.video_pairs))
-        for pairs, out, wanted in sets:
-            written.append(out)
-            build(pairs, out, wanted)
+        with only_writer(args.out):
+            for pairs, out, wanted in sets:
+                written.append(out)
+                build(pairs, out, wanted)
 
 
 def _check_paths(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ PRDBench's sources, targets, points and masks.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -130,7 +131,7 @@ def holds_pairs(folder: Path) -> bool:
 
 
 def load_pairs(folder: Path, limit: int | None = None) -> list[EvaluationPair]:
-    """The pairs of a set, in order.
+    """The pairs of a set, in the order of their names, of which numbers go by value.
 
     Args:
         folder (`Path`): of the set.
@@ -139,17 +140,23 @@ def load_pairs(folder: Path, limit: int | None = None) -> list[EvaluationPair]:
     Raises:
         FileNotFoundError: if there are none.
     """
-    places = sorted(place.parent for place in folder.glob("[!.]*/instruction.json"))
+    places = [place.parent for place in folder.glob("[!.]*/instruction.json")]
     if not places:
         raise FileNotFoundError(f"`{folder}` holds no pairs: `dynadrag build-pairs` makes some.")
-    return [EvaluationPair.load(place) for place in places[:limit]]
+    return [EvaluationPair.load(place) for place in sorted(places, key=_in_order)[:limit]]
+
+
+def _in_order(place: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"([0-9]+)", place.name)
+    return [(int(part), part) if number % 2 else (0, part) for number, part in enumerate(parts)]
 
 
 def with_misplaced_handle(pair: EvaluationPair) -> EvaluationPair:
     """The pair with one handle more in its instruction, the last one, that leads astray.
 
     It lies on the tenth of the mask that moves least, the likelier the farther from the other handles' paths, and is
-    to go as far as they do on average, in any direction. Pairs of the same name get the same one.
+    to go as far as they do on average, in any direction. Pairs of the same name get the same one. It keeps off the
+    picture's border, unless the mask is nowhere else.
 
     Args:
         pair ([`EvaluationPair`]): whose flow is known.
@@ -157,7 +164,8 @@ def with_misplaced_handle(pair: EvaluationPair) -> EvaluationPair:
     random = np.random.default_rng(list(pair.name.encode()))
     height, width = pair.mask.shape
     y, x = np.mgrid[:height, :width]
-    allowed = pair.mask & (np.minimum(x, width - 1 - x) >= MARGIN) & (np.minimum(y, height - 1 - y) >= MARGIN)
+    inside = pair.mask & (np.minimum(x, width - 1 - x) >= MARGIN) & (np.minimum(y, height - 1 - y) >= MARGIN)
+    allowed = inside if inside.any() else pair.mask
     moved = np.linalg.norm(np.nan_to_num(pair.flow, nan=np.inf), axis=-1)
     still = allowed & (moved <= np.quantile(moved[allowed], 0.1, method="lower"))
     shares = np.linspace(0, 1, 11)[:, None, None]

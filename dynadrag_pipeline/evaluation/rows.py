@@ -70,10 +70,12 @@ def _checked_name(name: Any, others: list[str]) -> str:
         raise ValueError(f"its name must be a line of text of at most {LONGEST_NAME} letters; put it in quotes.")
     if "|" in name:
         raise ValueError("its name must be without `|`, which parts the cells of tables.")
-    taken = {folder_name(each): each for other in (*METHOD_NAMES, *others) for each in (other, back_of(other))}
+    others = [each for other in (*METHOD_NAMES, *others) for each in (other, back_of(other))]
+    taken = {folder_name(each).casefold(): each for each in others}  # some file systems don't tell capitals apart
     for own in (name, back_of(name)):
-        if folder_name(own) in taken:
-            raise ValueError(f"its name must differ from {taken[folder_name(own)]!r} in its letters or digits.")
+        known = taken.get(folder_name(own).casefold())
+        if known is not None:
+            raise ValueError(f"its name must differ from {known!r} in its letters or digits, capitals aside.")
     return name
 
 

@@ -98,7 +98,8 @@ class EvaluationRun:
         self.settings = settings or {}
         self.preset = preset
         self.drag_back = drag_back
-        self._models = models_content(pipe)
+        text = [] if pipe.text_encoder is None else weights_content(pipe.text_encoder)  # prompts are a benchmark's
+        self._models = [models_content(pipe), hashlib.sha256(repr(text).encode()).hexdigest()]
         self._predictors: dict[str, Any] = {}
         self._predictor_contents: dict[str, str] = {}
 

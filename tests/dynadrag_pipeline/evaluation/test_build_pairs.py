@@ -28,6 +28,7 @@ from dynadrag_pipeline.evaluation.build_pairs import (
     video_pairs,
 )
 from dynadrag_pipeline.evaluation.pairs import EvaluationPair, load_pairs
+from motion_predictor.data.dataset_folder import only_writer
 from motion_predictor.data.portraits import PortraitSource
 from motion_predictor.data.shards import split_of
 from motion_predictor.data.video import VideoFile, VideoHeader, find_videos
@@ -215,9 +216,21 @@ def test_a_saved_pair_is_read_as_it_was_and_its_instruction_by_the_command_line(
 def test_pairs_come_in_the_order_of_their_names_and_no_more_than_asked_for(film, tmp_path):
     pair = cut_pair("000_film", film, np.random.default_rng(0))
     fields = {name: getattr(pair, name) for name in ("source", "target", "mask", "handles", "targets", "flow")}
-    for number in (2, 0, 1):
+    for number in (1000, 999, 2, 0):
         EvaluationPair(f"{number:03d}", **fields).save(tmp_path)
-    assert [read.name for read in load_pairs(tmp_path, limit=2)] == ["000", "001"]
+    assert [read.name for read in load_pairs(tmp_path)] == ["000", "002", "999", "1000"]
+    assert [read.name for read in load_pairs(tmp_path, limit=1)] == ["000"]
+
+
+def test_two_builds_into_one_folder_are_refused(tmp_path, capsys):
+    write_faces(tmp_path, "a.png")
+    faces, marks, out = (str(tmp_path / name) for name in ("faces", "marks.npz", "out"))
+    command = ["build-pairs", "--faces", faces, "--landmarks", marks, "--portrait-pairs", "1", "--out", out]
+    (tmp_path / "held.txt").write_text("a.png\n")
+    with only_writer(out):
+        assert main([*command, "--held-out", str(tmp_path / "held.txt")]) == 2
+    assert "which another build is writing to: wait until it has ended" in capsys.readouterr().err
+    assert main([*command, "--held-out", str(tmp_path / "held.txt")]) == 0
 
 
 def test_a_folder_without_pairs_says_how_to_make_them(tmp_path):

@@ -296,6 +296,12 @@ class TestRun:
         assert record.figures["asked"] == pytest.approx(8)
         assert record.figures["points"] == 2
 
+    def test_a_mask_along_the_border_has_room_for_a_misplaced_handle(self):
+        mask = np.zeros_like(self.PAIRS[0].mask)
+        mask[:6] = True
+        pair = pairs.with_misplaced_handle(replace(self.PAIRS[0], mask=mask))
+        assert mask[tuple(pair.handles[-1, ::-1].astype(int))]
+
     def test_a_pair_whose_true_motion_is_not_known_gets_no_misplaced_handle(self, pipe, tmp_path):
         one = replace(self.PAIRS[0], flow=np.full_like(self.PAIRS[0].flow, np.nan))
         run = EvaluationRun(pipe, tmp_path, Metrics({}), OPTIONS)
@@ -343,6 +349,12 @@ class TestRun:
             code_version.code_version.cache_clear()
             assert (run.mark(METHODS["straight"], self.PAIRS[0]) == mark) == is_same
         code_version.code_version.cache_clear()
+
+    def test_another_text_encoder_makes_other_figures(self, pipe, tmp_path):
+        mark = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS).mark(METHODS["straight"], self.PAIRS[0])
+        with torch.no_grad():
+            next(pipe.text_encoder.parameters()).add_(1)
+        assert EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS).mark(METHODS["straight"], self.PAIRS[0]) != mark
 
     def test_the_code_that_puts_a_handle_elsewhere_counts_too(self, pipe, tmp_path, monkeypatch):
         run = EvaluationRun(pipe, tmp_path, self.metrics(), OPTIONS)
@@ -485,6 +497,7 @@ class TestRows:
             ("a: [1]", r"row 'a': it must be a mapping from options to values, .* got \[1\]"),
             ("straight: {carry: once}", "row 'straight': its name must differ from 'straight'"),
             ("{a b: {}, a_b: {}}", "row 'a_b': its name must differ from 'a b' in its letters or digits"),
+            ("{Half: {}, half: {}}", "row 'half': its name must differ from 'Half' .* capitals aside"),
             ("straight (back): {}", r"row 'straight \(back\)': its name must differ from 'straight \(back\)'"),
             ("{a (back): {}, a: {}}", r"row 'a': its name must differ from 'a \(back\)'"),
             ("'a|b': {}", "row 'a|b': its name must be without"),
