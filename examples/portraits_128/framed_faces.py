@@ -59,8 +59,8 @@ class FramedFaces:
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Frames `[count, 3, 128, 128]` in `[-1, 1]`, half of them mirrored and half in other light."""
         few = round(SMALL_SHARE * count)
-        small = _framed(self.half_stills, self.small, few, generator)
-        frames = torch.cat([small, _framed(self.stills, self.large, count - few, generator)])
+        kinds = ((self.half_stills, self.small, few), (self.stills, self.large, count - few))
+        frames = torch.cat([_framed(*kind, generator) for kind in kinds if kind[2]])
         mirrored = _uniform(count, generator) < 0.5
         return in_other_light(torch.where(mirrored, frames.flip(-1), frames), generator) * 2 - 1
 

@@ -86,6 +86,9 @@ def main() -> None:
     if args.shares is not None and len(args.shares) != len(args.pictures):
         parser.error(f"--shares: {len(args.shares)} given, and {len(args.pictures)} --pictures; one for each.")
 
+    if not 0 <= args.framed_share <= 1:
+        parser.error(f"--framed-share: from 0 to 1, got {args.framed_share}.")
+
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures, weights = load_portraits(args.pictures, held_out_from=args.hold_out, shares=args.shares)
@@ -116,9 +119,11 @@ def main() -> None:
         return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
     def loss_function(generator: torch.Generator) -> torch.Tensor:
-        batch = enlarge_some(draw_batch(pictures, weights, args.batch_size - framed_count, generator), generator)
-        if framed is not None:
-            batch = torch.cat([framed.draw(framed_count, generator), batch])
+        parts = [] if framed is None or not framed_count else [framed.draw(framed_count, generator)]
+        if framed_count < args.batch_size:
+            as_they_are = draw_batch(pictures, weights, args.batch_size - framed_count, generator)
+            parts.append(enlarge_some(as_they_are, generator))
+        batch = torch.cat(parts)
         # One timestep in each part of the schedule, along which the loss differs a hundredfold.
         share = torch.rand(args.batch_size, generator=generator, device=device)
         parts = torch.randperm(args.batch_size, generator=generator, device=device)

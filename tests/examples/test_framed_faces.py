@@ -64,6 +64,11 @@ def test_a_face_is_framed_differently_each_time_and_the_same_for_the_same_seed(f
     assert not torch.equal(faces.draw(8, generator(1)), frames)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_batch_may_be_small(faces, count):
+    assert faces.draw(count, generator()).shape == (count, 3, 128, 128)
+
+
 def test_heights_of_faces_are_those_of_their_kind(faces):
     marks = torch.from_numpy(make_landmarks()[[CHIN, FOREHEAD], :2])
     still = float((marks[0] - marks[1]).norm())
