@@ -17,17 +17,17 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from dynadrag_pipeline import EMBEDDED_CHECKPOINT, DynaDragPipeline, load_instruction
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
-KERNELS = "a64dffbde5720e54"
+KERNELS = "70261901a73d71c2"
 SHORT = {"max_iterations": 2, "identity_lora_steps": 3}
 EDITS = {
-    "astronaut_hair": "2c92ed1d8bbc0b5ed1e765586d55c81d0523d8fd3fc713570c55ba3d95e3f6d9",
-    "astronaut_head_turn": "9ea1dfbdfae0ce2c6659e775eb2fe9287c5b8f98327b81bcbb4523cdaf081d5e",
-    "astronaut_open_mouth": "6e3b68831fcda1456e22ac806437d679c4b7c07ca63399ffd5efc7a6de59e90f",
-    "hopper_head_turn": "350f820b4408a3550bd796069d636ee96d9e73aceb653f5de7d38dc157e6c8b8",
-    "hopper_smile": "d6cf3b8d0a22d1c91192859aec3dbf85a660ba751d7c6e6d6d85240cad482457",
+    "astronaut_hair": "8406a4db46c6355bf7758c56825e50489ab7786c1ebe5e24f4b373e4c7490001",
+    "astronaut_head_turn": "00ad106ed44ae9006190ca6aedcf1a5d6d21eec2febafb474dc756c6081a181f",
+    "astronaut_open_mouth": "fdf91e089ef1f071b6a486c55ecf724a55647328769fa6ef31a22c9a9b943ecb",
+    "hopper_head_turn": "2370333ad29dc5f820814a6d901f9762d456f94eb2a1bd179045b3bfe784a826",
+    "hopper_smile": "1b610c96d3ab4aa79cedb21dc3fd9c8d95e447e9d0347d0d71736df18454d60c",
 }
-WITHOUT_CARRY = "4799a999e76fadef8088feadafdcd1206eb4dcae55422e824f279a832aa81a28"
-BY_THE_PAPER = "093ecfbc60a85655064956c934412cc3d332d48d86dc8822b5b674383023af01"
+WITHOUT_CARRY = "bd9a56c2c8dccd5dc70f46b6fd643f7931e80a3ddb880e6222c06bbfea858827"
+BY_THE_PAPER = "c2eaf202af462227009d2d27fedd4c77e63f067ad69b4ed93b3471834961a233"
 
 
 @pytest.fixture(scope="module")
