@@ -73,6 +73,19 @@ def edits_running() -> int:
     return sum(thread.name == "edit" for thread in threading.enumerate())
 
 
+WHERE_IT_STAYS = """point => new Promise(done => {
+    let before = [], frames = 0;
+    const look = () => {
+        const box = document.querySelector("#stage canvas").getBoundingClientRect();
+        const [x, y] = window.dragStage.onScreen(point), place = [box.x + x, box.y + y];
+        frames = place[0] === before[0] && place[1] === before[1] ? frames + 1 : 0;
+        before = place;
+        frames < 3 ? requestAnimationFrame(look) : done(place);
+    };
+    look();
+})"""
+
+
 class AppPage:
     """A tab with the app.
 
@@ -123,10 +136,9 @@ class AppPage:
             self.tab.mouse.click(*self.on_screen(point))
 
     def on_screen(self, point: tuple[float, float]) -> tuple[float, float]:
-        """Where a pixel of the picture is in the window."""
-        box = self.tab.locator("#stage canvas").bounding_box()
-        x, y = self.tab.evaluate("point => window.dragStage.onScreen(point)", list(point))
-        return box["x"] + x, box["y"] + y
+        """Where a pixel of the picture is in the window, once it stays there: what arrives with a picture moves it."""
+        x, y = self.tab.evaluate(WHERE_IT_STAYS, list(point))
+        return x, y
 
     def status(self) -> str:
         """The line that says what goes on."""
