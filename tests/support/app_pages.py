@@ -73,14 +73,13 @@ def edits_running() -> int:
     return sum(thread.name == "edit" for thread in threading.enumerate())
 
 
-WHERE_IT_STAYS = """point => new Promise(done => {
-    let before = [], frames = 0;
+WHEN_STILL = """where => new Promise(done => { // what arrives in a reply moves the page for some frames
+    let before = "", frames = 0;
     const look = () => {
-        const box = document.querySelector("#stage canvas").getBoundingClientRect();
-        const [x, y] = window.dragStage.onScreen(point), place = [box.x + x, box.y + y];
-        frames = place[0] === before[0] && place[1] === before[1] ? frames + 1 : 0;
-        before = place;
-        frames < 3 ? requestAnimationFrame(look) : done(place);
+        const now = JSON.stringify(where());
+        frames = now === before ? frames + 1 : 0;
+        before = now;
+        frames < 3 ? requestAnimationFrame(look) : done(where());
     };
     look();
 })"""
@@ -137,8 +136,16 @@ class AppPage:
 
     def on_screen(self, point: tuple[float, float]) -> tuple[float, float]:
         """Where a pixel of the picture is in the window, once it stays there: what arrives with a picture moves it."""
-        x, y = self.tab.evaluate(WHERE_IT_STAYS, list(point))
+        x, y = self._when_still(f"""() => {{
+                const box = document.querySelector("#stage canvas").getBoundingClientRect();
+                const [x, y] = window.dragStage.onScreen({list(point)});
+                return [box.x + x, box.y + y];
+            }}""")
         return x, y
+
+    def _when_still(self, where: str) -> Any:
+        """What a function of the page answers once it is the same in four frames."""
+        return self.tab.evaluate(f"({WHEN_STILL})({where})")
 
     def status(self) -> str:
         """The line that says what goes on."""
@@ -159,12 +166,16 @@ class AppPage:
     def run(self) -> None:
         """Make an edit, and wait for its result."""
         before = self.tab.evaluate("dragStage.state.result && dragStage.state.result.src")
+        self._when_still("() => document.querySelector('#run').getBoundingClientRect()")
         self.tab.click("#run")
-        self.tab.wait_for_function(
-            """before => dragStage.state.result && dragStage.state.result.src !== before
-            && document.querySelector('#cancel').disabled""",
-            arg=before,
-        )
+        try:
+            self.tab.wait_for_function(
+                """before => dragStage.state.result && dragStage.state.result.src !== before
+                && document.querySelector('#cancel').disabled""",
+                arg=before,
+            )
+        except Exception as error:
+            raise AssertionError(f"no result came; the page says: {self.status()}") from error
 
     def picture(self, what: str) -> Any:
         """The pixels of a picture of the component, `(height, width, 3)`."""
