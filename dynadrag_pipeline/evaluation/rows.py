@@ -70,8 +70,8 @@ def _checked_name(name: Any, others: list[str]) -> str:
         raise ValueError(f"its name must be a line of text of at most {LONGEST_NAME} letters; put it in quotes.")
     if "|" in name:
         raise ValueError("its name must be without `|`, which parts the cells of tables.")
-    others = [each for other in (*METHOD_NAMES, *others) for each in (other, back_of(other))]
-    taken = {folder_name(each).casefold(): each for each in others}  # some file systems don't tell capitals apart
+    known_names = [each for other in (*METHOD_NAMES, *others) for each in (other, back_of(other))]
+    taken = {folder_name(each).casefold(): each for each in known_names}  # some file systems don't tell capitals apart
     for own in (name, back_of(name)):
         known = taken.get(folder_name(own).casefold())
         if known is not None:

@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders or zip archives of faces")
     parser.add_argument("--shares", type=float, nargs="+", help="how much of a batch each of --pictures makes up")
-    parser.add_argument("--hold-out", type=Path, help="one with 60 faces that are kept back for evaluation")
+    parser.add_argument("--hold-out", type=Path, help="folder or archive that keeps 60 faces back for evaluation")
     parser.add_argument(
         "--framed",
         type=Path,
@@ -85,7 +85,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.shares is not None and len(args.shares) != len(args.pictures):
         parser.error(f"--shares: {len(args.shares)} given, and {len(args.pictures)} --pictures; one for each.")
-
     if not 0 <= args.framed_share <= 1:
         parser.error(f"--framed-share: from 0 to 1, got {args.framed_share}.")
 
@@ -119,11 +118,11 @@ def main() -> None:
         return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
     def loss_function(generator: torch.Generator) -> torch.Tensor:
-        parts = [] if framed is None or not framed_count else [framed.draw(framed_count, generator)]
+        drawn = [] if framed is None or not framed_count else [framed.draw(framed_count, generator)]
         if framed_count < args.batch_size:
             as_they_are = draw_batch(pictures, weights, args.batch_size - framed_count, generator)
-            parts.append(enlarge_some(as_they_are, generator))
-        batch = torch.cat(parts)
+            drawn.append(enlarge_some(as_they_are, generator))
+        batch = torch.cat(drawn)
         # One timestep in each part of the schedule, along which the loss differs a hundredfold.
         share = torch.rand(args.batch_size, generator=generator, device=device)
         parts = torch.randperm(args.batch_size, generator=generator, device=device)
