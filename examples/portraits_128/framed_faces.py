@@ -1,4 +1,4 @@
-"""Faces framed anew at every draw, for the UNet: small and large, anywhere in the picture, tilted, in any light."""
+"""Faces in another framing at every draw, for the UNet: small and large, anywhere, tilted, in any light."""
 
 from __future__ import annotations
 
